@@ -56,12 +56,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        ConfigError: the file is missing or is no YAML mapping.
+        ConfigError: the file is missing, cannot be read, or is no YAML mapping.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - both are safe loaders
     except FileNotFoundError as error:
         raise ConfigError(f"There is no config file {path}.") from error
+    except OSError as error:
+        raise ConfigError(f"The config {path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
@@ -78,4 +80,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"The override {override!r} goes through {parent!r}, which is not a mapping.")
-    values[last] = yaml.load(text, Loader=_Loader)  # noqa: S506 - both are safe loaders
+    try:
+        values[last] = yaml.load(text, Loader=_Loader)  # noqa: S506 - both are safe loaders
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value of the override {override!r} is not readable YAML: {error}") from error

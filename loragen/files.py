@@ -30,12 +30,13 @@ def _swap(staging: Path, path: Path) -> None:
         staging.rename(path)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".retired", dir=path.parent))
-    path.rename(retired / path.name)
     try:
-        staging.rename(path)
-    except BaseException:
-        (retired / path.name).rename(path)
-        raise
+        path.rename(retired / path.name)
+        try:
+            staging.rename(path)
+        except BaseException:
+            (retired / path.name).rename(path)
+            raise
     finally:
         shutil.rmtree(retired, ignore_errors=True)
 

@@ -1,0 +1,376 @@
+"""The command line: every command parses, calls the library, and prints. Heavy imports stand in the commands."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loragen.errors import ConfigError, LoragenError, TaskError
+
+if TYPE_CHECKING:
+    from loragen.embedding import TextEncoder
+    from loragen.emission import GeneratedCard, Written
+    from loragen.zoo import Zoo
+
+app = typer.Typer(
+    help="Describe a task in words; get a LoRA.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+zoo_app = typer.Typer(help="Build and inspect zoos of expert adapters.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo [default: the one that comes along].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
+LicenceOption = Annotated[
+    list[str] | None,
+    typer.Option("--licence", help="Only experts whose data has this licence; repeat for several."),
+]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="Text encoder for descriptions.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value of the config: key.sub=value.")]
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with status 2 and no traceback, Ctrl-C with 130."""
+    from loragen import console
+
+    try:
+        app()
+    except LoragenError as error:
+        console.say_error(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
+        sys.exit(130)
+
+
+@app.command()
+def generate(
+    description: Annotated[str, typer.Argument(help="The task, in words.", show_default=False)],
+    generator: Annotated[str, typer.Option(help="sg, topk, nearest, mean, or a generator's folder.")] = "sg",
+    top_k: Annotated[int | None, typer.Option(min=1, help="Experts to draw on.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Adapters to draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder to write [default: adapters/NAME-OF-TASK].")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")] = False,
+    licence: LicenceOption = None,
+    zoo: ZooOption = None,
+    encoder: EncoderOption = ENCODER,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate a LoRA for a task described in words."""
+    if not description.strip():
+        raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
+    import torch
+
+    from loragen.emission import card_of, slug, write_adapter
+    from loragen.generators.base import Condition
+    from loragen.generators.catalogue import open_generator
+
+    folder = out or Path("adapters") / slug(description)
+    folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
+    _refuse_to_replace([*folders, *([f.with_name(f.name + "-merged") for f in folders] if merge else [])], force=force)
+    opened, text_encoder = _zoo_and_encoder(zoo, encoder)
+    maker = open_generator(generator, opened, text_encoder, licences=licence, top_k=top_k)
+    condition = Condition(description, text_encoder.encode([description])[0])
+    generations = maker.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
+    results = []
+    for sample, (generation, target) in enumerate(zip(generations, folders, strict=True)):
+        card = card_of(
+            generation,
+            opened,
+            description=description,
+            generator=generator,
+            seed=seed,
+            sample=sample,
+            encoder=encoder,
+            encoder_hash=text_encoder.fingerprint,
+        )
+        results.append((card, write_adapter(generation, card, target)))
+        if merge:
+            _merge(target, target.with_name(target.name + "-merged"))
+    _show_generated(results, merged=merge, is_stochastic=maker.is_stochastic, as_json=as_json)
+
+
+def _refuse_to_replace(folders: list[Path], *, force: bool) -> None:
+    for folder in folders:
+        if folder.exists() and not force:
+            raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
+
+
+def _zoo_and_encoder(zoo: Path | None, encoder: str) -> "tuple[Zoo, TextEncoder]":
+    from loragen.embedding import TextEncoder
+    from loragen.zoo import Zoo, default_zoo
+
+    return Zoo.open(zoo or default_zoo()), TextEncoder.load(encoder)
+
+
+def _show_generated(
+    results: "list[tuple[GeneratedCard, Written]]", *, merged: bool, is_stochastic: bool, as_json: bool
+) -> None:
+    from loragen import console
+
+    if as_json:
+        console.say_json(
+            [
+                card.model_dump(mode="json")
+                | {
+                    "folder": str(written.folder),
+                    "norm": round(written.norm, 6),
+                    "sites": written.sites,
+                    "r": written.r,
+                }
+                for card, written in results
+            ]
+        )
+        return
+    card, written = results[0]
+    parents = card.parents[:8]
+    console.table(
+        f"Nearest experts of {len(card.parents)} used" if len(card.parents) > 8 else "Experts it draws on",
+        ("expert", "similarity", "weight", "licence"),
+        [(p.id, f"{p.similarity:.3f}", f"{p.weight:.3f}", p.licence) for p in parents],
+        numbers=("similarity", "weight"),
+    )
+    if len(results) > 1 and not is_stochastic:
+        console.say(f"[yellow]{card.generator} draws nothing at random: the {len(results)} samples are equal.[/]")
+    for _card, made in results:
+        console.say(
+            f"[green]✓[/] {made.folder}: rank {made.r} at {made.sites} sites, read back; "
+            f"no no-op: the update has norm {made.norm:.3f}"
+        )
+        if merged:
+            console.say(f"[green]✓[/] {made.folder}-merged: the base with it merged in")
+    console.say(f'\nTry it:  loragen classify {written.folder} "a text" --labels first,second')
+
+
+@app.command()
+def classify(
+    adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
+    texts: Annotated[list[str], typer.Argument(help="Texts to classify.", show_default=False)],
+    labels: Annotated[str, typer.Option(help="Label names, separated by commas.")],
+    base: Annotated[str | None, typer.Option(help="Base model [default: the one the adapter names].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try an adapter on texts: the label whose text is nearest, beside what the bare base says."""
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"--labels {labels!r} gives {len(names)} names; at least two different ones are wanted.")
+    if not all(text.strip() for text in texts):
+        raise TaskError("One of the texts is empty; every text must hold at least a word.")
+    from loragen import console
+    from loragen.adapter import Adapter
+    from loragen.backbone import Backbone
+    from loragen.classification import classify_texts
+
+    loaded = Adapter.load(adapter)
+    backbone = Backbone.load(_base_name(loaded.settings.base_model_name_or_path, base))
+    adapted = classify_texts(backbone, loaded, texts, names)
+    bare = classify_texts(backbone, None, texts, names)
+    if as_json:
+        console.say_json(
+            [
+                {
+                    "text": text,
+                    "label": a.label,
+                    "probability": round(a.probability, 4),
+                    "probabilities": a.by_label,
+                    "base_label": b.label,
+                    "base_probability": round(b.probability, 4),
+                }
+                for text, a, b in zip(texts, adapted, bare, strict=True)
+            ]
+        )
+        return
+    console.table(
+        str(adapter),
+        ("text", "label", "p", "bare base says", "p "),
+        [
+            (text, a.label, f"{a.probability:.2f}", b.label, f"{b.probability:.2f}")
+            for text, a, b in zip(texts, adapted, bare, strict=True)
+        ],
+        numbers=("p", "p "),
+    )
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    base: Annotated[str | None, typer.Option(help="Base model [default: the one the adapter names].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge an adapter into its base: a plain model folder for transformers and sentence-transformers."""
+    from loragen import console
+
+    _refuse_to_replace([out], force=force)
+    _merge(adapter, out, base)
+    if as_json:
+        console.say_json({"folder": str(out)})
+        return
+    console.say(f"[green]✓[/] {out}: load it with SentenceTransformer({str(out)!r}) or AutoModel.from_pretrained")
+
+
+def _merge(adapter: Path, out: Path, base: str | None = None) -> None:
+    from loragen.adapter import Adapter
+    from loragen.embedding import resolve_model
+    from loragen.merging import merge_into_base
+
+    loaded = Adapter.load(adapter)
+    merge_into_base(loaded, resolve_model(_base_name(loaded.settings.base_model_name_or_path, base)), out)
+
+
+def _base_name(named: str | None, given: str | None) -> str:
+    name = given or named
+    if name is None:
+        raise ConfigError("The adapter does not name its base model; give it with --base.")
+    return name
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/train/sg.yaml.")],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a generator on a zoo; an interrupted run goes on where it was."""
+    from loragen import console
+    from loragen.generators.sg_fit import SGTrainConfig
+    from loragen.runs import train_generator
+
+    settings = SGTrainConfig.from_yaml(config, overrides or ())
+    with console.progress() as update:
+        trained = train_generator(settings, on_step=lambda step: update("training steps", step, settings.steps))
+    if as_json:
+        console.say_json({"folder": str(settings.out), "losses": trained.final})
+        return
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.final.items())
+    console.say(f"[green]✓[/] {settings.out}: {len(trained.experts)} experts; at the end {losses}")
+    console.say(f"  curves: {trained.plot}" if trained.plot else "  for curves: pip install 'loragen\\[plot]'")
+
+
+@zoo_app.command("build")
+def zoo_build(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/zoo/minilm.yaml.")],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the experts of a zoo; an interrupted build goes on where it was."""
+    from loragen import console
+    from loragen.foundry import Progress, ZooConfig, build
+    from loragen.zoo import Zoo
+
+    settings = ZooConfig.from_yaml(config, overrides or ())
+    with console.progress() as update:
+
+        def report(progress: Progress) -> None:
+            update(
+                {"multitask": "multi-task steps", "experts": "experts"}[progress.stage], progress.done, progress.total
+            )
+
+        build(settings, report)
+    _show_zoo(Zoo.open(settings.out), as_json=as_json)
+
+
+@zoo_app.command("list")
+def zoo_list(
+    licence: LicenceOption = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeat for several.")] = None,
+    zoo: ZooOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the experts of a zoo with their scores."""
+    from loragen.zoo import Zoo, default_zoo
+
+    opened = Zoo.open(zoo or default_zoo())
+    _show_zoo(opened.select(splits=split, licences=licence), as_json=as_json)
+
+
+def _show_zoo(zoo: "Zoo", *, as_json: bool) -> None:
+    from loragen import console
+
+    if as_json:
+        console.say_json([card.model_dump(mode="json", exclude={"recipe", "held_out_losses"}) for card in zoo])
+        return
+    columns = ("expert", "split", "kind", "labels", "base", "expert ", "base kNN", "expert kNN", "licence")
+    rows = []
+    for card in zoo:
+        scores = [
+            f"{value:.3f}" if value is not None else "-"
+            for name in ("accuracy", "knn_accuracy")
+            for value in (card.before and getattr(card.before, name), card.after and getattr(card.after, name))
+        ]
+        rows.append((card.id, card.split, card.kind, str(len(card.labels)), *scores, card.licence))
+    numbers = ("labels", "base", "expert ", "base kNN", "expert kNN")
+    console.table(f"{zoo.manifest.name}: {len(zoo)} experts of {zoo.manifest.base}", columns, rows, numbers=numbers)
+
+
+@zoo_app.command("show")
+def zoo_show(
+    expert: Annotated[str, typer.Argument(help="Its id, as in `loragen zoo list`.")],
+    zoo: ZooOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the card of an expert."""
+    from loragen import console
+    from loragen.zoo import Zoo, card_text, default_zoo
+
+    card = Zoo.open(zoo or default_zoo()).card(expert)
+    if as_json:
+        console.say_json(card.model_dump(mode="json"))
+        return
+    console.out.print(card_text(card), markup=False, end="")
+
+
+@zoo_app.command("search")
+def zoo_search(
+    description: Annotated[str, typer.Argument(help="A task, in words.")],
+    top_k: Annotated[int, typer.Option(min=1, help="How many experts.")] = 8,
+    licence: LicenceOption = None,
+    zoo: ZooOption = None,
+    encoder: EncoderOption = ENCODER,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the experts whose descriptions are nearest to a task."""
+    from loragen import console
+    from loragen.generators.library import Library
+
+    opened, text_encoder = _zoo_and_encoder(zoo, encoder)
+    library = Library.of(opened.select(licences=licence), text_encoder)
+    hits = library.index.search(text_encoder.encode([description])[0], top_k)
+    if as_json:
+        console.say_json(
+            [
+                {"id": h.id, "similarity": round(h.similarity, 4), "description": opened.card(h.id).description}
+                for h in hits
+            ]
+        )
+        return
+    rows = [(h.id, f"{h.similarity:.3f}", opened.card(h.id).description) for h in hits]
+    console.table(
+        f"Nearest of {len(library.zoo)} experts", ("expert", "similarity", "description"), rows, numbers=("similarity",)
+    )
+
+
+@zoo_app.command("check")
+def zoo_check(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
+    """Verify every expert of a zoo: files whole, shapes and base as the zoo's, statistics finite."""
+    from loragen import console
+    from loragen.zoo import Zoo, default_zoo
+
+    opened = Zoo.open(zoo or default_zoo())
+    faults = {expert: fault for expert, fault in opened.check() if fault is not None}
+    if as_json:
+        console.say_json({"experts": len(opened), "faults": faults})
+    else:
+        for expert, fault in faults.items():
+            console.say_error(f"{expert}: {fault}")
+        if not faults:
+            console.say(f"[green]✓[/] {len(opened)} experts, all whole")
+    if faults:
+        raise typer.Exit(2)

@@ -1,0 +1,1 @@
+"""Judging adapters on labelled tasks."""

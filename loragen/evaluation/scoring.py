@@ -1,0 +1,86 @@
+"""Two scores of an adapter on a task: zero-shot by label texts, and by nearest neighbours without label texts."""
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from loragen.adapter import Adapter
+from loragen.backbone import LOGIT_SCALE, Backbone
+from loragen.config import StrictModel
+from loragen.experts import TaskData
+
+
+class Scores(StrictModel):
+    """Scores of one adapter, or of the bare base, on one task's test file."""
+
+    accuracy: float = Field(ge=0, le=1)
+    """Label-text accuracy: the class whose label text is nearest."""
+    macro_f1: float = Field(ge=0, le=1)
+    """Unweighted mean of the F1 of the classes, of the label-text predictions."""
+    cross_entropy: float = Field(ge=0)
+    """In nats, of the softmax over 20 · cosine to the label texts."""
+    knn_accuracy: float = Field(ge=0, le=1)
+    """Vote of the 10 nearest other test texts."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A task's test texts and label texts as unit embeddings, with the class of each text."""
+
+    texts: Tensor
+    labels: Tensor
+    targets: Tensor
+
+
+def embed_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Embedded:
+    """Embed test texts and label texts, both through the adapted base."""
+    with backbone.adapted(adapter):
+        return Embedded(backbone.encode(data.ids), backbone.encode(data.label_ids), data.targets)
+
+
+def score_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Scores:
+    """Score an adapter on a task's test examples; ``None`` scores the bare base."""
+    return scores_of(embed_task(backbone, adapter, data))
+
+
+def scores_of(embedded: Embedded) -> Scores:
+    """All scores of embedded test texts."""
+    logits = LOGIT_SCALE * embedded.texts @ embedded.labels.T
+    predicted = logits.argmax(1)
+    return Scores(
+        accuracy=accuracy(predicted, embedded.targets),
+        macro_f1=macro_f1(predicted, embedded.targets),
+        cross_entropy=float(torch.nn.functional.cross_entropy(logits, embedded.targets)),
+        knn_accuracy=accuracy(knn_predictions(embedded.texts, embedded.targets), embedded.targets),
+    )
+
+
+def accuracy(predicted: Tensor, targets: Tensor) -> float:
+    """Share of right predictions."""
+    return float((predicted == targets).double().mean())
+
+
+def macro_f1(predicted: Tensor, targets: Tensor) -> float:
+    """Mean F1 over the classes that occur among targets or predictions."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(targets.numpy(), predicted.numpy(), average="macro", zero_division=0))
+
+
+def knn_predictions(texts: Tensor, targets: Tensor, *, k: int = 10) -> Tensor:
+    """Leave-one-out vote of the k nearest other texts by cosine; ties go to the class with the larger summed cosine.
+
+    Args:
+        texts: unit embeddings, (n, d).
+        targets: classes, (n,); used for voting only.
+        k: neighbours asked; all others where there are fewer.
+    """
+    similarity = (texts @ texts.T).fill_diagonal_(float("-inf"))
+    nearest, neighbours = similarity.topk(min(k, len(texts) - 1), dim=1)
+    one_hot = torch.nn.functional.one_hot(targets[neighbours], int(targets.max()) + 1).double()
+    votes = one_hot.sum(1)
+    # A cosine sum of at most k, scaled below half a vote, decides between equal votes and nothing else.
+    closeness = (one_hot * nearest[..., None].double()).sum(1) / (4 * k)
+    return (votes + closeness).argmax(1)

@@ -1,0 +1,271 @@
+"""Experts: one adapter trained on one task, B alone over a frozen A that all experts of a zoo share."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from loragen.adapter import Adapter
+from loragen.backbone import Backbone, contrast_loss, label_text_loss
+from loragen.config import StrictModel
+from loragen.errors import TaskError
+from loragen.objective import Objective
+from loragen.schedule import Schedule
+from loragen.tasks import Examples, Task
+
+
+class ExpertRecipe(StrictModel):
+    """How experts are trained; one recipe serves every task of a zoo."""
+
+    r: int = Field(4, ge=1)
+    target_modules: tuple[str, ...] = ("query", "value")
+    steps: int = Field(60, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-2, gt=0)
+    contrast_weight: float = Field(0.0, ge=0)
+    """Weight of supervised contrast beside the label-text loss."""
+    max_length: int = Field(64, ge=8)
+    """Tokens of a text in training; scoring uses ``score_length``."""
+    score_length: int = Field(128, ge=8)
+    held_out: int = Field(128, ge=1)
+    """Examples of the train file (at most a fifth of it) that choose the number of steps."""
+    choices: int = Field(5, ge=1)
+    """How many lengths of the trajectory are compared on them."""
+    window: int = Field(10, ge=2)
+    """Steps whose mean is the expert and whose variance is kept."""
+    snapshots: int = Field(4, ge=1)
+    """Points of the window that are kept."""
+    seed: int = 0
+
+
+class MultitaskRecipe(StrictModel):
+    """How the one adapter for all experts' tasks is trained, with the settings of the expert recipe otherwise."""
+
+    steps: int = Field(2000, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    steps_per_checkpoint: int = Field(50, ge=1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: for every site A (r, in) with orthonormal rows, in bfloat16 precision, and B (out, r)."""
+
+    lora_A: Mapping[str, Tensor]
+    lora_B: Mapping[str, Tensor]
+
+    @classmethod
+    def random(cls, sites: Mapping[str, tuple[int, int]], r: int, *, rng: torch.Generator) -> "Start":
+        """Random orthonormal A, zero B."""
+        frames = {site: torch.linalg.qr(torch.randn(size[1], r, generator=rng))[0].T for site, size in sites.items()}
+        return cls(
+            {site: _bfloat16(frame) for site, frame in frames.items()},
+            {site: torch.zeros(size[0], r) for site, size in sites.items()},
+        )
+
+    @classmethod
+    def at(cls, adapter: Adapter) -> "Start":
+        """The delta weights of an adapter, re-expressed over an orthonormal A by QR."""
+        lora_a: dict[str, Tensor] = {}
+        lora_b: dict[str, Tensor] = {}
+        for site in adapter.sites:
+            a, b = adapter.scaled_factors(site)
+            q, triangle = torch.linalg.qr(a.T)
+            lora_a[site] = _bfloat16(q.T)
+            lora_b[site] = b @ triangle.T
+        return cls(lora_a, lora_b)
+
+    def from_zero(self) -> "Start":
+        """The same A with a zero B."""
+        return Start(self.lora_A, {site: torch.zeros_like(b) for site, b in self.lora_B.items()})
+
+
+def _bfloat16(values: Tensor) -> Tensor:
+    """Round to bfloat16 once, so that what is trained over is exactly what is stored."""
+    return values.bfloat16().float().contiguous()
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's examples, tokenised once."""
+
+    ids: tuple[Sequence[int], ...]
+    targets: Tensor
+    label_ids: tuple[Sequence[int], ...]
+
+    @classmethod
+    def of(cls, task: Task, examples: Examples, backbone: Backbone, *, max_length: int) -> "TaskData":
+        """Tokenise examples and label texts with the base's tokenizer."""
+        return cls(
+            tuple(backbone.tokenize(examples.texts, examples.pairs, max_length=max_length)),
+            torch.as_tensor(examples.labels),
+            tuple(backbone.tokenize(task.labels, max_length=max_length)),
+        )
+
+    def subset(self, indices: Sequence[int]) -> "TaskData":
+        """The examples at ``indices``, with the same labels."""
+        return TaskData(tuple(self.ids[i] for i in indices), self.targets[list(indices)], self.label_ids)
+
+    def to(self, device: torch.device) -> "TaskData":
+        """The same data with its targets on a device; token ids are moved as they are padded."""
+        return replace(self, targets=self.targets.to(device))
+
+    def split(self, held_out: int, *, rng: torch.Generator) -> tuple["TaskData", "TaskData"]:
+        """A random part for training and one of at most ``held_out`` examples, never above a fifth."""
+        order = torch.randperm(len(self.ids), generator=rng).tolist()
+        size = min(held_out, len(order) // 5)
+        return self.subset(order[size:]), self.subset(order[:size])
+
+    def batches(self, number: int, size: int, *, rng: torch.Generator) -> Iterator["TaskData"]:
+        """Endless shuffled passes cut into ``number`` batches; four at a time are sorted by length to save padding."""
+        order: list[int] = []
+        pending: list[list[int]] = []
+        for _ in range(number):
+            if not pending:
+                while len(order) < 4 * size:
+                    order += torch.randperm(len(self.ids), generator=rng).tolist()
+                pool, order = sorted(order[: 4 * size], key=lambda i: len(self.ids[i])), order[4 * size :]
+                chunks = [pool[start : start + size] for start in range(0, len(pool), size)]
+                pending = [chunks[i] for i in torch.randperm(len(chunks), generator=rng).tolist()]
+            yield self.subset(pending.pop())
+
+
+class AdapterObjective(Objective):
+    """The adapter's factors as parameters, and the loss of a batch of one task through the frozen base."""
+
+    def __init__(self, backbone: Backbone, start: Start, *, train_a: bool, contrast_weight: float) -> None:
+        super().__init__()
+        self.sites = tuple(start.lora_B)
+        self.lora_A = nn.ParameterList([start.lora_A[site].clone() for site in self.sites]).requires_grad_(train_a)
+        self.lora_B = nn.ParameterList([start.lora_B[site].clone() for site in self.sites])
+        self.contrast_weight = contrast_weight
+        self._backbone = (backbone,)  # a tuple hides the base from parameters(), state_dict() and checkpoints
+
+    def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The factors as they stand, by site."""
+        return {site: (a, b) for site, a, b in zip(self.sites, self.lora_A, self.lora_B, strict=True)}
+
+    def loss(self, batch: TaskData) -> dict[str, Tensor]:
+        """Label-text cross-entropy plus weighted supervised contrast."""
+        (backbone,) = self._backbone
+        with backbone.using(self.factors()):
+            texts = backbone.embed(batch.ids)
+            labels = backbone.embed(batch.label_ids)
+        parts = {"label_text": label_text_loss(texts, labels, batch.targets)}
+        if self.contrast_weight:
+            parts["contrast"] = contrast_loss(texts, batch.targets)
+        return {"loss": parts["label_text"] + self.contrast_weight * parts.get("contrast", 0.0)} | parts
+
+    @torch.inference_mode()
+    def validation_loss(self, data: TaskData, factors: Mapping[str, tuple[Tensor, Tensor]]) -> float:
+        """The same loss over all of ``data`` at once, under other factors."""
+        (backbone,) = self._backbone
+        with backbone.using(factors):
+            texts, labels = backbone.encode(data.ids), backbone.encode(data.label_ids)
+        loss = label_text_loss(texts, labels, data.targets)
+        return float(loss + self.contrast_weight * contrast_loss(texts, data.targets))
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A trained expert: the mean of a window of its trajectory, the variance there, and some of its points."""
+
+    lora_A: Mapping[str, Tensor]
+    mean: Mapping[str, Tensor]
+    """Site → mean of B over the window, (out, r)."""
+    variance: Mapping[str, Tensor]
+    """Site → unbiased variance of B over the window, (out, r)."""
+    snapshots: Mapping[str, Tensor]
+    """Site → evenly spaced B of the window, (snapshots, out, r)."""
+    steps: int
+    """Where the window ends: the length that did best on the held-out slice."""
+    held_out_losses: Mapping[int, float] = field(default_factory=dict)
+    """Length → loss of its window's mean on the held-out slice."""
+
+
+def train_expert(task: Task, backbone: Backbone, start: Start, recipe: ExpertRecipe) -> Expert:
+    """Train B on a task's train file and choose the length of training on a slice of it.
+
+    Raises:
+        TaskError: the train file is too small to leave a slice aside.
+    """
+    from loragen.training import fit
+
+    rng = torch.Generator().manual_seed(recipe.seed)
+    data = TaskData.of(task, task.load_train(), backbone, max_length=recipe.max_length)
+    if len(data.ids) < 10:
+        raise TaskError(f"Task {task.id!r} has {len(data.ids)} training examples; at least 10 are needed.")
+    train, held_out = data.split(recipe.held_out, rng=rng)
+    objective = AdapterObjective(backbone, start, train_a=False, contrast_weight=recipe.contrast_weight)
+    trajectory: list[list[Tensor]] = []
+    steps = list(train.batches(recipe.steps, recipe.batch_size, rng=rng))
+    fit(
+        objective,
+        lambda _epoch: steps,
+        Schedule(1, recipe.steps, recipe.learning_rate),
+        seed=recipe.seed,
+        on_step=lambda _step: trajectory.append([b.detach().clone() for b in objective.lora_B]),
+    )
+    points = {site: torch.stack([b[i] for b in trajectory]) for i, site in enumerate(objective.sites)}
+    return _choose_window(objective, points, held_out, start, recipe)
+
+
+def _choose_window(
+    objective: AdapterObjective, points: Mapping[str, Tensor], held_out: TaskData, start: Start, recipe: ExpertRecipe
+) -> Expert:
+    window = min(recipe.window, recipe.steps)
+    ends = sorted({max(window, round(recipe.steps * i / recipe.choices)) for i in range(1, recipe.choices + 1)})
+
+    def mean_at(end: int) -> dict[str, Tensor]:
+        return {site: p[end - window : end].mean(0) for site, p in points.items()}
+
+    losses = {
+        end: objective.validation_loss(held_out, {site: (start.lora_A[site], b) for site, b in mean_at(end).items()})
+        for end in ends
+    }
+    best = min(losses, key=lambda end: losses[end])
+    tail = {site: p[best - window : best] for site, p in points.items()}
+    kept = torch.linspace(0, window - 1, min(recipe.snapshots, window)).round().long()
+    return Expert(
+        lora_A=start.lora_A,
+        mean=mean_at(best),
+        variance={site: p.var(0) for site, p in tail.items()},
+        snapshots={site: p[kept] for site, p in tail.items()},
+        steps=best,
+        held_out_losses=losses,
+    )
+
+
+def train_multitask(
+    tasks: Sequence[Task],
+    backbone: Backbone,
+    start: Start,
+    recipe: ExpertRecipe,
+    multitask: MultitaskRecipe,
+    *,
+    train_a: bool,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[Start, list[dict[str, float]]]:
+    """Train one adapter on the pooled train files, a batch of one task a step, and return it with its losses.
+
+    ``train_a`` trains A along with B. With ``checkpoints``, a folder, an interrupted run goes on where it was.
+    """
+    from loragen.training import fit
+
+    data = [TaskData.of(task, task.load_train(), backbone, max_length=recipe.max_length) for task in tasks]
+    per_epoch = min(multitask.steps_per_checkpoint, multitask.steps)
+
+    def batches(epoch: int) -> list[TaskData]:
+        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+        drawn = torch.randint(len(data), (per_epoch,), generator=rng).tolist()
+        return [next(data[i].batches(1, recipe.batch_size, rng=rng)) for i in drawn]
+
+    objective = AdapterObjective(backbone, start, train_a=train_a, contrast_weight=recipe.contrast_weight)
+    schedule = Schedule(-(-multitask.steps // per_epoch), per_epoch, multitask.learning_rate)
+    history = fit(objective, batches, schedule, seed=recipe.seed, checkpoints=checkpoints, on_step=on_step)
+    lora_a = {site: a.detach().clone() for site, a in zip(objective.sites, objective.lora_A, strict=True)}
+    lora_b = {site: b.detach().clone() for site, b in zip(objective.sites, objective.lora_B, strict=True)}
+    return Start(lora_a, lora_b), history

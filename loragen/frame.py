@@ -1,0 +1,155 @@
+"""A shared gauge: for every site one A of R rows, in which an adapter is a plain vector of coordinates.
+
+(B R)(R⁻¹ A) is the same update for every invertible R, so raw factors of independent adapters cannot be compared or
+averaged. Over one shared A the delta weight is linear in B: B itself is the coordinate, and means are means of updates.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from loragen.adapter import Adapter
+from loragen.errors import AdapterError, ZooError
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Site → A, float32 (R, in) with independent rows, and the number of output features there."""
+
+    lora_A: Mapping[str, Tensor]
+    out_features: Mapping[str, int]
+
+    @classmethod
+    def fit(cls, adapters: Sequence[Adapter], *, r: int | None = None) -> "Frame":
+        """Find the frame that holds the adapters best.
+
+        Adapters that share their A keep it, and nothing is lost. Others get, site by site, the ``r`` top right singular
+        vectors of their stacked delta weights (``r`` defaults to the largest rank among them); a site that an adapter
+        lacks counts as zero.
+
+        Raises:
+            ZooError: there is no adapter.
+            AdapterError: adapters disagree on the shape of a site.
+        """
+        if not adapters:
+            raise ZooError("There is no adapter to fit a frame to; at least one was wanted.")
+        sites = list(dict.fromkeys(site for adapter in adapters for site in adapter.sites))
+        bases, outs = {}, {}
+        for site in sites:
+            holders = [adapter for adapter in adapters if site in adapter.lora_A]
+            shapes = {(len(a.lora_B[site]), a.lora_A[site].shape[1]) for a in holders}
+            if len(shapes) > 1:
+                raise AdapterError(
+                    f"Adapters of one frame must agree on {site!r}, but its (out, in) is {sorted(shapes)}."
+                )
+            bases[site] = _common_basis(site, holders, r)
+            outs[site] = len(holders[0].lora_B[site])
+        return cls(bases, outs)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Site → number of coordinates, out · R."""
+        return {site: self.out_features[site] * len(a) for site, a in self.lora_A.items()}
+
+    @property
+    def size(self) -> int:
+        """Coordinates of a whole adapter."""
+        return sum(self.sizes.values())
+
+    @cached_property
+    def _inverses(self) -> dict[str, Tensor]:
+        return {site: torch.linalg.pinv(a.double()).float() for site, a in self.lora_A.items()}
+
+    def coordinates(self, adapter: Adapter) -> Tensor:
+        """Coordinates of the part of an adapter that the frame holds, float32 (size,); missing sites are zero.
+
+        Raises:
+            AdapterError: the adapter has a site, or a shape, that the frame does not know.
+        """
+        unknown = [site for site in adapter.sites if site not in self.lora_A]
+        if unknown:
+            raise AdapterError(
+                f"The adapter updates {unknown[0]!r}, which is not among the frame's {len(self.sizes)} sites."
+            )
+        return self.flatten({site: self._site_coordinates(adapter, site) for site in self.lora_A})
+
+    def _site_coordinates(self, adapter: Adapter, site: str) -> Tensor:
+        basis, out = self.lora_A[site], self.out_features[site]
+        if site not in adapter.lora_A:
+            return torch.zeros(out, len(basis))
+        a, b = adapter.scaled_factors(site)
+        if (len(b), a.shape[1]) != (out, basis.shape[1]):
+            raise AdapterError(
+                f"The adapter maps {a.shape[1]} to {len(b)} features at {site!r}, the frame {basis.shape[1]} to {out}."
+            )
+        return b @ (a @ self._inverses[site]) if not torch.equal(a, basis) else b
+
+    def flatten(self, blocks: Mapping[str, Tensor]) -> Tensor:
+        """Per-site blocks (..., out, R) as coordinates (..., size), in the frame's order of sites."""
+        return torch.cat([blocks[site].flatten(-2) for site in self.lora_A], dim=-1)
+
+    def unflatten(self, coordinates: Tensor) -> dict[str, Tensor]:
+        """Invert `flatten`."""
+        parts = torch.split(coordinates, list(self.sizes.values()), dim=-1)
+        return {
+            site: part.reshape(*part.shape[:-1], self.out_features[site], len(a))
+            for (site, a), part in zip(self.lora_A.items(), parts, strict=True)
+        }
+
+    def adapter(self, coordinates: Tensor, *, base: str | None, task_type: str | None = None) -> Adapter:
+        """The adapter at some coordinates (size,), float32."""
+        blocks = self.unflatten(coordinates.float())
+        return Adapter.from_factors(
+            dict(self.lora_A),
+            {site: block.contiguous() for site, block in blocks.items()},
+            base_model_name_or_path=base,
+            task_type=task_type,
+        )
+
+    def energy_kept(self, adapter: Adapter) -> float:
+        """Share of an adapter's squared Frobenius norm that the frame holds, from 0 to 1."""
+        total = adapter.norm() ** 2
+        held = self.adapter(self.coordinates(adapter), base=None).norm() ** 2
+        return min(1.0, held / total) if total else 1.0
+
+    def to_bytes(self) -> bytes:
+        """The frame as a safetensors file: A by site, and the order and output features of the sites as metadata."""
+        sites = {str(i): f"{site} {out}" for i, (site, out) in enumerate(self.out_features.items())}
+        return save({site: a.contiguous() for site, a in self.lora_A.items()}, metadata=sites)
+
+    @classmethod
+    def load(cls, path: Path) -> "Frame":
+        """Read a frame.
+
+        Raises:
+            ZooError: the file is missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                order = sorted((file.metadata() or {}).items(), key=lambda item: int(item[0]))
+                outs = {site: int(out) for site, _, out in (text.partition(" ") for _, text in order)}
+                return cls({site: file.get_tensor(site) for site in outs}, outs)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ZooError(f"The frame {path} cannot be read: {error}") from error
+
+
+def _common_basis(site: str, adapters: Sequence[Adapter], r: int | None) -> Tensor:
+    first = adapters[0].lora_A[site].float()
+    ranks = [len(adapter.lora_A[site]) for adapter in adapters]
+    if r in (None, len(first)) and all(torch.equal(adapter.lora_A[site].float(), first) for adapter in adapters):
+        return first
+    # The right singular vectors of the stacked delta weights are the eigenvectors of Σ (B A)ᵀ(B A).
+    gram = torch.zeros(first.shape[1], first.shape[1], dtype=torch.float64)
+    for adapter in adapters:
+        a, b = (factor.double() for factor in adapter.scaled_factors(site))
+        gram += a.T @ (b.T @ b) @ a
+    vectors = torch.linalg.eigh(gram).eigenvectors  # ascending eigenvalues
+    rank = min(r or max(ranks), len(gram))
+    basis: Tensor = vectors[:, -rank:].flip(1).T.float().contiguous()
+    return basis

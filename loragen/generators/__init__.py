@@ -1,0 +1,1 @@
+"""Generators: from the condition of a task to adapters."""

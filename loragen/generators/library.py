@@ -1,0 +1,56 @@
+"""The experts as a generator sees them: ids, description embeddings, and who is near a new description."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loragen.embedding import TextEncoder
+from loragen.generators.base import Neighbour
+from loragen.index import Index
+from loragen.zoo import Zoo
+
+EMBEDDINGS = "embeddings"
+"""Folder of a zoo for the embeddings of its own descriptions: generation need not compute them again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Experts of a zoo with the embeddings of their descriptions, searchable."""
+
+    zoo: Zoo
+    paraphrases: tuple[Tensor, ...]
+    """For each expert, in the order of ``zoo.ids``, unit embeddings of its descriptions, (p, c)."""
+    index: Index
+    """Over one embedding an expert: the normalised mean of its descriptions' embeddings."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, encoder: TextEncoder) -> "Library":
+        """Embed the descriptions of all experts of a zoo; their embeddings are kept beside it."""
+        cards = list(zoo)
+        embedded = replace(encoder, cache=zoo.root / EMBEDDINGS).encode(
+            [text for card in cards for text in card.descriptions]
+        )
+        paraphrases = torch.split(embedded, [len(card.descriptions) for card in cards])
+        return cls(zoo, paraphrases, Index.build(zoo.ids, torch.stack([mean_direction(p) for p in paraphrases])))
+
+    def neighbours(
+        self, query: Tensor, *, top_k: int, temperature: float, exclude: Collection[str] = ()
+    ) -> tuple[Neighbour, ...]:
+        """The ``top_k`` experts nearest to an embedding (c,), with softmax(similarity / temperature) as weights."""
+        hits = self.index.search(query, top_k, exclude=exclude)
+        weights = softmax_weights([hit.similarity for hit in hits], temperature)
+        return tuple(Neighbour(hit.id, hit.similarity, weight) for hit, weight in zip(hits, weights, strict=True))
+
+
+def mean_direction(embeddings: Tensor) -> Tensor:
+    """The unit vector along the mean of some embeddings (p, c)."""
+    return F.normalize(embeddings.mean(0), dim=0)
+
+
+def softmax_weights(similarities: Sequence[float], temperature: float) -> list[float]:
+    """softmax(similarity / temperature), in double precision; a lower temperature favours the nearest more."""
+    weights: list[float] = torch.softmax(torch.tensor(similarities, dtype=torch.float64) / temperature, 0).tolist()
+    return weights

@@ -1,0 +1,70 @@
+"""The floors every generator has to beat: the mean of all experts, the nearest one, a weighted merge of the nearest.
+
+All three are exact on delta weights (`merging.weighted_sum`) and draw nothing at random.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from loragen.generators.base import AdapterGenerator, Condition, Generation, Neighbour
+from loragen.generators.library import Library
+from loragen.merging import weighted_sum
+
+
+@dataclass(frozen=True, eq=False)
+class Merge(AdapterGenerator):
+    """A weighted sum of experts; subclasses say which, and with what weights."""
+
+    library: Library
+    is_stochastic: ClassVar[bool] = False
+
+    @abstractmethod
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The experts to merge."""
+
+    def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
+        """Merge once; every sample is the same adapter."""
+        chosen = self.choose(condition)
+        adapters = [self.library.zoo.adapter(neighbour.id) for neighbour in chosen]
+        merged = weighted_sum(adapters, [neighbour.weight for neighbour in chosen])
+        return [Generation(merged, chosen)] * num_samples
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Merge):
+    """All experts in equal shares, whatever the condition."""
+
+    name: ClassVar[str] = "mean"
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """Every expert, nearest first."""
+        ids = self.library.zoo.ids
+        hits = self.library.index.search(condition.embedding, len(ids))
+        return tuple(Neighbour(hit.id, hit.similarity, 1 / len(ids)) for hit in hits)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest(Merge):
+    """The one expert whose description is nearest."""
+
+    name: ClassVar[str] = "nearest"
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The nearest expert, with weight 1."""
+        return self.library.neighbours(condition.embedding, top_k=1, temperature=1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Merge):
+    """The nearest experts, weighted by a softmax over their similarities."""
+
+    name: ClassVar[str] = "topk"
+    top_k: int = 4
+    temperature: float = 0.1
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The ``top_k`` nearest experts."""
+        return self.library.neighbours(condition.embedding, top_k=self.top_k, temperature=self.temperature)

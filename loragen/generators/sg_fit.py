@@ -1,0 +1,159 @@
+"""Trains SG-LoRA on a zoo: the expert library in codes, leave-one-out conditions, and the run itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from loragen.codec import Codec
+from loragen.config import StrictModel
+from loragen.embedding import TextEncoder
+from loragen.frame import Frame
+from loragen.generators.library import Library
+from loragen.generators.sg import SG, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
+from loragen.schedule import Schedule
+from loragen.zoo import Zoo
+
+
+class SGTrainConfig(StrictModel):
+    """What `loragen train` is told for SG-LoRA."""
+
+    generator: Literal["sg"]
+    zoo: Path
+    """Relative to where the command runs."""
+    splits: tuple[str, ...] = ("experts",)
+    """Splits of the zoo to learn from."""
+    encoder: str
+    """Embeds descriptions; a generator and its library share one."""
+    out: Path
+    sg: SGConfig = SGConfig()
+    epochs: int = Field(20, ge=1)
+    steps_per_epoch: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A zoo made ready for SG-LoRA: everything is in codes of one codec over one frame."""
+
+    library: SGLibrary
+    paraphrases: tuple[Tensor, ...]
+    """For each expert the embeddings of its descriptions, (p, c)."""
+    samples: Tensor
+    """For each expert its mean and its snapshots, (n, 1 + snapshots, k)."""
+    codec: Codec
+    frame: Frame
+
+
+def prepare(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> Material:
+    """Read a zoo's experts into codes.
+
+    Raises:
+        ZooError: the zoo has no expert, or an expert's statistics are damaged.
+    """
+    library = Library.of(zoo, encoder)
+    adapters = [zoo.adapter(expert) for expert in zoo.ids]
+    frame = Frame.fit(adapters)
+    means = torch.stack([frame.coordinates(adapter) for adapter in adapters])
+    snapshots = torch.stack([frame.flatten(zoo.snapshots(expert)) for expert in zoo.ids])
+    variances = torch.stack([frame.flatten(zoo.variance(expert)) for expert in zoo.ids])
+    samples = torch.cat([means[:, None], snapshots], dim=1)
+    codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
+    return Material(
+        SGLibrary(zoo.ids, codec.encode(means), codec.encode_variance(variances), library.index.vectors.float()),
+        library.paraphrases,
+        codec.encode(samples),
+        codec,
+        frame,
+    )
+
+
+def training_batches(
+    material: Material, config: SGConfig, *, steps: int, batch_size: int, rng: torch.Generator
+) -> list[SGBatch]:
+    """Batches of experts' adapters, each under a condition made from other experts.
+
+    Each sample draws an expert, a point of its training, one of its descriptions, and who of the others may serve.
+    """
+    n, points, _ = material.samples.shape
+    shape = (steps * batch_size,)
+    experts = torch.randint(n, shape, generator=rng)
+    queries = torch.stack(
+        [
+            material.paraphrases[expert][int(draw * len(material.paraphrases[expert]))]
+            for expert, draw in zip(experts.tolist(), torch.rand(shape, generator=rng).tolist(), strict=True)
+        ]
+    )
+    similarities = queries @ material.library.embeddings.T
+    absent = torch.rand(similarities.shape, generator=rng) < config.expert_dropout
+    if config.leave_one_out:
+        absent |= torch.nn.functional.one_hot(experts, n).bool()
+    similarities = similarities.masked_fill(absent & ~_too_few(absent, config.top_k), float("-inf"))
+    if config.leave_one_out:
+        similarities[torch.arange(len(experts)), experts] = float("-inf")
+    weights = material.library.weights(similarities, top_k=config.top_k, temperature=config.temperature)
+    mixture = material.library.mixture(weights)
+    x = material.samples[experts, torch.randint(points, shape, generator=rng)]
+    return [
+        SGBatch(x[at], type(mixture)(mixture.mean[at], mixture.variance[at]))
+        for at in torch.split(torch.arange(len(x)), batch_size)
+    ]
+
+
+def _too_few(absent: Tensor, top_k: int) -> Tensor:
+    """Rows (b, 1) in which fewer than ``top_k`` experts are left: there only the task's own expert is left out."""
+    return ((~absent).sum(1) < top_k)[:, None]
+
+
+def fit_sg(
+    config: SGTrainConfig,
+    zoo: Zoo,
+    encoder: TextEncoder,
+    *,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[SG, list[dict[str, float]]]:
+    """Train SG-LoRA on the experts of a zoo; returns the generator and its losses, a row a step."""
+    from loragen.training import fit
+
+    material = prepare(zoo, encoder, components=config.sg.components)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = SGNetwork(material.codec.size, config.sg)
+
+    def batches(epoch: int) -> list[SGBatch]:
+        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        return training_batches(
+            material, config.sg, steps=config.steps_per_epoch, batch_size=config.batch_size, rng=rng
+        )
+
+    schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
+    objective = SGObjective(network, config.sg.kl_weight)
+    history = fit(objective, batches, schedule, seed=config.seed, checkpoints=checkpoints, on_step=on_step)
+    manifest = SGManifest(
+        base=zoo.manifest.base,
+        base_hash=zoo.manifest.base_hash,
+        task_type=zoo.adapter(zoo.ids[0]).settings.task_type,
+        zoo=zoo.manifest.name,
+        zoo_hash=zoo.fingerprint,
+        encoder=config.encoder,
+        encoder_hash=encoder.fingerprint,
+        experts=zoo.ids,
+        config=config.sg,
+        versions={name: version(name) for name in ("loragen", "torch", "lightning")},
+    )
+    trained = network.cpu().eval().requires_grad_(False)
+    return SG(manifest, trained, material.library, material.codec, material.frame), history

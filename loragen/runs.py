@@ -1,0 +1,79 @@
+"""Training runs from a config to a generator's folder: resumable until done, whole once there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loragen.embedding import TextEncoder
+from loragen.errors import GeneratorError, MissingExtraError
+from loragen.files import atomic_folder, atomic_write
+from loragen.generators.sg_fit import SGTrainConfig, fit_sg
+from loragen.zoo import Zoo
+
+LOSSES = "losses.json"
+PLOT = "losses.png"
+RUN = "run.yaml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run left."""
+
+    experts: tuple[str, ...]
+    final: dict[str, float]
+    """Losses by name, the mean over the last tenth of the steps."""
+    plot: Path | None
+    """The curves, where matplotlib is installed."""
+
+
+def train_generator(config: SGTrainConfig, *, on_step: Callable[[int], None] | None = None) -> Trained:
+    """Train the generator of a config and write its folder.
+
+    State is kept beside the folder after every epoch. An interrupted run of the same config goes on from there; a run
+    of another config does not touch that state but refuses.
+
+    Raises:
+        GeneratorError: an unfinished run with other settings lies there.
+        ZooError: the zoo is missing, empty or damaged.
+    """
+    zoo = Zoo.open(config.zoo).select(splits=config.splits)
+    state = config.out.with_name(f".{config.out.name}.partial")
+    recipe = state / RUN
+    if recipe.exists() and recipe.read_text() != config.to_yaml():
+        raise GeneratorError(
+            f"{state} holds an unfinished run with other settings; finish it with its own config, or remove it."
+        )
+    atomic_write(recipe, config.to_yaml())
+    generator, history = fit_sg(config, zoo, TextEncoder.load(config.encoder), checkpoints=state, on_step=on_step)
+    with atomic_folder(config.out) as folder:
+        for name, content in generator.files().items():
+            atomic_write(folder / name, content)
+        atomic_write(folder / RUN, config.to_yaml())
+        atomic_write(folder / LOSSES, json.dumps(_thinned(history)))
+        plotted = _plot(history, folder / PLOT)
+    shutil.rmtree(state)
+    tail = history[-max(1, len(history) // 10) :]
+    final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
+    return Trained(zoo.ids, final, config.out / PLOT if plotted else None)
+
+
+def _thinned(history: list[dict[str, float]], *, points: int = 200) -> list[dict[str, float]]:
+    """At most ``points`` rows, each the mean of as many consecutive steps, with the step it ends at."""
+    width = -(-len(history) // points)
+    chunks = [history[start : start + width] for start in range(0, len(history), width)]
+    rows, step = [], 0
+    for chunk in chunks:
+        step += len(chunk)
+        rows.append({"step": step} | {name: round(sum(r[name] for r in chunk) / len(chunk), 5) for name in chunk[0]})
+    return rows
+
+
+def _plot(history: list[dict[str, float]], path: Path) -> bool:
+    try:
+        from loragen.plotting import loss_curves
+    except MissingExtraError:
+        return False
+    loss_curves(_thinned(history), path)
+    return True

@@ -1,0 +1,268 @@
+"""A zoo on disk: expert adapters of one base, each with a card, the variance of its training and some snapshots."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from loragen.adapter import Adapter
+from loragen.config import StrictModel, dump_yaml, read_yaml
+from loragen.errors import AdapterError, ConfigError, ZooError
+from loragen.evaluation.scoring import Scores
+from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe
+from loragen.files import sha256_of
+from loragen.tasks import Task
+
+MANIFEST = "zoo.yaml"
+VARIANCE = "variance.safetensors"
+SNAPSHOTS = "snapshots.safetensors"
+
+
+def default_zoo() -> Path:
+    """The zoo that comes with loragen: inside an installed wheel, or at the top of a source tree."""
+    package = Path(__file__).parent
+    shipped = package / "_zoo" / "minilm"
+    return shipped if shipped.is_dir() else package.parent / "zoo" / "minilm"
+
+
+class Manifest(StrictModel):
+    """What all experts of a zoo have in common."""
+
+    name: str
+    base: str
+    base_hash: str
+    """Hash of the base's weights file."""
+    frame: Literal["random", "multitask"]
+    """Where the shared A comes from."""
+    start: Literal["zero", "multitask"]
+    """Where B begins."""
+    recipe: ExpertRecipe
+    multitask: MultitaskRecipe
+
+
+class Card(StrictModel):
+    """What is known of one expert."""
+
+    id: str
+    split: str
+    description: str
+    paraphrases: tuple[str, ...] = ()
+    labels: tuple[str, ...]
+    family: str = ""
+    domain: str = ""
+    kind: str = ""
+    licence: str
+    origin: str = ""
+    commit: str = ""
+    base: str
+    base_hash: str
+    recipe: ExpertRecipe
+    steps: int
+    """Length of training, chosen on a slice of the train file."""
+    held_out_losses: dict[int, float]
+    seconds: float
+    dtype: str
+    """In which the frozen base computed."""
+    versions: dict[str, str]
+    before: Scores | None = None
+    """The bare base on the test file."""
+    after: Scores | None = None
+    """The expert on the test file."""
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        """The description and its paraphrases."""
+        return (self.description, *self.paraphrases)
+
+    @classmethod
+    def of(cls, task: Task, expert: Expert, manifest: Manifest, **facts: Any) -> "Card":
+        """Describe a freshly trained expert."""
+        shared = (
+            "id",
+            "description",
+            "paraphrases",
+            "labels",
+            "family",
+            "domain",
+            "kind",
+            "licence",
+            "origin",
+            "commit",
+        )
+        return cls(
+            **{name: getattr(task, name) for name in shared},
+            base=manifest.base,
+            base_hash=manifest.base_hash,
+            recipe=manifest.recipe,
+            steps=expert.steps,
+            held_out_losses={step: round(loss, 5) for step, loss in expert.held_out_losses.items()},
+            **facts,
+        )
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """The experts of one folder, or a selection of them; adapters are read when asked for."""
+
+    root: Path
+    manifest: Manifest
+    cards: Mapping[str, Card]
+
+    @classmethod
+    def open(cls, root: Path) -> "Zoo":
+        """Read the manifest and all cards.
+
+        Raises:
+            ZooError: there is no zoo, or a card is damaged.
+        """
+        if not (root / MANIFEST).is_file():
+            raise ZooError(f"There is no zoo in {root} (no {MANIFEST}); build one with `loragen zoo build CONFIG`.")
+        manifest = Manifest.from_yaml(root / MANIFEST)
+        folders = sorted(path.parent for path in (root / "experts").glob("[!.]*/card.yaml"))
+        try:
+            cards = {
+                folder.name: Card.checked(read_yaml(folder / "card.yaml"), source=str(folder)) for folder in folders
+            }
+        except ConfigError as error:
+            raise ZooError(
+                f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
+            ) from error
+        return cls(root, manifest, cards)
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __iter__(self) -> Iterator[Card]:
+        return iter(self.cards.values())
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Expert ids in alphabetical order: the row order of everything computed over a zoo."""
+        return tuple(self.cards)
+
+    def select(
+        self,
+        *,
+        splits: Collection[str] | None = None,
+        licences: Collection[str] | None = None,
+        without: Collection[str] = (),
+    ) -> "Zoo":
+        """Keep the experts of these splits and licences (compared whole, case ignored).
+
+        Raises:
+            ZooError: none is left.
+        """
+        wanted = {licence.casefold() for licence in licences} if licences is not None else None
+        kept = {
+            card.id: card
+            for card in self
+            if (splits is None or card.split in splits)
+            and (wanted is None or card.licence.casefold() in wanted)
+            and card.id not in without
+        }
+        if not kept:
+            met = sorted({card.licence for card in self}) if wanted is not None else sorted({c.split for c in self})
+            what = f"licences {sorted(licences or ())}" if wanted is not None else f"splits {sorted(splits or ())}"
+            raise ZooError(
+                f"No expert of the zoo in {self.root} has {what}; it holds: {'; '.join(met) or 'no expert at all'}."
+            )
+        return replace(self, cards=kept)
+
+    def card(self, expert: str) -> Card:
+        """The card of an expert.
+
+        Raises:
+            ZooError: the zoo has no such expert.
+        """
+        if expert not in self.cards:
+            from difflib import get_close_matches
+
+            near = get_close_matches(expert, self.cards, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; `loragen zoo list` shows all."
+            raise ZooError(f"The zoo in {self.root} has no expert {expert!r}{hint}")
+        return self.cards[expert]
+
+    def folder(self, expert: str) -> Path:
+        """Where an expert lies."""
+        return self.root / "experts" / self.card(expert).id
+
+    def adapter(self, expert: str) -> Adapter:
+        """Read an expert's adapter."""
+        return Adapter.load(self.folder(expert))
+
+    def variance(self, expert: str) -> dict[str, Tensor]:
+        """Site → variance of B over the last steps of training, float32 (out, r)."""
+        return _read_tensors(self.folder(expert) / VARIANCE)
+
+    def snapshots(self, expert: str) -> dict[str, Tensor]:
+        """Site → points of B in training, float32 (snapshots, out, r)."""
+        return _read_tensors(self.folder(expert) / SNAPSHOTS)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids and adapter files of the experts selected: outputs name the zoo they come from by it."""
+        digest = hashlib.sha256()
+        for expert in self.ids:
+            digest.update(f"{expert} {sha256_of(self.folder(expert) / 'adapter_model.safetensors')}\n".encode())
+        return digest.hexdigest()
+
+    def check(self) -> Iterator[tuple[str, str | None]]:
+        """Verify that every expert's files are whole and fit the zoo; yields ids with what is wrong, if anything."""
+        reference = None
+        for card in self:
+            try:
+                adapter = self.adapter(card.id)
+                reference = reference or adapter.spec
+                yield card.id, adapter.spec.difference(reference) or self._fault(card, adapter)
+            except (AdapterError, ZooError) as error:
+                yield card.id, str(error)
+
+    def _fault(self, card: Card, adapter: Adapter) -> str | None:
+        if card.base_hash != self.manifest.base_hash:
+            return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
+        if adapter.norm() == 0:
+            return "all delta weights are zero: the adapter does nothing"
+        for site in adapter.sites:
+            shape = tuple(adapter.lora_B[site].shape)
+            variance, snapshots = self.variance(card.id), self.snapshots(card.id)
+            if tuple(variance[site].shape) != shape or tuple(snapshots[site].shape[1:]) != shape:
+                return f"statistics of {site} do not have the adapter's shape {shape}"
+            if not (
+                variance[site].isfinite().all() and (variance[site] >= 0).all() and snapshots[site].isfinite().all()
+            ):
+                return f"statistics of {site} hold values that are not finite, or a negative variance"
+        return None
+
+
+def expert_files(expert: Expert, card: Card) -> tuple[Adapter, dict[str, str | bytes]]:
+    """An expert as its adapter (bfloat16) and the other files of its folder."""
+    adapter = Adapter.from_factors(
+        {site: a.bfloat16() for site, a in expert.lora_A.items()},
+        {site: b.bfloat16() for site, b in expert.mean.items()},
+        base_model_name_or_path=card.base,
+        task_type="FEATURE_EXTRACTION",
+    )
+    return adapter, {
+        "card.yaml": card_text(card),
+        VARIANCE: save({site: v.bfloat16().contiguous() for site, v in expert.variance.items()}),
+        SNAPSHOTS: save({site: s.bfloat16().contiguous() for site, s in expert.snapshots.items()}),
+    }
+
+
+def card_text(card: Card) -> str:
+    """A card as YAML."""
+    return dump_yaml(card.model_dump(mode="json"))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise ZooError(f"{path} cannot be read ({error}); restore it, or remove its folder and build again.") from error
