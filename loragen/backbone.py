@@ -152,11 +152,15 @@ class Backbone:
             raise AdapterError(
                 f"The adapter targets {site!r}, which {self.name} does not have; it was made for another base model."
             ) from None
-        met = (getattr(module, "out_features", None), getattr(module, "in_features", None))
-        if met != (out_features, in_features):
+        if not isinstance(module, nn.Linear):
+            raise AdapterError(
+                f"The adapter targets {site!r}, which is a {type(module).__name__} in {self.name}; "
+                "only linear modules can be adapted."
+            )
+        if (module.out_features, module.in_features) != (out_features, in_features):
             raise AdapterError(
                 f"The adapter maps {in_features} to {out_features} features at {site!r}, but {self.name} maps "
-                f"{met[1]} to {met[0]} there; it was made for another base model."
+                f"{module.in_features} to {module.out_features} there; it was made for another base model."
             )
         return module
 
@@ -165,7 +169,7 @@ def _add_low_rank(
     _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, lora_a: Tensor, lora_b: Tensor
 ) -> Tensor:
     x = inputs[0]
-    return output + F.linear(F.linear(x, lora_a.to(x.dtype)), lora_b.to(x.dtype))
+    return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
 
 
 def label_text_loss(texts: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Normalisation of coordinates with an exact inverse: centre, scale by site, and an optional principal subspace."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,19 +26,21 @@ class Codec:
     def fit(cls, samples: Tensor, sizes: Mapping[str, int], *, components: int | None = None) -> "Codec":
         """Fit to samples (n, d) whose coordinates fall into consecutive sites of ``sizes``.
 
-        The scale of a site is the root mean square of its centred samples. ``components`` keeps at most that many
-        principal directions, and none that carries nothing.
+        The scale of a site is the root mean square of its centred samples, times one factor for all sites that gives
+        codes of the samples a mean square of 1: a squared error summed over k codes is then about k where nothing is
+        known. ``components`` keeps at most that many principal directions, and none that carries nothing.
         """
-        centre = samples.mean(0)
+        # In double precision, or the mean of equal values would miss them by a rounding error.
+        centre = samples.mean(0, dtype=torch.float64).to(samples.dtype)
         centred = samples - centre
-        parts = torch.split(centred, list(sizes.values()), dim=1)
-        rms = [part.square().mean().sqrt().clamp_min(1e-12).expand(part.shape[1]) for part in parts]
-        scale = torch.cat(rms).contiguous()
-        if components is None:
-            return cls(centre, scale)
-        _, singular, right = torch.linalg.svd(centred / scale, full_matrices=False)
-        carrying = int((singular > 1e-4 * singular[0]).sum())
-        return cls(centre, scale, right[: min(components, carrying)].contiguous())
+        scale = _site_scales(centred, sizes)
+        codes, basis = centred / scale, None
+        if components is not None:
+            _, singular, right = torch.linalg.svd(codes, full_matrices=False)
+            carrying = max(1, int((singular > 1e-4 * singular[0]).sum()))
+            basis = right[: min(components, carrying)].contiguous()
+            codes = codes @ basis.T
+        return cls(centre, scale * (_root_mean_square(codes) or 1.0), basis)
 
     @property
     def size(self) -> int:
@@ -62,7 +65,7 @@ class Codec:
     def energy_kept(self, samples: Tensor) -> Tensor:
         """Share of each sample's squared distance from the centre, in scaled units, that survives, (n,)."""
         total = ((samples - self.centre) / self.scale).square().sum(-1)
-        return self.encode(samples).square().sum(-1) / total.clamp_min(1e-12)
+        return torch.where(total > 0, self.encode(samples).square().sum(-1) / total, 1.0)
 
     def tensors(self) -> dict[str, Tensor]:
         """What `from_tensors` needs to restore the codec."""
@@ -76,3 +79,14 @@ class Codec:
         return cls(
             tensors["codec.centre"].float(), tensors["codec.scale"].float(), None if basis is None else basis.float()
         )
+
+
+def _site_scales(centred: Tensor, sizes: Mapping[str, int]) -> Tensor:
+    """Root mean square of each site, repeated over its coordinates, (d,); a site that stands still gets a floor."""
+    floor = 1e-4 * _root_mean_square(centred) or 1.0
+    parts = torch.split(centred, list(sizes.values()), dim=1)
+    return torch.cat([part.new_full((part.shape[1],), max(_root_mean_square(part), floor)) for part in parts])
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) / math.sqrt(values.numel())

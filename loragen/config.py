@@ -63,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"There is no config file {path}.") from error
     except OSError as error:
-        raise ConfigError(f"The config {path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):

@@ -25,10 +25,9 @@ from loragen.evaluation.scoring import score_task
 from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert, train_multitask
 from loragen.files import atomic_write
 from loragen.tasks import Task, TaskSet
-from loragen.zoo import MANIFEST, Card, Manifest, card_text, expert_files
+from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, card_text, expert_files
 
 START = "start.safetensors"
-MULTITASK = "multitask"
 
 
 class ZooConfig(StrictModel):

@@ -4,6 +4,7 @@
 averaged. Over one shared A the delta weight is linear in B: B itself is the coordinate, and means are means of updates.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,9 +120,12 @@ class Frame:
         return min(1.0, held / total) if total else 1.0
 
     def to_bytes(self) -> bytes:
-        """The frame as a safetensors file: A by site, and the order and output features of the sites as metadata."""
-        sites = {str(i): f"{site} {out}" for i, (site, out) in enumerate(self.out_features.items())}
-        return save({site: a.contiguous() for site, a in self.lora_A.items()}, metadata=sites)
+        """The frame as a safetensors file: A by site, and the sites' order and output features as metadata."""
+        # One entry alone: the format's writer keeps no order among several.
+        outs = json.dumps(dict(self.out_features))
+        # Cloned, since the format holds no shared storage, while sites may share an A.
+        tensors = {site: a.clone(memory_format=torch.contiguous_format) for site, a in self.lora_A.items()}
+        return save(tensors, metadata={"out_features": outs})
 
     @classmethod
     def load(cls, path: Path) -> "Frame":
@@ -132,11 +136,10 @@ class Frame:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                order = sorted((file.metadata() or {}).items(), key=lambda item: int(item[0]))
-                outs = {site: int(out) for site, _, out in (text.partition(" ") for _, text in order)}
+                outs = json.loads((file.metadata() or {})["out_features"])
                 return cls({site: file.get_tensor(site) for site in outs}, outs)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ZooError(f"The frame {path} cannot be read: {error}") from error
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise ZooError(f"The frame {path} cannot be read ({error}); train its generator again.") from error
 
 
 def _common_basis(site: str, adapters: Sequence[Adapter], r: int | None) -> Tensor:

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from loragen.objective import Batch, Objective
 from loragen.schedule import Schedule, warmup_cosine
 
+_STATE = "state"
+
 
 class _Module(L.LightningModule):
     def __init__(self, objective: Objective, schedule: Schedule) -> None:
@@ -115,8 +117,8 @@ def fit(
     """
     callbacks: list[Callback] = [_Calls(seed, on_step, on_epoch)]
     if checkpoints is not None:
-        callbacks.append(ModelCheckpoint(checkpoints, filename="state", save_last=True, save_top_k=0))
-    last = checkpoints / "last.ckpt" if checkpoints is not None else None
+        callbacks.append(ModelCheckpoint(checkpoints, filename=_STATE, enable_version_counter=False))
+    last = checkpoints / f"{_STATE}.ckpt" if checkpoints is not None else None
     with _quiet_lightning(), torch.random.fork_rng(devices=[]):
         trainer = L.Trainer(
             accelerator="auto",

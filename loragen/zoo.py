@@ -20,6 +20,7 @@ from loragen.files import sha256_of
 from loragen.tasks import Task
 
 MANIFEST = "zoo.yaml"
+MULTITASK = "multitask"
 VARIANCE = "variance.safetensors"
 SNAPSHOTS = "snapshots.safetensors"
 
@@ -195,6 +196,14 @@ class Zoo:
     def adapter(self, expert: str) -> Adapter:
         """Read an expert's adapter."""
         return Adapter.load(self.folder(expert))
+
+    def multitask(self) -> Adapter:
+        """The one adapter trained on all experts' tasks together, where the zoo has it.
+
+        Raises:
+            AdapterError: it has not.
+        """
+        return Adapter.load(self.root / MULTITASK)
 
     def variance(self, expert: str) -> dict[str, Tensor]:
         """Site → variance of B over the last steps of training, float32 (out, r)."""

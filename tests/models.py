@@ -1,6 +1,9 @@
 """Tiny random base models: no downloads, and the same weights for the same seed."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,6 +61,29 @@ def tiny_gpt2(seed: int = 0, layers: int = 2) -> nn.Module:
         eos_token_id=2,
     )
     return _seeded(seed, lambda: GPT2LMHeadModel(config))
+
+
+def write_tiny_encoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write `tiny_bert` as a sentence-transformers folder: mean pooling, unit norm, and a tokenizer of its 64 ids."""
+    from transformers import BertTokenizerFast
+
+    folder.mkdir(parents=True)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary += [".", ",", "soup", "bread", "cold", "warm", "tea"]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    tiny_bert(seed).save_pretrained(folder, **changes)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")])
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": false}')
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
 
 
 def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

@@ -1,0 +1,91 @@
+"""The table of the README: every generator on the 13 validation tasks, which no expert of its library has seen.
+
+    python benchmarks/validation.py                    # the shipped zoo, mean, nearest, topk and sg
+    python benchmarks/validation.py --generator runs/sg/other   # further generators, by folder
+
+Reads the tasks of configs/tasks/local.yaml; writes benchmarks/results/validation.json and prints the table as Markdown.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from loragen import console
+from loragen.backbone import Backbone, choose_dtype
+from loragen.embedding import TextEncoder
+from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
+from loragen.generators.catalogue import open_generator
+from loragen.tasks import TaskSet, overlap
+from loragen.zoo import Zoo
+
+RESULTS = Path("benchmarks/results/validation.json")
+SEEDS = (0, 1, 2)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Means over the tasks; a stochastic generator's are means over its seeds too, with their range behind."""
+    lines = [
+        "| adapter | label-text accuracy | recovered gain | kNN accuracy | recovered gain |",
+        "|---|---|---|---|---|",
+    ]
+    table = {score: means(rows, score) for score in ("accuracy", "knn_accuracy")}
+    for method in table["accuracy"]:
+        cells = []
+        for values in table.values():
+            spread = by_seed(rows, method, "accuracy" if values is table["accuracy"] else "knn_accuracy")
+            spanned = f" ({min(spread):.3f} to {max(spread):.3f})" if len(spread) > 1 else ""
+            gain = recovered_gain(values[method], values["base"], values["expert's own"])
+            cells += [f"{values[method]:.3f}{spanned}", f"{gain:.2f}"]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_seed(rows: Sequence[Row], method: str, score: str) -> list[float]:
+    """Mean over the tasks for each seed of a method."""
+    seeds = sorted({row.seed for row in rows if row.method == method})
+    return [means([r for r in rows if r.method == method and r.seed == seed], score)[method] for seed in seeds]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
+    parser.add_argument("--generator", action="append", default=[], help="further generators, by folder")
+    arguments = parser.parse_args()
+    tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
+    zoo = Zoo.open(arguments.zoo)
+    experts, judged = zoo.select(splits={"experts"}), tasks.split("validation")
+    shared = overlap([tasks[expert] for expert in experts.ids], judged, by="id")
+    assert not shared, f"validation tasks among the experts: {shared}"
+    encoder = TextEncoder.load()
+    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    names = ["mean", "nearest", "topk", "sg", *arguments.generator]
+    generators = {name: open_generator(name, zoo, encoder) for name in names}
+    total = len(judged) * (3 + sum(len(SEEDS) if g.is_stochastic else 1 for g in generators.values()))
+    rows: list[Row] = []
+    with console.progress() as update:
+        score_unseen(
+            judged,
+            generators,
+            backbone,
+            encoder,
+            seeds=SEEDS,
+            max_length=zoo.manifest.recipe.score_length,
+            fixed={
+                "base": lambda _task: None,
+                "multi-task LoRA": lambda _task: zoo.multitask(),
+                "expert's own": lambda task: zoo.adapter(task.id),
+            },
+            on_row=lambda row: (rows.append(row), update("adapters scored", len(rows), total)),
+        )
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps(
+            [{"task": r.task, "method": r.method, "seed": r.seed} | r.scores.model_dump() for r in rows], indent=1
+        )
+    )
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loragen.evaluation.scoring import Scores
+from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe, Start
+from loragen.files import atomic_write
+from loragen.tasks import Task, TaskSource
+from loragen.zoo import MANIFEST, Card, Manifest, Zoo, expert_files
+
+SITES = {"layer.0.query": (6, 5), "layer.0.value": (4, 5), "layer.1.query": (6, 5)}
+DESCRIPTIONS = {
+    "bank": "Tell what a bank customer wants.",
+    "card": "Sort requests about credit cards.",
+    "cook": "What does someone ask about a recipe?",
+    "mood": "Is the writer happy or sad?",
+    "news": "Which section of the paper is this story from?",
+    "rain": "Does this report speak of a flood?",
+    "rude": "Is this comment insulting?",
+    "shop": "Is the product review good or bad?",
+}
+
+
+def make_expert(start: Start, *, seed: int, snapshots: int = 3) -> Expert:
+    rng = torch.Generator().manual_seed(seed)
+    mean = {site: torch.randn(b.shape, generator=rng) for site, b in start.lora_B.items()}
+    noise = {site: 0.05 * torch.randn(snapshots, *b.shape, generator=rng) for site, b in mean.items()}
+    return Expert(
+        lora_A=start.lora_A,
+        mean=mean,
+        variance={site: n.var(0) for site, n in noise.items()},
+        snapshots={site: mean[site] + n for site, n in noise.items()},
+        steps=10,
+        held_out_losses={5: 1.0, 10: 0.9},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Eight random experts over one frame of three small sites; the last one is there for validation."""
+    root: Path = tmp_path_factory.mktemp("zoo") / "tiny"
+    manifest = Manifest(
+        name="tiny",
+        base="tiny-base",
+        base_hash="0" * 64,
+        frame="random",
+        start="zero",
+        recipe=ExpertRecipe(r=2, target_modules=("query", "value")),
+        multitask=MultitaskRecipe(),
+    )
+    atomic_write(root / MANIFEST, manifest.to_yaml())
+    start = Start.random(SITES, 2, rng=torch.Generator().manual_seed(0))
+    scores = Scores(accuracy=0.5, macro_f1=0.5, cross_entropy=0.7, knn_accuracy=0.5)
+    for seed, (name, description) in enumerate(DESCRIPTIONS.items()):
+        task = Task(
+            id=name,
+            description=description,
+            paraphrases=(f"{description} Answer in one word.",),
+            labels=("yes", "no"),
+            source=TaskSource(train="train.jsonl", test="test.jsonl"),
+            licence="MIT" if seed % 2 else "CC BY 4.0",
+        )
+        expert = make_expert(start, seed=seed)
+        card = Card.of(
+            task,
+            expert,
+            manifest,
+            split="validation" if name == "shop" else "experts",
+            seconds=1.0,
+            dtype="float32",
+            versions={},
+            before=scores,
+            after=scores,
+        )
+        adapter, files = expert_files(expert, card)
+        adapter.save(root / "experts" / name, extra_files=files)
+    return Zoo.open(root)

@@ -1,0 +1,169 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loragen.codec import Codec
+
+SIZES = {"first": 12, "second": 6, "third": 4}
+
+
+def spread_samples(n=40, seed=0, sizes=SIZES, rank=None):
+    """Samples (n, d), float32, whose sites differ in location and in scale by orders of magnitude."""
+    rng = torch.Generator().manual_seed(seed)
+    d = sum(sizes.values())
+    shape = torch.randn(rank, d, generator=rng) if rank else torch.eye(d)
+    samples = torch.randn(n, len(shape), generator=rng) @ shape
+    scales = [10.0**-i for i in range(len(sizes)) for _ in range(list(sizes.values())[i])]
+    return (samples + 3.0) * torch.tensor(scales)
+
+
+def parts(values, sizes=SIZES):
+    return values.split(list(sizes.values()), dim=-1)
+
+
+@st.composite
+def fitted(draw):
+    """Sites of any sizes, samples of any location and scale, and a codec without a basis."""
+    sizes = {str(i): size for i, size in enumerate(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))}
+    n, seed = draw(st.integers(1, 6)), draw(st.integers(0, 2**31))
+    location, spread = draw(st.floats(-100, 100)), draw(st.sampled_from([0.0, 1e-3, 1.0, 1e3]))
+    samples = location + spread * torch.randn(n, sum(sizes.values()), generator=torch.Generator().manual_seed(seed))
+    return samples, Codec.fit(samples, sizes)
+
+
+@given(fitted(), st.sampled_from([(), (1,), (3, 2), (0,)]), st.integers(0, 2**31))
+def test_decoding_inverts_encoding(pair, batch, seed):
+    samples, codec = pair
+    x = samples[0] + codec.scale * torch.randn(*batch, codec.size, generator=torch.Generator().manual_seed(seed))
+    codes = codec.encode(x)
+    assert codes.shape == x.shape
+    tolerance = 1e-4 * codec.scale + 1e-6 * (codec.centre.abs() + samples.abs().amax(0))
+    assert ((codec.decode(codes) - x).abs() <= tolerance).all()
+    assert torch.allclose(codec.encode(codec.decode(codes)), codes, atol=1e-3)
+
+
+@pytest.mark.parametrize("components", [None, 1, 5, 100])
+def test_codes_of_the_samples_have_a_mean_square_of_one(components):
+    samples = spread_samples(rank=8)
+    codes = Codec.fit(samples, SIZES, components=components).encode(samples)
+    assert codes.shape == (len(samples), {None: 22, 1: 1, 5: 5, 100: 8}[components])
+    assert float(codes.square().mean()) == pytest.approx(1, rel=1e-4)
+    assert torch.allclose(codes.mean(0), torch.zeros(codes.shape[1]), atol=1e-4)
+
+
+def test_a_site_that_stands_still_takes_no_share_of_the_mean_square():
+    samples = spread_samples()
+    samples[:, 12:] = 7.0
+    codec = Codec.fit(samples, SIZES)
+    assert float(codec.encode(samples).square().mean()) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("components", [None, 5])
+def test_sites_weigh_alike_and_are_scaled_as_a_whole(components):
+    samples = spread_samples()
+    codec = Codec.fit(samples, SIZES, components=components)
+    scaled = (samples - samples.mean(0)) / codec.scale
+    squares = torch.stack([part.square().mean() for part in parts(scaled)])
+    assert torch.allclose(squares, squares[0].expand(3), rtol=1e-4)
+    assert all(len(part.unique()) == 1 for part in parts(codec.scale))
+    assert codec.scale.shape == (22,)
+
+
+def test_the_basis_spans_the_principal_subspace():
+    samples = spread_samples(rank=8)
+    codec = Codec.fit(samples, SIZES, components=3)
+    assert torch.allclose(codec.basis @ codec.basis.T, torch.eye(3), atol=1e-5)
+    scaled = ((samples - samples.mean(0)) / codec.scale).double()
+    covariance = scaled.T @ scaled
+    leading = torch.linalg.eigh(covariance).eigenvectors[:, -3:]
+    basis = codec.basis.double()
+    assert torch.allclose(basis.T @ basis, leading @ leading.T, atol=1e-4)
+
+
+def test_decoding_projects_on_the_subspace():
+    samples = spread_samples(rank=8)
+    codec = Codec.fit(samples, SIZES, components=3)
+    x = spread_samples(n=5, seed=1)
+    once = codec.decode(codec.encode(x))
+    assert not torch.allclose(once, x, rtol=1e-2)
+    assert torch.allclose(codec.decode(codec.encode(once)), once, atol=1e-4)
+    codes = torch.randn(7, 3, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(codec.encode(codec.decode(codes)), codes, atol=1e-4)
+
+
+def test_enough_components_hold_the_samples():
+    samples = spread_samples(rank=8)
+    codec = Codec.fit(samples, SIZES, components=100)
+    assert codec.size == 8, "directions that carry nothing are not kept"
+    assert torch.allclose(codec.decode(codec.encode(samples)), samples, rtol=1e-3, atol=1e-4)
+
+
+def test_energy_kept():
+    samples = spread_samples(rank=8)
+    some, every, none = (Codec.fit(samples, SIZES, components=k) for k in (3, 100, None))
+    kept = some.energy_kept(samples)
+    scaled = (samples - some.centre) / some.scale
+    lost = (scaled - scaled @ some.basis.T @ some.basis).square().sum(1) / scaled.square().sum(1)
+    assert torch.allclose(kept, 1 - lost, atol=1e-4)
+    assert kept.min() < 0.9
+    for whole in (every, none):
+        assert torch.allclose(whole.energy_kept(samples), torch.ones(len(samples)), atol=1e-4)
+    at_the_centre = some.centre[None]
+    assert some.energy_kept(at_the_centre).tolist() == [1.0], "nothing is lost of nothing"
+
+
+@pytest.mark.parametrize("components", [None, 4])
+def test_variances_are_the_diagonal_of_the_covariance(components):
+    codec = Codec.fit(spread_samples(rank=8), SIZES, components=components)
+    variance = torch.rand(2, 22, generator=torch.Generator().manual_seed(3)) * codec.scale.square()
+    linear = torch.diag(1 / codec.scale.double())  # the matrix that encode applies to x - centre
+    linear = linear if codec.basis is None else codec.basis.double() @ linear
+    wanted = torch.stack([(linear @ torch.diag(row.double()) @ linear.T).diagonal() for row in variance])
+    assert torch.allclose(codec.encode_variance(variance).double(), wanted, rtol=1e-4)
+
+
+def test_variances_are_those_of_random_draws():
+    codec = Codec.fit(spread_samples(rank=8), SIZES, components=4)
+    rng = torch.Generator().manual_seed(4)
+    deviation = torch.rand(22, generator=rng) * codec.scale
+    codes = codec.encode(codec.centre + 5.0 + deviation * torch.randn(100_000, 22, generator=rng))
+    assert torch.allclose(codec.encode_variance(deviation.square()), codes.var(0), rtol=0.03)
+
+
+@pytest.mark.parametrize("components", [None, 5])
+def test_sites_that_stand_still_do_no_harm(components):
+    samples = spread_samples()
+    samples[:, 12:] = 0.1  # a value whose float32 mean over 40 samples is not itself
+    codec = Codec.fit(samples, SIZES, components=components)
+    assert torch.equal(codec.centre[12:], samples[0, 12:])
+    codes = codec.encode(samples)
+    assert codes.isfinite().all()
+    assert codes.abs().max() < 10
+    elsewhere = samples.clone()
+    elsewhere[:, 12:] = 0.2
+    assert codec.encode(elsewhere).abs().max() < 1e5
+    assert codec.encode_variance(torch.full((22,), 1e-2)).isfinite().all()
+    # What a generator gets wrong by a whole unit of code moves such a site next to nothing.
+    moved = codec.decode(codes + 1) - codec.decode(codes)
+    assert moved[:, 12:].abs().max() < 1e-3 * moved[:, :12].abs().max()
+
+
+@pytest.mark.parametrize("components", [None, 5])
+@pytest.mark.parametrize("n", [1, 3])
+def test_samples_that_are_all_equal(components, n):
+    samples = spread_samples(n=1).expand(n, -1)
+    codec = Codec.fit(samples, SIZES, components=components)
+    assert codec.size == (22 if components is None else 1)
+    assert torch.equal(codec.encode(samples), torch.zeros(n, codec.size))
+    assert torch.equal(codec.decode(codec.encode(samples)), samples)
+
+
+@pytest.mark.parametrize("components", [None, 5])
+def test_tensors_restore_the_codec(components):
+    samples = spread_samples()
+    codec = Codec.fit(samples, SIZES, components=components)
+    restored = Codec.from_tensors({"network.weight": torch.ones(2), **codec.tensors()})
+    assert restored.size == codec.size
+    assert torch.equal(restored.encode(samples), codec.encode(samples))
+    assert all(name.startswith("codec.") and value.is_contiguous() for name, value in codec.tensors().items())

@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from loragen.embedding import TextEncoder
+from loragen.errors import GeneratorError, ZooError
+from loragen.generators.base import Condition
+from loragen.generators.catalogue import available, open_generator
+from loragen.generators.library import Library, mean_direction, softmax_weights
+from loragen.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder.load()
+
+
+def asked(encoder: TextEncoder, text: str = "Route a message to the right desk of a bank.") -> Condition:
+    return Condition(text, encoder.encode([text])[0])
+
+
+def generated(name: str, zoo: Zoo, encoder: TextEncoder, **options):
+    generator = open_generator(name, zoo, encoder, **options)
+    return generator.generate(asked(encoder), rng=torch.Generator().manual_seed(0))[0]
+
+
+def dense(zoo: Zoo, weights: dict[str, float], site: str) -> torch.Tensor:
+    return sum(weight * zoo.adapter(expert).delta_weight(site) for expert, weight in weights.items())
+
+
+def test_mean_is_the_dense_mean_of_the_experts_split(tiny_zoo, encoder) -> None:
+    generation = generated("mean", tiny_zoo, encoder)
+    experts = [card.id for card in tiny_zoo if card.split == "experts"]
+    assert {n.id for n in generation.neighbours} == set(experts)
+    for site in generation.adapter.sites:
+        reference = dense(tiny_zoo, dict.fromkeys(experts, 1 / len(experts)), site)
+        torch.testing.assert_close(generation.adapter.delta_weight(site), reference)
+
+
+def test_nearest_is_the_expert_itself(tiny_zoo, encoder) -> None:
+    generation = generated("nearest", tiny_zoo, encoder)
+    (neighbour,) = generation.neighbours
+    similarities = {
+        card.id: float(mean_direction(encoder.encode(card.descriptions)) @ asked(encoder).embedding)
+        for card in tiny_zoo
+        if card.split == "experts"
+    }
+    assert neighbour.id == max(similarities, key=similarities.__getitem__)
+    assert neighbour.similarity == pytest.approx(similarities[neighbour.id], abs=1e-5)
+    for site in generation.adapter.sites:
+        assert torch.equal(generation.adapter.delta_weight(site), tiny_zoo.adapter(neighbour.id).delta_weight(site))
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 100])
+def test_topk_is_the_softmax_weighted_dense_sum(tiny_zoo, encoder, top_k: int) -> None:
+    generation = generated("topk", tiny_zoo, encoder, top_k=top_k)
+    assert len(generation.neighbours) == min(top_k, 7)
+    expected = torch.softmax(torch.tensor([n.similarity for n in generation.neighbours]).double() / 0.1, 0)
+    torch.testing.assert_close(torch.tensor([n.weight for n in generation.neighbours]).double(), expected)
+    weights = {n.id: n.weight for n in generation.neighbours}
+    for site in generation.adapter.sites:
+        torch.testing.assert_close(generation.adapter.delta_weight(site), dense(tiny_zoo, weights, site))
+
+
+def test_a_low_temperature_favours_the_nearest() -> None:
+    warm, cold = softmax_weights([0.9, 0.8], 1.0), softmax_weights([0.9, 0.8], 0.01)
+    assert warm[0] < cold[0]
+    assert sum(cold) == pytest.approx(1)
+
+
+def test_validation_experts_are_never_drawn_on(tiny_zoo, encoder) -> None:
+    text = tiny_zoo.card("shop").description
+    generator = open_generator("topk", tiny_zoo, encoder, top_k=100)
+    condition = Condition(text, encoder.encode([text])[0])
+    (generation,) = generator.generate(condition, rng=torch.Generator())
+    assert "shop" not in {n.id for n in generation.neighbours}
+
+
+def test_licences_limit_the_experts(tiny_zoo, encoder) -> None:
+    generation = generated("topk", tiny_zoo, encoder, licences=["mit"], top_k=100)
+    assert {tiny_zoo.card(n.id).licence for n in generation.neighbours} == {"MIT"}
+    with pytest.raises(ZooError, match=r"holds: CC BY 4\.0; MIT"):
+        open_generator("topk", tiny_zoo, encoder, licences=["GPL-3.0"])
+
+
+def test_an_unknown_generator_is_named_with_the_known_ones(tiny_zoo, encoder) -> None:
+    with pytest.raises(GeneratorError, match=r"'sgg'; this zoo has mean, nearest, topk"):
+        open_generator("sgg", tiny_zoo, encoder)
+    assert available(tiny_zoo) == ("mean", "nearest", "topk")
+
+
+def test_top_k_is_refused_where_it_means_nothing(tiny_zoo, encoder) -> None:
+    with pytest.raises(GeneratorError, match="does not apply to 'mean'"):
+        open_generator("mean", tiny_zoo, encoder, top_k=3)
+
+
+def test_embeddings_are_kept_beside_the_zoo_and_equal_fresh_ones(tiny_zoo, encoder) -> None:
+    first = Library.of(tiny_zoo, encoder)
+    assert list((tiny_zoo.root / "embeddings").glob("embeddings-*.safetensors"))
+    second = Library.of(tiny_zoo, encoder)
+    torch.testing.assert_close(first.index.vectors, second.index.vectors)
+    torch.testing.assert_close(first.paraphrases[0], encoder.encode(tiny_zoo.card(tiny_zoo.ids[0]).descriptions))
