@@ -138,9 +138,14 @@ def _make_start(config: ZooConfig, task_set: TaskSet, backbone: Backbone, report
             start = Start.at(trained) if config.start == "multitask" else Start.at(trained).from_zero()
         else:
             start = Start(start.lora_A, {site: trained.lora_B[site].float() for site in trained.sites})
+    write_start(config.out, start)
+
+
+def write_start(zoo: Path, start: Start) -> None:
+    """Settle the frame and start of a zoo to be built."""
     tensors = {f"{site}.lora_A": a.contiguous() for site, a in start.lora_A.items()}
     tensors |= {f"{site}.lora_B": b.contiguous() for site, b in start.lora_B.items()}
-    atomic_write(path, save(tensors))
+    atomic_write(zoo / START, save(tensors))
 
 
 def read_start(zoo: Path) -> Start:

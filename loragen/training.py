@@ -81,9 +81,13 @@ class _Calls(Callback):
         self.on_step = on_step
         self.on_epoch = on_epoch
 
-    def on_train_epoch_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        # One seed an epoch: a run that is resumed draws what an uninterrupted one would have drawn.
-        torch.manual_seed(self.seed + trainer.current_epoch)
+    def on_train_batch_start(
+        self, trainer: L.Trainer, _module: L.LightningModule, _batch: Batch, batch_idx: int
+    ) -> None:
+        # One seed an epoch: a run that is resumed draws what an uninterrupted one would have drawn. Set at the first
+        # batch, since a loader draws a number of its own, and in a resumed run it does so after the epoch's start.
+        if batch_idx == 0:
+            torch.manual_seed(self.seed + trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self.on_step is not None:
@@ -134,10 +138,20 @@ def fit(
         )
         module = _Module(objective, schedule)
         resume = str(last) if last is not None and last.exists() else None
-        trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True if resume else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        with _plain_interrupt():
+            trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True if resume else None)
     return module.history
+
+
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Let Ctrl-C come out as what it is; Lightning turns it into an exit of the whole process."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 @contextmanager

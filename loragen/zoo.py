@@ -120,12 +120,15 @@ class Zoo:
         """Read the manifest and all cards.
 
         Raises:
-            ZooError: there is no zoo, or a card is damaged.
+            ZooError: there is no zoo, or its manifest or a card is damaged.
         """
         if not (root / MANIFEST).is_file():
             raise ZooError(f"There is no zoo in {root} (no {MANIFEST}); build one with `loragen zoo build CONFIG`.")
-        manifest = Manifest.from_yaml(root / MANIFEST)
         folders = sorted(path.parent for path in (root / "experts").glob("[!.]*/card.yaml"))
+        try:
+            manifest = Manifest.from_yaml(root / MANIFEST)
+        except ConfigError as error:
+            raise ZooError(f"The zoo's manifest is damaged; restore it, or build elsewhere.\n{error}") from error
         try:
             cards = {
                 folder.name: Card.checked(read_yaml(folder / "card.yaml"), source=str(folder)) for folder in folders
@@ -134,6 +137,9 @@ class Zoo:
             raise ZooError(
                 f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
             ) from error
+        for name, card in cards.items():
+            if card.id != name:
+                raise ZooError(f"{root / 'experts' / name} holds the card of {card.id!r}; restore it, or remove it.")
         return cls(root, manifest, cards)
 
     def __len__(self) -> int:
@@ -168,10 +174,12 @@ class Zoo:
             and card.id not in without
         }
         if not kept:
-            met = sorted({card.licence for card in self}) if wanted is not None else sorted({c.split for c in self})
-            what = f"licences {sorted(licences or ())}" if wanted is not None else f"splits {sorted(splits or ())}"
+            asked = {"licences": licences, "splits": splits, "without": without or None}
+            what = ", ".join(f"{name} {sorted(values)}" for name, values in asked.items() if values is not None)
+            met = sorted({card.licence if wanted is not None else card.split for card in self})
             raise ZooError(
-                f"No expert of the zoo in {self.root} has {what}; it holds: {'; '.join(met) or 'no expert at all'}."
+                f"No expert of the zoo in {self.root} is left for {what or 'any use'}; "
+                f"it holds: {'; '.join(met) or 'no expert at all'}."
             )
         return replace(self, cards=kept)
 
@@ -237,9 +245,11 @@ class Zoo:
             return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
         if adapter.norm() == 0:
             return "all delta weights are zero: the adapter does nothing"
+        variance, snapshots = self.variance(card.id), self.snapshots(card.id)
         for site in adapter.sites:
+            if site not in variance or site not in snapshots:
+                return f"statistics of {site} are missing"
             shape = tuple(adapter.lora_B[site].shape)
-            variance, snapshots = self.variance(card.id), self.snapshots(card.id)
             if tuple(variance[site].shape) != shape or tuple(snapshots[site].shape[1:]) != shape:
                 return f"statistics of {site} do not have the adapter's shape {shape}"
             if not (

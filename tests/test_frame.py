@@ -110,6 +110,13 @@ def test_a_smaller_frame_keeps_what_an_svd_of_the_stacked_updates_keeps(kind, r)
         assert frame.energy_kept(adapter) == pytest.approx(float(kept / total), abs=1e-5)
 
 
+def test_the_strongest_directions_come_first():
+    adapters = independent()
+    frame = Frame.fit(adapters, r=4)
+    right = torch.linalg.svd(torch.cat([adapter.delta_weight(QUERY) for adapter in adapters])).Vh[:4]
+    assert torch.allclose((frame.lora_A[QUERY] @ right.T).abs(), torch.eye(4), atol=1e-3)
+
+
 def test_a_rank_is_never_larger_than_the_input():
     assert Frame.fit(independent(), r=1000).lora_A[QUERY].shape == (10, 10)
 

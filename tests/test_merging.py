@@ -177,13 +177,14 @@ def test_adapters_of_other_bases_or_shapes_are_refused():
 @pytest.mark.parametrize("r", [1, 2, 5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_truncation_is_that_of_a_dense_svd(kind, r):
-    merged = weighted_sum(KINDS[kind](), [0.7, -0.2, 0.5])
-    cut = truncated(merged, r)
-    for site in merged.sites:
-        left, singular, right = torch.linalg.svd(merged.delta_weight(site).double(), full_matrices=False)
-        best = left[:, :r] * singular[:r] @ right[:r]
-        assert torch.allclose(cut.delta_weight(site).double(), best, atol=1e-5)
-        assert cut.lora_A[site].shape[0] == min(r, merged.lora_A[site].shape[0])
+    adapters = KINDS[kind](lora_alpha=5) if kind != "mixed" else mixed()
+    for whole in (*adapters, weighted_sum(adapters, [0.7, -0.2, 0.5])):
+        cut = truncated(whole, r)
+        for site in whole.sites:
+            left, singular, right = torch.linalg.svd(whole.delta_weight(site).double(), full_matrices=False)
+            best = left[:, :r] * singular[:r] @ right[:r]
+            assert torch.allclose(cut.delta_weight(site).double(), best, atol=1e-5)
+            assert cut.lora_A[site].shape[0] == min(r, whole.lora_A[site].shape[0])
 
 
 def test_truncation_to_the_full_rank_changes_nothing_even_beyond_the_sizes_of_the_module():

