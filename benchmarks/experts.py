@@ -43,7 +43,9 @@ STARTS = {
 
 def say(progress: Progress) -> None:
     if progress.stage == "experts":
-        line = f"{time.strftime('%H:%M:%S')} {progress.done}/{progress.total} {progress.card.id if progress.card else ''}"
+        line = (
+            f"{time.strftime('%H:%M:%S')} {progress.done}/{progress.total} {progress.card.id if progress.card else ''}"
+        )
         print(line, file=sys.stderr, flush=True)
 
 

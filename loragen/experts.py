@@ -22,7 +22,7 @@ class ExpertRecipe(StrictModel):
 
     r: int = Field(4, ge=1)
     target_modules: tuple[str, ...] = ("query", "value")
-    steps: int = Field(60, ge=1)
+    steps: int = Field(60, ge=2)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-2, gt=0)
     contrast_weight: float = Field(0.0, ge=0)
@@ -47,6 +47,7 @@ class MultitaskRecipe(StrictModel):
     steps: int = Field(2000, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     steps_per_checkpoint: int = Field(50, ge=1)
+    """State is kept this often; ``steps`` is rounded up to whole rounds."""
 
 
 @dataclass(frozen=True)

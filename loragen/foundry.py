@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -103,13 +105,21 @@ def _manifest(config: ZooConfig, backbone: Backbone) -> Manifest:
         atomic_write(path, wanted.to_yaml())
         return wanted
     met = Manifest.from_yaml(path)
-    differing = [name for name in Manifest.model_fields if getattr(met, name) != getattr(wanted, name)]
+    differing = list(_differences(met.model_dump(), wanted.model_dump()))
     if differing:
         raise ZooError(
-            f"{config.out} holds a zoo made with another {', '.join(differing)}; "
+            f"{config.out} holds a zoo made otherwise: {', '.join(differing)}; "
             f"give another `out`, or make the config agree with {path}."
         )
     return met
+
+
+def _differences(met: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in wanted.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{rest}" for rest in _differences(met[key], value))
+        elif met[key] != value:
+            yield f"{key} ({met[key]} there, {value} asked for)"
 
 
 def _jobs(config: ZooConfig, task_set: TaskSet) -> list[tuple[Task, str]]:
@@ -127,6 +137,8 @@ def _make_start(config: ZooConfig, task_set: TaskSet, backbone: Backbone, report
     if path.exists():
         return
     if config.start_of is not None:
+        if not (config.start_of / START).is_file():
+            raise ZooError(f"`start_of` names {config.start_of}, which has no {START}; name the folder of a zoo.")
         atomic_write(path, (config.start_of / START).read_bytes())
         return
     recipe = config.recipe
@@ -168,7 +180,7 @@ def _train_multitask(config: ZooConfig, task_set: TaskSet, backbone: Backbone, s
             config.multitask,
             train_a=config.frame == "multitask",
             checkpoints=config.out / ".multitask.partial",
-            on_step=lambda step: report(Progress("multitask", step, total)),
+            on_step=lambda step: report(Progress("multitask", min(step, total), total)),
         )
         adapter = Adapter.from_factors(
             trained.lora_A, trained.lora_B, base_model_name_or_path=config.base, task_type="FEATURE_EXTRACTION"
@@ -197,8 +209,17 @@ _bench: _Bench | None = None
 def _open_bench(config: ZooConfig, manifest: Manifest, dtype: torch.dtype, threads: int) -> None:
     global _bench
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _bench = _Bench(Backbone.load(config.base, dtype=dtype), read_start(config.out), manifest, config)
+
+
+def _end_with_parent() -> None:
+    """Without this, the workers of a parent that was killed wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train_one(task: Task, split: str) -> Card:
@@ -254,12 +275,13 @@ def _train_all(
     if not calls:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(config.workers or cores, len(calls))
+    workers = config.workers or cores
     # "spawn" because forked children inherit the parent's OpenMP threads, which do not survive a fork.
     pool = ProcessPoolExecutor(
-        workers,
+        min(workers, len(calls)),
         mp_context=get_context("spawn"),
         initializer=_open_bench,
+        # The number of threads bears on the last bits: it does not go by how much there is left to do.
         initargs=(config, manifest, dtype, max(1, cores // workers)),
     )
     try:
@@ -269,5 +291,10 @@ def _train_all(
             for future in finished:
                 done += 1
                 report(Progress("experts", done, len(jobs), future.result()))
+    except BrokenProcessPool as error:
+        raise ZooError(
+            f"A process that trained experts was ended from outside, perhaps for want of memory; what was finished is "
+            f"kept. Build again to go on, with fewer `workers` than {workers} if memory is short."
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

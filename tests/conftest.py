@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from loragen.evaluation.scoring import Scores
 from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe, Start
 from loragen.files import atomic_write
 from loragen.tasks import Task, TaskSource
 from loragen.zoo import MANIFEST, Card, Manifest, Zoo, expert_files
+
+settings.register_profile("loragen", deadline=None)  # a loaded machine is no reason to fail
+settings.load_profile("loragen")
 
 SITES = {"layer.0.query": (6, 5), "layer.0.value": (4, 5), "layer.1.query": (6, 5)}
 DESCRIPTIONS = {

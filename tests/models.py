@@ -1,4 +1,4 @@
-"""Tiny random base models: no downloads, and the same weights for the same seed."""
+"""Tiny random base models and tasks: no downloads, and the same values for the same seed."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from loragen.tasks import Task, TaskSource
 
 
 def tiny_bert(seed: int = 0, layers: int = 2) -> nn.Module:
@@ -84,6 +86,23 @@ def write_tiny_encoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     return folder
+
+
+def word_task(
+    folder: Path, name: str = "drinks", *, words: tuple[str, str] = ("soup", "tea"), train: int = 200
+) -> Task:
+    """A task that `write_tiny_encoder(..., seed=1)` can learn: which of two words stands among random letters?"""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = torch.Generator().manual_seed(sum(name.encode()))
+    for part, size in (("train", train), ("test", 40)):
+        rows = []
+        for i in range(size):
+            letters = ["abcdefghij"[j] for j in torch.randint(10, (2 + i % 7,), generator=rng).tolist()]
+            letters[int(torch.randint(len(letters), (), generator=rng))] = words[i % 2]
+            rows.append(json.dumps({"text": " ".join(letters), "label": words[i % 2]}))
+        (folder / f"{name}.{part}.jsonl").write_text("\n".join(rows))
+    source = TaskSource(train=str(folder / f"{name}.train.jsonl"), test=str(folder / f"{name}.test.jsonl"))
+    return Task(id=name, description=f"Is it {words[0]} or {words[1]}?", labels=words, source=source, licence="CC0")
 
 
 def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
