@@ -1,0 +1,146 @@
+"""Promises about the package as a whole: layers, imports, configs, README."""
+
+import ast
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from loragen.cli import app
+from loragen.foundry import ZooConfig
+from loragen.generators.sg_fit import SGTrainConfig
+from loragen.tasks import TaskSetConfig
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "loragen").rglob("*.py")
+}
+# From the bottom up; a module may import those of earlier rows, and of its own row.
+LAYERS = [
+    {"errors", "files", "schedule", "objective"},
+    {"config", "lora_settings"},
+    {"adapter"},
+    {"codec", "frame", "tasks", "embedding", "index"},
+    {"merging", "backbone"},
+    {"classification", "experts", "training", "plotting"},
+    {"evaluation", "evaluation.scoring"},
+    {"zoo"},
+    {"generators", "generators.base", "generators.library", "generators.merge", "generators.sg"},
+    {"generators.sg_fit", "generators.catalogue"},
+    {"evaluation.unseen", "emission", "foundry", "runs"},
+    {"console", "cli", "__main__", "__init__"},
+]
+HEAVY = {
+    "transformers",
+    "peft",
+    "lightning",
+    "sentence_transformers",
+    "datasets",
+    "faiss",
+    "sklearn",
+    "matplotlib",
+    "rich",
+}
+AT_HOME = {"training": {"lightning"}, "plotting": {"matplotlib"}, "console": {"rich"}}
+
+
+def short(module: str) -> str:
+    return module.removeprefix("loragen").removeprefix(".") or "__init__"
+
+
+def top_level_imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        for inner in [node, *(getattr(node, "body", []) if isinstance(node, ast.Try) else [])]:
+            if isinstance(inner, ast.Import):
+                found |= {alias.name for alias in inner.names}
+            elif isinstance(inner, ast.ImportFrom):
+                found.add(inner.module or "")
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down_only(module: str) -> None:
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    assert short(module) in level, f"give {module} a layer"
+    for imported in top_level_imports(MODULES[module]):
+        if imported.startswith("loragen"):
+            assert level[short(imported)] <= level[short(module)], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_heavy_imports_stand_where_they_are_used(module: str) -> None:
+    heavy = {name.partition(".")[0] for name in top_level_imports(MODULES[module])} & HEAVY
+    assert heavy <= AT_HOME.get(short(module), set())
+
+
+def test_only_training_imports_lightning() -> None:
+    importing = {
+        short(module)
+        for module, path in MODULES.items()
+        if re.search(r"^\s*(import|from) lightning", path.read_text(), re.MULTILINE)
+    }
+    assert importing == {"training"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_valid(path: Path) -> None:
+    model = {"zoo": ZooConfig, "train": SGTrainConfig, "tasks": TaskSetConfig}[path.parent.name]
+    model.from_yaml(path)
+
+
+def test_torch_is_pinned_for_the_tested_install() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    assert pins["torch"] == "2.13.0"
+    names = [
+        re.split(r"[<>=]", requirement)[0]
+        for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ]
+    known = {name.casefold().replace("_", "-") for name in pins}
+    assert [name for name in names if name.casefold() not in known] == []
+
+
+# --- README ---
+
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> dict[str, list[str]]:
+    """Command → the options its help knows."""
+    root = typer.main.get_command(app)
+    found = {}
+    for name, command in root.commands.items():
+        for path, leaf in [(name, command), *((f"{name} {n}", c) for n, c in getattr(command, "commands", {}).items())]:
+            found[path] = [option for parameter in leaf.params for option in parameter.opts]
+    return found
+
+
+def test_readme_names_only_commands_and_options_that_exist() -> None:
+    known = commands()
+    lines = re.findall(r"^\$ loragen (.+)$", README, re.MULTILINE)
+    lines += re.findall(r"`loragen ([^`|\\]+)`", README)
+    assert len(lines) > 5
+    for line in lines:
+        words = shlex.split(line.partition("#")[0].replace("…", ""))
+        command = " ".join(words[:2]) if words[0] == "zoo" else words[0]
+        assert command in known, line
+        assert {word for word in words if word.startswith("--")} <= set(known[command]), line
+
+
+def test_readme_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_readme_says_what_loragen_is_not_in_its_first_lines() -> None:
+    assert "LoRAGen and LoRA-Gen" in "\n".join(README.splitlines()[:8])
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "$ make test" in README
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
