@@ -144,3 +144,11 @@ def test_readme_says_what_loragen_is_not_in_its_first_lines() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "$ make test" in README
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_oracles_are_trained_by_the_recipe_of_the_shipped_zoo() -> None:
+    zoo, oracles = (ZooConfig.from_yaml(ROOT / "configs" / "zoo" / f"{name}.yaml") for name in ("minilm", "oracles"))
+    for field in ("base", "frame", "start", "recipe", "multitask"):
+        assert getattr(zoo, field) == getattr(oracles, field)
+    assert oracles.start_of == zoo.out
+    assert str(oracles.out).startswith("runs/")  # which git ignores
