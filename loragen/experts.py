@@ -154,9 +154,10 @@ class AdapterObjective(Objective):
         with backbone.using(self.factors()):
             texts = backbone.embed(batch.ids)
             labels = backbone.embed(batch.label_ids)
-        parts = {"label_text": label_text_loss(texts, labels, batch.targets)}
+        targets = batch.targets.to(texts.device)  # the trainer moves factors and batches, but not the hidden base
+        parts = {"label_text": label_text_loss(texts, labels, targets)}
         if self.contrast_weight:
-            parts["contrast"] = contrast_loss(texts, batch.targets)
+            parts["contrast"] = contrast_loss(texts, targets)
         return {"loss": parts["label_text"] + self.contrast_weight * parts.get("contrast", 0.0)} | parts
 
     @torch.inference_mode()
@@ -207,7 +208,7 @@ def train_expert(task: Task, backbone: Backbone, start: Start, recipe: ExpertRec
         lambda _epoch: steps,
         Schedule(1, recipe.steps, recipe.learning_rate),
         seed=recipe.seed,
-        on_step=lambda _step: trajectory.append([b.detach().clone() for b in objective.lora_B]),
+        on_step=lambda _step: trajectory.append([b.detach().cpu().clone() for b in objective.lora_B]),
     )
     points = {site: torch.stack([b[i] for b in trajectory]) for i, site in enumerate(objective.sites)}
     return _choose_window(objective, points, held_out, start, recipe)
@@ -267,6 +268,6 @@ def train_multitask(
     objective = AdapterObjective(backbone, start, train_a=train_a, contrast_weight=recipe.contrast_weight)
     schedule = Schedule(-(-multitask.steps // per_epoch), per_epoch, multitask.learning_rate)
     history = fit(objective, batches, schedule, seed=recipe.seed, checkpoints=checkpoints, on_step=on_step)
-    lora_a = {site: a.detach().clone() for site, a in zip(objective.sites, objective.lora_A, strict=True)}
-    lora_b = {site: b.detach().clone() for site, b in zip(objective.sites, objective.lora_B, strict=True)}
+    lora_a = {site: a.detach().cpu().clone() for site, a in zip(objective.sites, objective.lora_A, strict=True)}
+    lora_b = {site: b.detach().cpu().clone() for site, b in zip(objective.sites, objective.lora_B, strict=True)}
     return Start(lora_a, lora_b), history

@@ -32,21 +32,22 @@ def train_generator(config: SGTrainConfig, *, on_step: Callable[[int], None] | N
     """Train the generator of a config and write its folder.
 
     State is kept beside the folder after every epoch. An interrupted run of the same config goes on from there; a run
-    of another config does not touch that state but refuses.
+    of another config, or on other experts, does not touch that state but refuses.
 
     Raises:
-        GeneratorError: an unfinished run with other settings lies there.
+        GeneratorError: an unfinished run with other settings or experts lies there.
         ZooError: the zoo is missing, empty or damaged.
     """
     zoo = Zoo.open(config.zoo).select(splits=config.splits)
     state = config.out.with_name(f".{config.out.name}.partial")
-    recipe = state / RUN
-    if recipe.exists() and recipe.read_text() != config.to_yaml():
+    encoder = TextEncoder.load(config.encoder)
+    settings = f"{config.to_yaml()}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
+    if any(state.glob("*.ckpt")) and (state / RUN).read_text() != settings:
         raise GeneratorError(
-            f"{state} holds an unfinished run with other settings; finish it with its own config, or remove it."
+            f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
         )
-    atomic_write(recipe, config.to_yaml())
-    generator, history = fit_sg(config, zoo, TextEncoder.load(config.encoder), checkpoints=state, on_step=on_step)
+    atomic_write(state / RUN, settings)
+    generator, history = fit_sg(config, zoo, encoder, checkpoints=state, on_step=on_step)
     with atomic_folder(config.out) as folder:
         for name, content in generator.files().items():
             atomic_write(folder / name, content)

@@ -1,0 +1,186 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from loragen.embedding import EMBEDDED_MODEL, TextEncoder
+from loragen.errors import ConfigError, GeneratorError, MissingExtraError, ZooError
+from loragen.generators.catalogue import open_generator
+from loragen.generators.sg import SG, SGConfig
+from loragen.generators.sg_fit import SGTrainConfig
+from loragen.runs import LOSSES, PLOT, RUN, Trained, train_generator
+from loragen.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def config(tiny_zoo, tmp_path_factory) -> SGTrainConfig:
+    return SGTrainConfig(
+        generator="sg",
+        zoo=tiny_zoo.root,
+        encoder=EMBEDDED_MODEL,
+        out=tmp_path_factory.mktemp("generators") / "sg",
+        sg=SGConfig(top_k=2, components=5, latent_size=3, hidden_size=8),
+        epochs=4,
+        steps_per_epoch=5,
+        batch_size=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config) -> Trained:
+    return train_generator(config)
+
+
+@pytest.fixture
+def elsewhere(config, tmp_path) -> SGTrainConfig:
+    return changed(config, out=tmp_path / "sg")
+
+
+def changed(config: SGTrainConfig, **values) -> SGTrainConfig:
+    return SGTrainConfig.model_validate(config.model_dump() | values)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def unfinished(config: SGTrainConfig, at: int = 13) -> None:
+    """Leave a run that was interrupted at a step."""
+
+    def stop(step: int) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(config, on_step=stop)
+
+
+# --- a run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_generator_its_config_and_its_losses(trained, config, tiny_zoo):
+    files = {"generator.yaml", "generator.safetensors", "frame.safetensors", RUN, LOSSES, PLOT}
+    assert contents(config.out).keys() == files
+    assert [path.name for path in config.out.parent.iterdir()] == ["sg"], "no state is left"
+    assert SGTrainConfig.from_yaml(config.out / RUN) == config
+    generator = SG.load(config.out)
+    assert generator.manifest.zoo_hash == tiny_zoo.select(splits={"experts"}).fingerprint
+    assert (config.out / PLOT).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_losses_are_those_of_the_run(trained, config, tiny_zoo):
+    rows = json.loads((config.out / LOSSES).read_text())
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert rows[0].keys() == {"step", "loss", "reconstruction", "kl"}
+    tail = rows[-2:]
+    assert trained.final == {
+        name: pytest.approx(sum(row[name] for row in tail) / 2, abs=1e-4) for name in ("loss", "reconstruction", "kl")
+    }
+    assert trained.experts == tiny_zoo.select(splits={"experts"}).ids
+    assert trained.plot == config.out / PLOT
+
+
+def test_what_was_trained_opens_as_a_generator_of_its_zoo(trained, config, tiny_zoo):
+    assert isinstance(open_generator(str(config.out), tiny_zoo, TextEncoder.load()), SG)
+
+
+def test_a_long_run_is_thinned_to_means_that_keep_the_whole(elsewhere):
+    train_generator(changed(elsewhere, epochs=2, steps_per_epoch=205))
+    rows = json.loads((elsewhere.out / LOSSES).read_text())
+    assert len(rows) <= 200
+    assert rows[-1]["step"] == 410
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+
+
+def test_training_again_replaces_the_generator_with_an_equal_one(trained, config):
+    before = contents(config.out)
+    train_generator(config)
+    assert contents(config.out) == before
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(trained, config, elsewhere):
+    unfinished(elsewhere)
+    assert not elsewhere.out.exists(), "a generator is whole or not there"
+    steps = []
+    train_generator(elsewhere, on_step=steps.append)
+    assert steps == list(range(11, 21)), "from the last whole epoch on"
+    met, wanted = contents(elsewhere.out), contents(config.out)
+    assert met.pop(RUN) != wanted.pop(RUN), "which names its own folder"
+    assert met == wanted
+    assert [path.name for path in elsewhere.out.parent.iterdir()] == ["sg"]
+
+
+def test_an_unfinished_run_with_other_settings_is_refused_and_kept(elsewhere):
+    unfinished(elsewhere)
+    state = elsewhere.out.with_name(".sg.partial")
+    before = contents(state)
+    with pytest.raises(GeneratorError, match=r"\.sg\.partial holds an unfinished run with other settings"):
+        train_generator(changed(elsewhere, learning_rate=1e-4))
+    assert contents(state) == before
+    steps = []
+    train_generator(elsewhere, on_step=steps.append)
+    assert steps[0] == 11
+
+
+def test_an_unfinished_run_on_other_experts_is_refused(elsewhere, tiny_zoo, tmp_path):
+    asked = changed(elsewhere, zoo=shutil.copytree(tiny_zoo.root, tmp_path / "zoo"))
+    unfinished(asked)
+    shutil.rmtree(tmp_path / "zoo" / "experts" / "rain")
+    with pytest.raises(GeneratorError, match="other settings or experts"):
+        train_generator(asked)
+
+
+def test_a_run_that_never_began_is_in_nobodys_way(elsewhere):
+    with pytest.raises(ConfigError, match="no-such-encoder"):
+        train_generator(changed(elsewhere, encoder="no-such-encoder"))
+    unfinished(elsewhere, at=1)  # before any state was kept
+    train_generator(changed(elsewhere, epochs=1))
+    assert SG.load(elsewhere.out).manifest.experts
+
+
+# --- what can be missing --------------------------------------------------------------------------------------------
+
+
+def test_without_matplotlib_there_is_no_plot_and_no_failure(trained, config, elsewhere, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib" or name == "loragen.plotting"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'loragen\[plot\]'"):
+        __import__("loragen.plotting")
+    assert train_generator(elsewhere).plot is None
+    assert contents(elsewhere.out).keys() == contents(config.out).keys() - {PLOT}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"generator": "gs"}, "generator"),
+        ({"epoch": 3}, "epoch"),
+        ({"sg": {"top_k": 0}}, r"sg\.top_k"),
+        ({"learning_rate": -1}, "learning_rate"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(config, tmp_path, values, named):
+    path = tmp_path / "sg.yaml"
+    path.write_text(json.dumps(json.loads(config.model_dump_json()) | values))
+    with pytest.raises(ConfigError, match=named):
+        SGTrainConfig.from_yaml(path)
+
+
+def test_a_missing_zoo_or_split_leaves_nothing(elsewhere, tmp_path):
+    with pytest.raises(ZooError, match="no zoo"):
+        train_generator(changed(elsewhere, zoo=tmp_path / "nowhere"))
+    with pytest.raises(ZooError, match="test_near"):
+        train_generator(changed(elsewhere, splits=("test_near",)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_splits_say_whom_to_learn_from(elsewhere, tiny_zoo):
+    whole = train_generator(changed(elsewhere, splits=("experts", "validation"), epochs=1))
+    assert whole.experts == tiny_zoo.ids == SG.load(elsewhere.out).manifest.experts
+    assert Zoo.open(elsewhere.zoo).ids == tiny_zoo.ids
