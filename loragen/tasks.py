@@ -3,12 +3,9 @@
 A YAML file describes a set of tasks, in full or as a table with a template for the places of the examples.
 """
 
-import csv
 import difflib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,10 +14,10 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 
 from loragen.config import StrictModel
 from loragen.errors import MissingExtraError, TaskError
+from loragen.rows import Row, cell, parse_json, read_rows, reading, text
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Row = tuple[str, dict[str, Any]]  # where the row stands, for messages; and its columns
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class Task(StrictModel):
     def _load(self, part: Literal["train", "test"]) -> Examples:
         rows = _part_rows(self, part)
         return Examples(
-            texts=tuple(_text(row, self.source.text) for row in rows),
+            texts=tuple(text(row, self.source.text) for row in rows),
             pairs=_pairs(rows, self.source.text_pair),
             labels=self._label_positions(rows),
         )
@@ -140,7 +137,7 @@ class Task(StrictModel):
             positions |= {str(position): position for position in range(len(self.labels))}
         found = []
         for row in rows:
-            value = _cell(row, self.source.label)
+            value = cell(row, self.source.label)
             position = None if value is None else positions.get(str(value).strip())
             if position is None:
                 raise TaskError(
@@ -246,30 +243,6 @@ def overlap(train: Sequence[Task], held_out: Sequence[Task], by: Literal["id", "
     return sorted(names(train) & names(held_out))
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read a UTF-8 JSONL, JSON (array of objects) or CSV file, or a Parquet file, as rows of columns.
-
-    Raises:
-        TaskError: the file is missing, damaged, of another kind or not UTF-8.
-    """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise TaskError(f"{path} ends in none of {', '.join(_READERS)}; convert it to one of them.")
-    with _reading(path):
-        return list(reader(path))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 ({error}); convert it, for example with iconv.") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise TaskError(f"Cannot read {path}: {reason}. Check the name and the folder it is relative to.") from error
-
-
 def _part_rows(task: Task, part: Literal["train", "test"]) -> list[Row]:
     source = task.source
     file, split = (source.train, source.train_split) if part == "train" else (source.test, source.test_split)
@@ -282,67 +255,6 @@ def _part_rows(task: Task, part: Literal["train", "test"]) -> list[Row]:
     if not rows:
         raise TaskError(f"{file or f'{source.hub}[{split}]'} holds no examples for task {task.id}.")
     return rows
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _json_row(_parse_json(line, f"{path}:{number}"), f"{path}:{number}")
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    values = _parse_json(path.read_text(encoding="utf-8-sig"), str(path))
-    if not isinstance(values, list):
-        raise TaskError(f"{path} holds {type(values).__name__}; a JSON array of objects was wanted.")
-    for number, value in enumerate(values, 1):
-        yield _json_row(value, f"{path} (row {number})")
-
-
-def _json_row(value: Any, place: str) -> Row:
-    if not isinstance(value, dict):
-        raise TaskError(f"{place} holds {type(value).__name__}; a JSON object of columns was wanted.")
-    return place, value
-
-
-def _parse_json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{place} is not JSON: {error}.") from error
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                place = f"{path}:{reader.line_num}"
-                if None in row:
-                    raise TaskError(f"{place} has more cells than the header; put texts that hold commas in quotes.")
-                yield place, row
-        except csv.Error as error:
-            raise TaskError(f"{path}:{reader.reader.line_num} is not CSV: {error}.") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise TaskError(f"{path} is not a readable Parquet file: {error}") from error
-    for number, row in enumerate(rows, 1):
-        yield f"{path} (row {number})", row
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": _jsonl_rows,
-    ".json": _json_rows,
-    ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
-}
 
 
 def _hub_rows(source: TaskSource, split: str, labels: Sequence[str]) -> list[Row]:
@@ -372,26 +284,10 @@ def _named(names: Sequence[str], value: int) -> str | int:
     return names[value] if 0 <= value < len(names) else value  # -1 marks a hidden test label
 
 
-def _cell(row: Row, column: str) -> Any:
-    place, cells = row
-    if column not in cells:
-        raise TaskError(
-            f"{place} has no column {column!r}; it has: {', '.join(cells)}. Name the right one under 'source'."
-        )
-    return cells[column]
-
-
-def _text(row: Row, column: str) -> str:
-    value = _cell(row, column)
-    if not isinstance(value, str) or not value.strip():
-        raise TaskError(f"{row[0]}: the column {column!r} holds {value!r}; a non-empty text was wanted.")
-    return value
-
-
 def _pairs(rows: Sequence[Row], column: str | None) -> tuple[str, ...] | None:
     if column is None or not any(_is_filled(cells.get(column)) for _, cells in rows):
         return None
-    return tuple(_text(row, column) for row in rows)
+    return tuple(text(row, column) for row in rows)
 
 
 def _is_filled(value: Any) -> bool:
@@ -401,13 +297,13 @@ def _is_filled(value: Any) -> bool:
 def _tabled(config: TaskSetConfig, folder: Path) -> Iterator[Task]:
     assert config.table is not None
     for row in read_rows(folder / config.table):
-        values = {name: _cell(row, column) for name, column in config.columns.items()}
+        values = {name: cell(row, column) for name, column in config.columns.items()}
         yield Task.checked({**values, "source": config.source}, source=row[0])
 
 
 def _read_splits(path: Path) -> dict[str, tuple[str, ...]]:
-    with _reading(path):
-        values = _parse_json(path.read_text(encoding="utf-8-sig"), str(path))
+    with reading(path):
+        values = parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     try:
         return TypeAdapter(dict[str, tuple[str, ...]]).validate_python(values)
     except ValidationError as error:

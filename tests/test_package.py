@@ -22,7 +22,7 @@ MODULES = {
 # From the bottom up; a module may import those of earlier rows, and of its own row.
 LAYERS = [
     {"errors", "files", "schedule", "objective"},
-    {"config", "lora_settings"},
+    {"config", "lora_settings", "rows"},
     {"adapter"},
     {"codec", "frame", "tasks", "embedding", "index"},
     {"merging", "backbone"},
