@@ -2,8 +2,8 @@
 
     python benchmarks/sg.py [--zoo zoo/minilm] [--only NAME …]
 
-Each variant changes one thing of configs/train/sg.yaml. Figures go to benchmarks/results/sg.json; variants that stand
-there already are not run again.
+Each variant changes configs/train/sg.yaml as stated, beginning from K 4 without dropout and hardly any weight decay.
+Figures go to benchmarks/results/sg.json; variants that stand there already are not run again.
 """
 
 import argparse
@@ -24,12 +24,10 @@ from loragen.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/sg.json")
 
-MERGES = {
-    f"topk: K {k}, τ {t}": (k, t)
-    for k, t in [(4, 0.1), (4, 0.05), (2, 0.1), (8, 0.1), (16, 0.05)]
-}
+MERGES = {f"topk: K {k}, τ {t}": (k, t) for k, t in [(4, 0.1), (4, 0.05), (2, 0.1), (8, 0.1), (16, 0.05)]}
+BEGINNING = ["sg.top_k=4", "sg.dropout=0", "weight_decay=0.01"]
 VARIANTS: dict[str, list[str]] = {
-    "as configured": [],
+    "beginning": [],
     "prior mean instead of a draw": ["sg.prior_scale=0"],
     "direct decoder": ["sg.decoder=direct"],
     "direct decoder, prior mean": ["sg.decoder=direct", "sg.prior_scale=0"],
@@ -41,6 +39,15 @@ VARIANTS: dict[str, list[str]] = {
     "K 16": ["sg.top_k=16"],
     "τ 0.05": ["sg.temperature=0.05"],
     "weight decay 1, dropout .3": ["weight_decay=1.0", "sg.dropout=0.3"],
+    "K 8, weight decay 1, dropout .3": ["sg.top_k=8", "weight_decay=1.0", "sg.dropout=0.3"],
+    "K 8, weight decay 1, dropout .5": ["sg.top_k=8", "weight_decay=1.0", "sg.dropout=0.5"],
+    "K 8, weight decay 1, dropout .5, λ 10": ["sg.top_k=8", "weight_decay=1.0", "sg.dropout=0.5", "sg.kl_weight=10"],
+    "direct, K 8, weight decay 1, dropout .3": [
+        "sg.decoder=direct",
+        "sg.top_k=8",
+        "weight_decay=1.0",
+        "sg.dropout=0.3",
+    ],
     "no projection, hidden 64": ["sg.components=null", "sg.hidden_size=64", "epochs=10"],
 }
 
@@ -65,7 +72,9 @@ def main() -> None:
         if name in MERGES:
             generator = TopK(library, *MERGES[name])
         else:
-            config = SGTrainConfig.from_yaml(Path("configs/train/sg.yaml"), [f"zoo={zoo.root}", *VARIANTS[name]])
+            config = SGTrainConfig.from_yaml(
+                Path("configs/train/sg.yaml"), [f"zoo={zoo.root}", *BEGINNING, *VARIANTS[name]]
+            )
             generator, history = fit_sg(config, experts, encoder)
             tail = history[-100:]
             facts = {key: round(sum(row[key] for row in tail) / len(tail), 4) for key in tail[0]}

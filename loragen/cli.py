@@ -140,8 +140,8 @@ def _show_generated(
         console.say(f"[yellow]{card.generator} draws nothing at random: the {len(results)} samples are equal.[/]")
     for _card, made in results:
         console.say(
-            f"[green]✓[/] {made.folder}: rank {made.r} at {made.sites} sites, read back; "
-            f"no no-op: the update has norm {made.norm:.3f}"
+            f"[green]✓[/] {made.folder}: rank {made.r} at {made.sites} sites; "
+            f"read back and not a no-op, its update has norm {made.norm:.2f}"
         )
         if merged:
             console.say(f"[green]✓[/] {made.folder}-merged: the base with it merged in")

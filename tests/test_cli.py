@@ -68,7 +68,7 @@ def test_generate_writes_an_adapter_and_says_what_it_did(run, tiny_zoo) -> None:
     folder = Path("adapters/route-a-bank-s-mail")
     assert Adapter.load(folder).norm() > 0
     assert {"adapter_config.json", "adapter_model.safetensors", "card.yaml", "README.md"} == set(files_of(folder))
-    for part in ("similarity", "weight", "bank", "no no-op", str(folder), "loragen classify"):
+    for part in ("similarity", "weight", "bank", "not a no-op", str(folder), "loragen classify"):
         assert part in result.out
     assert result.err == ""
 
