@@ -2,6 +2,7 @@
 
     python benchmarks/validation.py                    # the shipped zoo, mean, nearest, topk and sg
     python benchmarks/validation.py --generator runs/sg/other   # further generators, by folder
+    python benchmarks/validation.py --show             # the table again, from the figures kept
 
 Reads the tasks of configs/tasks/local.yaml; writes benchmarks/results/validation.json and prints the table as Markdown.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from loragen import console
 from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
+from loragen.evaluation.scoring import Scores
 from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
 from loragen.generators.catalogue import open_generator
 from loragen.tasks import TaskSet, overlap
@@ -41,6 +43,15 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def kept_rows() -> list[Row]:
+    """The rows of the last run."""
+    rows = []
+    for kept in json.loads(RESULTS.read_text()):
+        task, method, seed = (kept.pop(name) for name in ("task", "method", "seed"))
+        rows.append(Row(task, method, seed, Scores.checked(kept, source=str(RESULTS))))
+    return rows
+
+
 def by_seed(rows: Sequence[Row], method: str, score: str) -> list[float]:
     """Mean over the tasks for each seed of a method."""
     seeds = sorted({row.seed for row in rows if row.method == method})
@@ -51,7 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
     parser.add_argument("--generator", action="append", default=[], help="further generators, by folder")
+    parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()
+    if arguments.show:
+        print(markdown(kept_rows()))
+        return
     tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
     zoo = Zoo.open(arguments.zoo)
     experts, judged = zoo.select(splits={"experts"}), tasks.split("validation")

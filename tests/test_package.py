@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -106,6 +108,13 @@ def test_torch_is_pinned_for_the_tested_install() -> None:
 
 # --- README ---
 
+BENCHMARK = """
+import sys
+sys.path.insert(0, "benchmarks")
+import validation
+print(validation.markdown(validation.kept_rows()))
+"""
+
 README = (ROOT / "README.md").read_text()
 
 
@@ -152,3 +161,11 @@ def test_oracles_are_trained_by_the_recipe_of_the_shipped_zoo() -> None:
         assert getattr(zoo, field) == getattr(oracles, field)
     assert oracles.start_of == zoo.out
     assert str(oracles.out).startswith("runs/")  # which git ignores
+
+
+def test_readme_holds_the_table_that_the_benchmark_made() -> None:
+    table = subprocess.run(
+        [sys.executable, "-c", BENCHMARK], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert table.count("\n") >= 8
+    assert table in README
