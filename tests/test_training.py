@@ -165,6 +165,15 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert torch.equal(again, weight)
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """A process in the background of a shell ignores SIGINT from birth; this one shall not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_comes_out_as_such_and_leaves_a_state_to_go_on_from(tmp_path):
     def press(step):
         if step == 8:
