@@ -11,7 +11,7 @@ from loragen.errors import ConfigError, LoragenError, TaskError
 if TYPE_CHECKING:
     from loragen.embedding import TextEncoder
     from loragen.emission import GeneratedCard, Written
-    from loragen.zoo import Zoo
+    from loragen.zoo import Card, Zoo
 
 app = typer.Typer(
     help="Describe a task in words; get a LoRA.",
@@ -297,17 +297,28 @@ def _show_zoo(zoo: "Zoo", *, as_json: bool) -> None:
     if as_json:
         console.say_json([card.model_dump(mode="json", exclude={"recipe", "held_out_losses"}) for card in zoo])
         return
-    columns = ("expert", "split", "kind", "labels", "base", "expert ", "base kNN", "expert kNN", "licence")
-    rows = []
-    for card in zoo:
-        scores = [
-            f"{value:.3f}" if value is not None else "-"
-            for name in ("accuracy", "knn_accuracy")
-            for value in (card.before and getattr(card.before, name), card.after and getattr(card.after, name))
-        ]
-        rows.append((card.id, card.split, card.kind, str(len(card.labels)), *scores, card.licence))
-    numbers = ("labels", "base", "expert ", "base kNN", "expert kNN")
-    console.table(f"{zoo.manifest.name}: {len(zoo)} experts of {zoo.manifest.base}", columns, rows, numbers=numbers)
+    rows = [
+        (
+            card.id,
+            card.split,
+            str(len(card.labels)),
+            *(_gain(card, score) for score in ("accuracy", "knn_accuracy")),
+            card.licence,
+        )
+        for card in zoo
+    ]
+    console.table(
+        f"{zoo.manifest.name}: {len(zoo)} experts; accuracies of base → expert",
+        ("expert", "split", "labels", "label text", "kNN", "licence"),
+        rows,
+        numbers=("labels", "label text", "kNN"),
+    )
+
+
+def _gain(card: "Card", score: str) -> str:
+    if card.before is None or card.after is None:
+        return "not scored"
+    return f"{getattr(card.before, score):.3f} → {getattr(card.after, score):.3f}"
 
 
 @zoo_app.command("show")
