@@ -1,7 +1,7 @@
 """Compares ways to train experts: contrast weight and learning rate first, then frame and start.
 
 Everything is judged on the 13 validation tasks: by the experts trained on them, and by what merges and SG-LoRA make of
-the other experts there. Builds lie under `runs/` and are resumable; figures go to benchmarks/results/experts.json.
+the other experts there. Builds lie under `runs/` and are resumable; figures go to benchmarks/results/experts.json, and what stands there is kept.
 
     python benchmarks/experts.py recipe      # contrast weight and learning rate, from random A and zero B
     python benchmarks/experts.py start       # random or multi-task A, zero or multi-task B; needs the shipped zoo
@@ -80,7 +80,7 @@ def subset(tasks: TaskSet) -> tuple[str, ...]:
 
 def transfer_scores(zoo: Zoo, tasks: TaskSet) -> dict[str, dict[str, float]]:
     """What merges and SG-LoRA make of a zoo's experts on the validation tasks, beside the experts trained on these."""
-    encoder = TextEncoder.load()
+    encoder, has_own = TextEncoder.load(), any(card.split == "validation" for card in zoo)
     library = Library.of(zoo.select(splits={"experts"}), encoder)
     trained, _ = fit_sg(SGTrainConfig.from_yaml(Path("configs/train/sg.yaml")), library.zoo, encoder)
     rows = score_unseen(
@@ -90,7 +90,7 @@ def transfer_scores(zoo: Zoo, tasks: TaskSet) -> dict[str, dict[str, float]]:
         encoder,
         seeds=(0, 1, 2),
         max_length=zoo.manifest.recipe.score_length,
-        fixed={"base": lambda _task: None, "expert's own": lambda task: zoo.adapter(task.id)},
+        fixed={"base": lambda _task: None} | ({"expert's own": lambda task: zoo.adapter(task.id)} if has_own else {}),
     )
     return {score: {method: round(value, 4) for method, value in means(rows, score).items()} for score in SCORES}
 
@@ -107,12 +107,17 @@ def compare_starts(tasks: TaskSet, validation: tuple[str, ...], results: dict[st
     others = {expert for expert in shipped.ids if expert not in {*few, *validation}}
     scores = results.setdefault("start", {})
     scores["experts"] = len(few)
-    scores[SHIPPED] = transfer_scores(shipped.select(without=others), tasks)
+    if SHIPPED not in scores:
+        scores[SHIPPED] = transfer_scores(shipped.select(without=others), tasks)
+        save(results)
     for variant, overrides in STARTS.items():
+        if variant in scores:
+            continue
         if overrides["frame"] == "multitask" and not folder(variant).exists():
             write_start(folder(variant), read_start(shipped.root).from_zero())
-        zoo = built(variant, overrides | {"score": "false"}, few + validation)
-        scores[variant] = transfer_scores(zoo, tasks)
+        # What generators make of the experts decides; the tasks' own experts are trained for the first variant alone.
+        only = few if overrides["frame"] == "multitask" else few + validation
+        scores[variant] = transfer_scores(built(variant, overrides | {"score": "false"}, only), tasks)
         save(results)
 
 
