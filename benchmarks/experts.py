@@ -1,7 +1,8 @@
 """Compares ways to train experts: contrast weight and learning rate first, then frame and start.
 
 Everything is judged on the 13 validation tasks: by the experts trained on them, and by what merges and SG-LoRA make of
-the other experts there. Builds lie under `runs/` and are resumable; figures go to benchmarks/results/experts.json, and what stands there is kept.
+the other experts there. Builds lie under `runs/` and are resumable. Figures go to benchmarks/results/experts.json;
+those that stand there are kept.
 
     python benchmarks/experts.py recipe      # contrast weight and learning rate, from random A and zero B
     python benchmarks/experts.py start       # random or multi-task A, zero or multi-task B; needs the shipped zoo
