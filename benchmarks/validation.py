@@ -1,28 +1,34 @@
 """The table of the README: every generator on the 13 validation tasks, which no expert of its library has seen.
 
-    python benchmarks/validation.py                    # the shipped zoo, mean, nearest, topk and sg
-    python benchmarks/validation.py --generator runs/sg/other   # further generators, by folder
-    python benchmarks/validation.py --show             # the table again, from the figures kept
+    python benchmarks/validation.py            # what is not yet in the table
+    python benchmarks/validation.py --again    # everything
+    python benchmarks/validation.py --show     # the table again, from the figures kept
 
-Reads the tasks of configs/tasks/local.yaml; writes benchmarks/results/validation.json and prints the table as Markdown.
+Reads the tasks of configs/tasks/local.yaml; keeps its figures in benchmarks/results/validation.json and prints the
+table as Markdown. ICM-LoRA stands there three times: told the description alone, and told 16 texts of the task's train
+file beside it, without and with their labels.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from icm import SHOTS, support_of, unlabelled
+
 from loragen import console
+from loragen.adapter import Adapter
 from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
-from loragen.generators.catalogue import open_generator
-from loragen.tasks import TaskSet, overlap
+from loragen.generators.catalogue import MERGES, open_generator
+from loragen.tasks import Task, TaskSet, overlap
 from loragen.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/validation.json")
 SEEDS = (0, 1, 2)
+SUPPORTS = {f"icm, {SHOTS} texts": unlabelled, f"icm, {SHOTS} labelled": support_of}
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -61,7 +67,8 @@ def by_seed(rows: Sequence[Row], method: str, score: str) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
-    parser.add_argument("--generator", action="append", default=[], help="further generators, by folder")
+    parser.add_argument("--icm", default="icm", help="folder of the ICM-LoRA")
+    parser.add_argument("--again", action="store_true", help="compute everything again")
     parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()
     if arguments.show:
@@ -74,10 +81,20 @@ def main() -> None:
     assert not shared, f"validation tasks among the experts: {shared}"
     encoder = TextEncoder.load()
     backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
-    names = ["mean", "nearest", "topk", "sg", *arguments.generator]
-    generators = {name: open_generator(name, zoo, encoder) for name in names}
-    total = len(judged) * (3 + sum(len(SEEDS) if g.is_stochastic else 1 for g in generators.values()))
-    rows: list[Row] = []
+    rows = [] if arguments.again or not RESULTS.exists() else kept_rows()
+    there = {row.method for row in rows}
+    fixed: dict[str, Callable[[Task], Adapter | None]] = {
+        "base": lambda _task: None,
+        "multi-task LoRA": lambda _task: zoo.multitask(),
+        "expert's own": lambda task: zoo.adapter(task.id),
+    }
+    fixed = {name: adapter_for for name, adapter_for in fixed.items() if name not in there}
+    generators = {name: open_generator(name, zoo, encoder) for name in MERGES if name not in there}
+    generators |= {"sg": open_generator("sg", zoo, encoder)} if "sg" not in there else {}
+    icm = open_generator(arguments.icm, zoo, encoder)
+    generators |= {name: icm for name in ("icm", *SUPPORTS) if name not in there}
+    new = len(fixed) + sum(len(SEEDS) if g.is_stochastic else 1 for g in generators.values())
+    total = len(rows) + len(judged) * new
     with console.progress() as update:
         score_unseen(
             judged,
@@ -86,17 +103,18 @@ def main() -> None:
             encoder,
             seeds=SEEDS,
             max_length=zoo.manifest.recipe.score_length,
-            fixed={
-                "base": lambda _task: None,
-                "multi-task LoRA": lambda _task: zoo.multitask(),
-                "expert's own": lambda task: zoo.adapter(task.id),
-            },
+            fixed=fixed,
+            supports=SUPPORTS,
             on_row=lambda row: (rows.append(row), update("adapters scored", len(rows), total)),
         )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
         json.dumps(
-            [{"task": r.task, "method": r.method, "seed": r.seed} | r.scores.model_dump() for r in rows], indent=1
+            [
+                {"task": r.task, "method": r.method, "seed": r.seed} | r.scores.model_dump(exclude_none=True)
+                for r in rows
+            ],
+            indent=1,
         )
     )
     print(markdown(rows))

@@ -22,6 +22,7 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Site → (A of shape (r, in), scaling · B of shape (out, r))."""
 
 DtypeName = Literal["float32", "bfloat16", "auto"]
+Pooling = Literal["mean", "last"]
 
 
 def choose_dtype(name: DtypeName) -> torch.dtype:
@@ -87,7 +88,12 @@ class Backbone:
         return {name: found[name] for name, _ in self.model.named_modules() if name in found}
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int) -> list[list[int]]:
-        """Token ids of each text; a pair is joined by the separator, and the longer half is cut first."""
+        """Token ids of each text; a pair is joined by the separator, and the longer half is cut first.
+
+        A tokenizer without a separator, as causal models have, joins a pair by a line break.
+        """
+        if pairs is not None and self.tokenizer.sep_token_id is None:
+            pairs = [f"\n{pair}" for pair in pairs]
         encoded = self.tokenizer(
             list(texts),
             list(pairs) if pairs is not None else None,
@@ -101,25 +107,38 @@ class Backbone:
 
     def embed(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Mean-pooled unit embeddings of one batch, float32 (n, hidden); differentiable in the factors in use."""
+        return F.normalize(self.states(ids), dim=-1)
+
+    def states(self, ids: Sequence[Sequence[int]], *, pooling: Pooling = "mean") -> Tensor:
+        """Last-layer hidden states of one batch, float32 (n, hidden): their mean over the tokens, or the last token's.
+
+        Differentiable in the factors in use.
+        """
         lengths = torch.tensor([len(row) for row in ids])
         padded = torch.full((len(ids), int(lengths.max())), self.tokenizer.pad_token_id or 0)
         for row, tokens in zip(padded, ids, strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         device = next(self.model.parameters()).device
-        hidden = self.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state.float()
+        hidden: Tensor = self.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
+        if pooling == "last":
+            return hidden[torch.arange(len(ids)), lengths - 1].float()
         weights = mask.to(device, torch.float32)[..., None]
-        return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+        return (hidden.float() * weights).sum(1) / weights.sum(1)
+
+    def encode(self, ids: Sequence[Sequence[int]], *, batch_size: int = 64) -> Tensor:
+        """Unit embeddings of any number of tokenised texts, in their order."""
+        return F.normalize(self.encode_states(ids, batch_size=batch_size), dim=-1)
 
     @torch.inference_mode()
-    def encode(self, ids: Sequence[Sequence[int]], *, batch_size: int = 64) -> Tensor:
-        """Unit embeddings of any number of tokenised texts, in their order; batches hold texts of like length."""
+    def encode_states(self, ids: Sequence[Sequence[int]], *, pooling: Pooling = "mean", batch_size: int = 64) -> Tensor:
+        """`states` of any number of tokenised texts, in their order; batches hold texts of like length."""
         if not ids:
             raise TaskError("There is no text to encode; at least one was wanted.")
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        embedded = torch.cat([self.embed([ids[i] for i in batch]) for batch in batches])
-        return embedded[torch.tensor(order).argsort()]
+        states = torch.cat([self.states([ids[i] for i in batch], pooling=pooling) for batch in batches])
+        return states[torch.tensor(order).argsort()]
 
     @contextmanager
     def using(self, factors: Factors) -> Iterator[None]:

@@ -11,6 +11,7 @@ from loragen.errors import ConfigError, LoragenError, TaskError
 if TYPE_CHECKING:
     from loragen.embedding import TextEncoder
     from loragen.emission import GeneratedCard, Written
+    from loragen.evaluation.report import Report
     from loragen.zoo import Card, Zoo
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
 zoo_app = typer.Typer(help="Build and inspect zoos of expert adapters.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
-ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo [default: the one that comes along].")]
+ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo (default: the one that comes along).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
 LicenceOption = Annotated[
     list[str] | None,
@@ -50,11 +51,20 @@ def main() -> None:
 @app.command()
 def generate(
     description: Annotated[str, typer.Argument(help="The task, in words.", show_default=False)],
-    generator: Annotated[str, typer.Option(help="sg, topk, nearest, mean, or a generator's folder.")] = "sg",
+    generator: Annotated[
+        str, typer.Option(help="sg, icm, ridge, topk, nearest, mean, or a generator's folder.")
+    ] = "sg",
+    examples: Annotated[
+        Path | None, typer.Option(help="A few texts of the task (column text), labelled (label) or not; for icm.")
+    ] = None,
+    own_adapter: Annotated[
+        Path | None,
+        typer.Option(help="An adapter of this very task, for generators that follow a paper in needing it."),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Experts to draw on.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Adapters to draw.")] = 1,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder to write [default: adapters/NAME-OF-TASK].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: adapters/NAME-OF-TASK).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")] = False,
     licence: LicenceOption = None,
@@ -67,16 +77,21 @@ def generate(
         raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
     import torch
 
+    from loragen.adapter import Adapter
     from loragen.emission import card_of, slug, write_adapter
-    from loragen.generators.base import Condition
     from loragen.generators.catalogue import open_generator
+    from loragen.generators.conditions import Conditioner
+    from loragen.task_vectors import Support
 
     folder = out or Path("adapters") / slug(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
     _refuse_to_replace([*folders, *([f.with_name(f.name + "-merged") for f in folders] if merge else [])], force=force)
     opened, text_encoder = _zoo_and_encoder(zoo, encoder)
     maker = open_generator(generator, opened, text_encoder, licences=licence, top_k=top_k)
-    condition = Condition(description, text_encoder.encode([description])[0])
+    support = None if examples is None else Support.from_file(examples)
+    condition = Conditioner.of(maker, text_encoder).condition(
+        description, support=support, own_adapter=None if own_adapter is None else Adapter.load(own_adapter)
+    )
     generations = maker.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
     results = []
     for sample, (generation, target) in enumerate(zip(generations, folders, strict=True)):
@@ -87,6 +102,7 @@ def generate(
             generator=generator,
             seed=seed,
             sample=sample,
+            examples=0 if support is None else len(support.texts),
             encoder=encoder,
             encoder_hash=text_encoder.fingerprint,
         )
@@ -153,7 +169,7 @@ def classify(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
     texts: Annotated[list[str], typer.Argument(help="Texts to classify.", show_default=False)],
     labels: Annotated[str, typer.Option(help="Label names, separated by commas.")],
-    base: Annotated[str | None, typer.Option(help="Base model [default: the one the adapter names].")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try an adapter on texts: the label whose text is nearest, beside what the bare base says."""
@@ -201,7 +217,7 @@ def classify(
 def merge(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="Base model [default: the one the adapter names].")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -240,10 +256,9 @@ def train(
 ) -> None:
     """Train a generator on a zoo; an interrupted run goes on where it was."""
     from loragen import console
-    from loragen.generators.sg_fit import SGTrainConfig
-    from loragen.runs import train_generator
+    from loragen.runs import read_config, train_generator
 
-    settings = SGTrainConfig.from_yaml(config, overrides or ())
+    settings = read_config(config, overrides or ())
     with console.progress() as update:
         trained = train_generator(settings, on_step=lambda step: update("training steps", step, settings.steps))
     if as_json:
@@ -252,6 +267,122 @@ def train(
     losses = ", ".join(f"{name} {value:.3f}" for name, value in trained.final.items())
     console.say(f"[green]✓[/] {settings.out}: {len(trained.experts)} experts; at the end {losses}")
     console.say(f"  curves: {trained.plot}" if trained.plot else "  for curves: pip install 'loragen\\[plot]'")
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        Path, typer.Argument(help="A YAML file, such as configs/evaluate/test.yaml, or an adapter folder.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled texts (columns text, label) to judge an adapter on.")
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option(help="The task in words (default: what the adapter's card says).")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
+    zoo: ZooOption = None,
+    encoder: EncoderOption = ENCODER,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge generators on tasks their zoo has not seen, or one adapter on your own labelled data."""
+    if target.is_dir():
+        if data is None:
+            raise ConfigError(f"{target} is an adapter; give the labelled texts to judge it on with --data.")
+        _evaluate_adapter(target, data, description, base, zoo, encoder, as_json=as_json)
+        return
+    if data is not None:
+        raise ConfigError("--data goes with an adapter folder; a config names its own tasks.")
+    from loragen import console
+    from loragen.evaluation.evaluate import EvaluateConfig
+    from loragen.evaluation.evaluate import evaluate as run
+    from loragen.evaluation.report import write_report
+
+    with console.progress() as update:
+        bench, cells = run(EvaluateConfig.from_yaml(target, overrides or ()), update)
+    report, files = write_report(bench, cells)
+    if as_json:
+        console.say_json(report.model_dump(mode="json", include={"summary", "seconds", "tasks"}))
+        return
+    _show_summary(report)
+    console.say("\n".join(f"[green]✓[/] {file}" for file in files))
+
+
+def _show_summary(report: "Report") -> None:
+    from loragen import console
+    from loragen.evaluation.report import TITLES, span
+    from loragen.evaluation.summary import ALL, MAIN
+
+    summary = report.summary
+    # All tasks are no group of their own where there is one split.
+    groups = report.config.splits if len(report.config.splits) == 1 else (*report.config.splits, ALL)
+    for group in groups:
+        for score in MAIN:
+            rows = [row for row in summary.rows if (row.group, row.score) == (group, score)]
+            console.table(
+                f"{group}, {rows[0].tasks} tasks: {TITLES[score]}",
+                ("adapter", "mean", "recovered gain", "above topk"),
+                [
+                    (
+                        row.method,
+                        f"{row.mean.mean:.3f}",
+                        span(row.gain, digits=2) if row.gain else "",
+                        span(row.above["topk"], signed=True) if "topk" in row.above else "",
+                    )
+                    for row in rows
+                ],
+                numbers=("mean", "recovered gain", "above topk"),
+            )
+
+
+def _evaluate_adapter(
+    folder: Path,
+    data: Path,
+    description: str | None,
+    base: str | None,
+    zoo: Path | None,
+    encoder: str,
+    *,
+    as_json: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from loragen import console
+    from loragen.adapter import Adapter
+    from loragen.backbone import Backbone
+    from loragen.evaluation.report import span
+    from loragen.evaluation.single import description_of, judge, task_from_file
+
+    adapter = Adapter.load(folder)
+    told = description or description_of(folder)
+    task = task_from_file(data, told or "not described")
+    opened, text_encoder = _zoo_and_encoder(zoo, encoder)
+    backbone = Backbone.load(_base_name(adapter.settings.base_model_name_or_path, base))
+    judged = judge(adapter, task, backbone, opened, text_encoder, is_described=told is not None)
+    if as_json:
+        console.say_json([asdict(row) | {"scores": row.scores.model_dump()} for row in judged])
+        return
+    for title, scores, above in (
+        ("by label texts", {"accuracy": "accuracy", "macro_f1": "macro-F1"}, "above"),
+        ("by neighbours", {"knn_accuracy": "accuracy", "v_measure": "V-measure"}, "knn_above"),
+    ):
+        columns = ("adapter", *scores.values(), "this adapter above")
+        console.table(
+            f"{data}, {len(task.labels)} labels, {title}",
+            columns,
+            [
+                (
+                    row.method,
+                    *(f"{getattr(row.scores, score):.3f}" for score in scores),
+                    "" if getattr(row, above) is None else span(getattr(row, above), signed=True),
+                )
+                for row in judged
+            ],
+            numbers=columns[1:],
+        )
+    if told is None:
+        console.say("Neither the adapter's card nor --description says the task: nearest and topk are left out.")
 
 
 @zoo_app.command("build")

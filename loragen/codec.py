@@ -42,6 +42,17 @@ class Codec:
             codes = codes @ basis.T
         return cls(centre, scale * (_root_mean_square(codes) or 1.0), basis)
 
+    @classmethod
+    def per_tensor(cls, samples: Tensor, sizes: Mapping[str, int]) -> "Codec":
+        """A z-score per tensor: one mean and one deviation over all samples (n, d) for each part of ``sizes``."""
+        parts = torch.split(samples, list(sizes.values()), dim=-1)
+        means = [part.mean(dtype=torch.float64) for part in parts]
+        floor = 1e-4 * _root_mean_square(samples) or 1.0
+        deviations = [max(_root_mean_square(part - mean), floor) for part, mean in zip(parts, means, strict=True)]
+        centre = torch.cat([part.new_full(part.shape[-1:], float(m)) for part, m in zip(parts, means, strict=True)])
+        scale = torch.cat([part.new_full(part.shape[-1:], d) for part, d in zip(parts, deviations, strict=True)])
+        return cls(centre, scale)
+
     @property
     def size(self) -> int:
         """k, the numbers in a code."""

@@ -31,11 +31,13 @@ def say_error(message: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
-    """Print a table; the columns in ``numbers`` are set flush right, and a column ``expert`` is never cut."""
+    """Print a table; columns in ``numbers`` are set flush right, and ``expert`` or ``adapter`` is never cut."""
     shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for column in columns:
         is_number = column in numbers
-        shown.add_column(column, justify="right" if is_number else "left", no_wrap=is_number or column == "expert")
+        shown.add_column(
+            column, justify="right" if is_number else "left", no_wrap=is_number or column in ("expert", "adapter")
+        )
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
     out.print(shown, soft_wrap=False)

@@ -97,17 +97,30 @@ class TaskData:
     label_ids: tuple[Sequence[int], ...]
 
     @classmethod
-    def of(cls, task: Task, examples: Examples, backbone: Backbone, *, max_length: int) -> "TaskData":
-        """Tokenise examples and label texts with the base's tokenizer."""
+    def of(
+        cls, task: Task, examples: Examples, backbone: Backbone, *, max_length: int, instruction: str | None = None
+    ) -> "TaskData":
+        """Tokenise examples and label texts with the base's tokenizer.
+
+        An ``instruction`` is put in front of every text and every label, and ``max_length`` grows by its length.
+        """
+        texts, labels = examples.texts, task.labels
+        if instruction is not None:
+            texts, labels = (tuple(f"{instruction} {text}" for text in group) for group in (texts, labels))
+            max_length += len(backbone.tokenize([instruction], max_length=max_length)[0])
         return cls(
-            tuple(backbone.tokenize(examples.texts, examples.pairs, max_length=max_length)),
+            tuple(backbone.tokenize(texts, examples.pairs, max_length=max_length)),
             torch.as_tensor(examples.labels),
-            tuple(backbone.tokenize(task.labels, max_length=max_length)),
+            tuple(backbone.tokenize(labels, max_length=max_length)),
         )
 
     def subset(self, indices: Sequence[int]) -> "TaskData":
         """The examples at ``indices``, with the same labels."""
         return TaskData(tuple(self.ids[i] for i in indices), self.targets[list(indices)], self.label_ids)
+
+    def first(self, number: int) -> "TaskData":
+        """The first examples, or all where there are fewer."""
+        return self.subset(range(min(number, len(self.ids))))
 
     def to(self, device: torch.device) -> "TaskData":
         """The same data with its targets on a device; token ids are moved as they are padded."""
@@ -248,22 +261,32 @@ def train_multitask(
     multitask: MultitaskRecipe,
     *,
     train_a: bool,
+    instructed: bool = False,
     checkpoints: Path | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[Start, list[dict[str, float]]]:
     """Train one adapter on the pooled train files, a batch of one task a step, and return it with its losses.
 
-    ``train_a`` trains A along with B. With ``checkpoints``, a folder, an interrupted run goes on where it was.
+    ``train_a`` trains A along with B. ``instructed`` puts one of a task's descriptions, another each time, in front of
+    its texts and labels. With ``checkpoints``, a folder, an interrupted run goes on where it was.
     """
     from loragen.training import fit
 
-    data = [TaskData.of(task, task.load_train(), backbone, max_length=recipe.max_length) for task in tasks]
+    data = [
+        [
+            TaskData.of(task, examples, backbone, max_length=recipe.max_length, instruction=instruction)
+            for instruction in (task.descriptions if instructed else (None,))
+        ]
+        for task in tasks
+        for examples in [task.load_train()]
+    ]
     per_epoch = min(multitask.steps_per_checkpoint, multitask.steps)
 
     def batches(epoch: int) -> list[TaskData]:
         rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
         drawn = torch.randint(len(data), (per_epoch,), generator=rng).tolist()
-        return [next(data[i].batches(1, recipe.batch_size, rng=rng)) for i in drawn]
+        told = [int(torch.randint(len(data[i]), (), generator=rng)) if instructed else 0 for i in drawn]
+        return [next(data[i][j].batches(1, recipe.batch_size, rng=rng)) for i, j in zip(drawn, told, strict=True)]
 
     objective = AdapterObjective(backbone, start, train_a=train_a, contrast_weight=recipe.contrast_weight)
     schedule = Schedule(-(-multitask.steps // per_epoch), per_epoch, multitask.learning_rate)

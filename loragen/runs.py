@@ -2,14 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loragen.config import read_yaml
 from loragen.embedding import TextEncoder
-from loragen.errors import GeneratorError, MissingExtraError
+from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write
+from loragen.generators.icm_episodes import ICMTrainConfig
+from loragen.generators.icm_fit import fit_icm
 from loragen.generators.sg_fit import SGTrainConfig, fit_sg
+from loragen.generators.trained import TrainedGenerator
 from loragen.zoo import Zoo
 
 LOSSES = "losses.json"
@@ -28,7 +32,23 @@ class Trained:
     """The curves, where matplotlib is installed."""
 
 
-def train_generator(config: SGTrainConfig, *, on_step: Callable[[int], None] | None = None) -> Trained:
+GeneratorConfig = SGTrainConfig | ICMTrainConfig
+KINDS: dict[str, type[GeneratorConfig]] = {"sg": SGTrainConfig, "icm": ICMTrainConfig}
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> GeneratorConfig:
+    """Read a training config of any kind of generator; its ``generator`` says which.
+
+    Raises:
+        ConfigError: the file is missing, its ``generator`` is unknown, or values do not fit.
+    """
+    kind = read_yaml(path).get("generator")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(f"{path} trains the generator {kind!r}; known are {', '.join(KINDS)}.")
+    return KINDS[kind].from_yaml(path, overrides)
+
+
+def train_generator(config: GeneratorConfig, *, on_step: Callable[[int], None] | None = None) -> Trained:
     """Train the generator of a config and write its folder.
 
     State is kept beside the folder after every epoch. An interrupted run of the same config goes on from there; a run
@@ -42,12 +62,12 @@ def train_generator(config: SGTrainConfig, *, on_step: Callable[[int], None] | N
     state = config.out.with_name(f".{config.out.name}.partial")
     encoder = TextEncoder.load(config.encoder)
     settings = f"{config.to_yaml()}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
-    if any(state.glob("*.ckpt")) and (state / RUN).read_text() != settings:
+    if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
         raise GeneratorError(
             f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
         )
     atomic_write(state / RUN, settings)
-    generator, history = fit_sg(config, zoo, encoder, checkpoints=state, on_step=on_step)
+    generator, history = _fit(config, zoo, encoder, state, on_step)
     with atomic_folder(config.out) as folder:
         for name, content in generator.files().items():
             atomic_write(folder / name, content)
@@ -58,6 +78,14 @@ def train_generator(config: SGTrainConfig, *, on_step: Callable[[int], None] | N
     tail = history[-max(1, len(history) // 10) :]
     final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
     return Trained(zoo.ids, final, config.out / PLOT if plotted else None)
+
+
+def _fit(
+    config: GeneratorConfig, zoo: Zoo, encoder: TextEncoder, state: Path, on_step: Callable[[int], None] | None
+) -> tuple[TrainedGenerator, list[dict[str, float]]]:
+    if isinstance(config, ICMTrainConfig):
+        return fit_icm(config, zoo, encoder, checkpoints=state, on_step=on_step)
+    return fit_sg(config, zoo, encoder, checkpoints=state, on_step=on_step)
 
 
 def _thinned(history: list[dict[str, float]], *, points: int = 200) -> list[dict[str, float]]:

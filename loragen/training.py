@@ -107,6 +107,7 @@ def fit(
     checkpoints: Path | None = None,
     on_step: Callable[[int], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    epochs: int | None = None,
 ) -> list[dict[str, float]]:
     """Train an objective in place and return its losses, a row a step.
 
@@ -118,6 +119,7 @@ def fit(
         checkpoints: where the state is kept after every epoch; a run finds it there and goes on.
         on_step: called with the number of steps done.
         on_epoch: called with the number of epochs done.
+        epochs: end after this many, on the way of the longer schedule.
     """
     callbacks: list[Callback] = [_Calls(seed, on_step, on_epoch)]
     if checkpoints is not None:
@@ -127,7 +129,7 @@ def fit(
         trainer = L.Trainer(
             accelerator="auto",
             devices=1,
-            max_epochs=schedule.epochs,
+            max_epochs=schedule.epochs if epochs is None else epochs,
             gradient_clip_val=schedule.clip_norm,
             callbacks=callbacks,
             enable_checkpointing=checkpoints is not None,

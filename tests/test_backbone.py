@@ -148,9 +148,11 @@ def test_rows_do_not_depend_on_their_batch_and_keep_their_order(backbone, batch_
 
 def test_batches_hold_texts_of_like_length(backbone, monkeypatch):
     batches = []
-    embed = Backbone.embed
+    states = Backbone.states
     monkeypatch.setattr(
-        Backbone, "embed", lambda self, ids: (batches.append([len(row) for row in ids]), embed(self, ids))[1]
+        Backbone,
+        "states",
+        lambda self, ids, **how: (batches.append([len(row) for row in ids]), states(self, ids, **how))[1],
     )
     embeddings(backbone, batch_size=2)
     lengths = [length for batch in batches for length in batch]
@@ -161,6 +163,80 @@ def test_batches_hold_texts_of_like_length(backbone, monkeypatch):
 def test_no_texts_are_refused(backbone):
     with pytest.raises(TaskError, match="no text to encode"):
         backbone.encode([])
+
+
+@pytest.mark.parametrize(("separator", "joint"), [(None, "\n"), ("?", "")])
+def test_a_line_break_joins_a_pair_where_a_tokenizer_has_no_separator(backbone, separator, joint):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {letter: i for i, letter in enumerate("?abcdefghijklmnopqrstuvwxyz \n")}
+    letters = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, [])), sep_token=separator)
+    by_letter = replace(backbone, tokenizer=letters)
+
+    def read(*texts, max_length):
+        return [
+            "".join(letters.convert_ids_to_tokens(ids)) for ids in by_letter.tokenize(*texts, max_length=max_length)
+        ]
+
+    pairs = read(["warm soup", "tea"], ["good", "bad"], max_length=64)
+    assert pairs == [f"warm soup{joint}good", f"tea{joint}bad"]
+    assert read(["warm soup"], ["good"], max_length=9 + len(joint)) == [f"warm {joint}good"], "the text is cut"
+    assert read(["warm soup"], max_length=64) == ["warm soup"]
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def token_states(folder):
+    """For each of the texts its last hidden states (tokens, 16), by transformers alone and without padding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in TEXTS]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_states_are_means_over_the_tokens_of_a_text(backbone, token_states, batch_size):
+    ids = backbone.tokenize(TEXTS, max_length=64)
+    wanted = torch.stack([states.mean(0) for states in token_states])
+    assert torch.pdist(wanted).min() > 1e-3
+    assert torch.allclose(backbone.encode_states(ids, batch_size=batch_size), wanted, atol=1e-6)
+    assert torch.allclose(backbone.states(ids), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_the_last_state_is_that_of_the_last_token_and_not_of_padding(backbone, token_states, batch_size):
+    ids = backbone.tokenize(TEXTS, max_length=64)
+    wanted = torch.stack([states[-1] for states in token_states])
+    assert torch.pdist(wanted).min() > 1e-3
+    assert torch.allclose(backbone.encode_states(ids, pooling="last", batch_size=batch_size), wanted, atol=1e-6)
+    assert torch.allclose(backbone.states(ids, pooling="last"), wanted, atol=1e-6)
+
+
+def test_embeddings_are_normalised_states(backbone):
+    ids = backbone.tokenize(TEXTS, max_length=64)
+    states = backbone.encode_states(ids)
+    assert (states.norm(dim=1) - 1).abs().min() > 0.1, "states have a length of their own"
+    wanted = states / states.norm(dim=1, keepdim=True)
+    assert torch.allclose(backbone.encode(ids), wanted, atol=1e-6)
+    assert torch.allclose(backbone.embed(ids), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_states_of_a_base_in_bfloat16_are_float32(folder, pooling):
+    half = Backbone.load(str(folder), dtype=torch.bfloat16)
+    assert half.encode_states(half.tokenize(TEXTS, max_length=64), pooling=pooling).dtype == torch.float32
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_gradients_reach_the_factors_through_either_pooling(backbone, pooling):
+    factors = {site: tuple(f.requires_grad_() for f in make_adapter().scaled_factors(site)) for site in SITES}
+    with backbone.using(factors):
+        backbone.states(backbone.tokenize(TEXTS, max_length=64), pooling=pooling).square().sum().backward()
+    assert all(factor.grad.isfinite().all() and factor.grad.any() for pair in factors.values() for factor in pair)
 
 
 def test_embeddings_of_minilm_are_those_of_sentence_transformers():

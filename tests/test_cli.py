@@ -108,7 +108,7 @@ def test_samples_lie_side_by_side_and_equal_ones_are_pointed_out(run, tiny_zoo) 
     ("arguments", "message"),
     [
         (("  ",), "description is empty"),
-        (("Mail.", "--generator", "nope"), "'nope'; this zoo has mean, nearest, topk"),
+        (("Mail.", "--generator", "nope"), "'nope'; this zoo has mean, nearest, uniform, topk"),
         (("Mail.", "--generator", "mean", "--top-k", 2), "does not apply to 'mean'"),
         (("Mail.", "--generator", "topk", "--licence", "none"), "licences ['none']"),
         (("Mail.", "--generator", "topk", "--encoder", "no/model"), "no model 'no/model'"),
@@ -240,6 +240,45 @@ def test_train_and_generate_end_to_end(run, tiny_zoo, tmp_path) -> None:
     assert "trained on other experts" in stale.err
 
 
+def test_icm_is_trained_on_texts_and_told_by_examples(run, tiny_zoo, tmp_path) -> None:
+    import shutil
+
+    from models import write_tiny_encoder
+
+    zoo, data = tmp_path / "zoo", tmp_path / "data.jsonl"
+    shutil.copytree(tiny_zoo.root, zoo)
+    data.write_text(
+        "\n".join(f'{{"text": "{text}", "label": "{label}"}}' for text, label in [("soup", "yes"), ("tea", "no")])
+    )
+    tasks = "".join(
+        f"- {{id: {card.id}, description: '{card.description}', labels: ['yes', 'no'], source: {{train: {data}}}}}\n"
+        for card in tiny_zoo
+    )
+    (tmp_path / "tasks.yaml").write_text(f"tasks:\n{tasks}")
+    config = tmp_path / "icm.yaml"
+    config.write_text(
+        f"generator: icm\nzoo: {zoo}\nencoder: all-MiniLM-L6-v2\nout: {zoo}/generators/icm\n"
+        f"tasks: {tmp_path}/tasks.yaml\n"
+        f"reading_model: {write_tiny_encoder(tmp_path / 'model')}\nicm: {{channels: [4], components: 4}}\n"
+        "epochs: 1\nsteps_per_epoch: 3\nbatch_size: 8\n"
+    )
+    trained = run("train", config, "--json")
+    assert trained.status == 0, trained.err
+    ask = ("generate", "Mail.", "--generator", "icm", "--zoo", zoo, "--json")
+    (told,) = json.loads(run(*ask, "--examples", data, "--out", "told").out)
+    (plain,) = json.loads(run(*ask, "--out", "plain").out)
+    assert (told["examples"], plain["examples"]) == (2, 0)
+    assert "and 2 texts of the task" in Path("told/README.md").read_text()
+    one, other = (Adapter.load(Path(name)) for name in ("told", "plain"))
+    assert not torch.equal(one.delta_weight(one.sites[0]), other.delta_weight(one.sites[0]))
+    refused = run("generate", "Mail.", "--generator", "topk", "--zoo", zoo, "--examples", data)
+    assert refused.status == 2
+    assert "reads the description alone" in refused.err
+    lost = run(*ask, "--examples", "nowhere.jsonl")
+    assert lost.status == 2
+    assert "Cannot read nowhere.jsonl" in lost.err
+
+
 @pytest.mark.parametrize("fault", ["epoch: 3", "epochs: none", "sg: {top_k: 0}"])
 def test_train_names_the_fault_of_a_config(run, tmp_path, fault) -> None:
     config = tmp_path / "sg.yaml"
@@ -247,6 +286,55 @@ def test_train_names_the_fault_of_a_config(run, tmp_path, fault) -> None:
     result = run("train", config)
     assert result.status == 2
     assert fault.split(":")[0] in result.err
+
+
+# --- evaluate ---
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    rows = [("The soup is cold.", "kitchen"), ("My bread is warm.", "kitchen"), ("The tea was bitter.", "kitchen")]
+    rows += [("The key does not fit.", "door"), ("Our lock is stuck.", "door"), ("I cannot open the gate.", "door")]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in rows))
+    return path
+
+
+def test_evaluate_judges_an_adapter_on_own_data(run, minilm_adapter, data) -> None:
+    ask = ("evaluate", minilm_adapter, "--data", data, "--json")
+    plain = json.loads(run(*ask).out)
+    assert [row["method"] for row in plain] == ["base", "mean", "this adapter"]  # nothing says what the task is
+    told = json.loads(run(*ask, "--description", "What is the hotel guest's complaint about?").out)
+    assert [row["method"] for row in told] == ["base", "mean", "nearest", "topk", "this adapter"]
+    scores = {row["method"]: row["scores"]["accuracy"] for row in told}
+    for row in told[:-1]:
+        assert row["above"]["mean"] == pytest.approx(scores["this adapter"] - scores[row["method"]])
+    assert told[-1]["above"] is None
+    table = run("evaluate", minilm_adapter, "--data", data)
+    assert "this adapter" in table.out
+    assert "nearest and topk are left out" in table.out
+
+
+def test_evaluate_refuses_with_a_reason_and_status_2(run, minilm_adapter, data, tiny_zoo, tmp_path) -> None:
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n')
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"text": "a"}\n')
+    config = tmp_path / "evaluate.yaml"
+    config.write_text("zoo: z\n")
+    for arguments, message in [
+        ((minilm_adapter,), "--data"),
+        ((minilm_adapter, "--data", one), "one label alone, 'x'"),
+        ((minilm_adapter, "--data", bare), "no column 'label'"),
+        ((minilm_adapter, "--data", data, "--zoo", tiny_zoo.root), "name a zoo of that base"),
+        ((config, "--data", data), "--data goes with an adapter folder"),
+        ((config,), "splits"),
+        ((tmp_path / "none.yaml",), "none.yaml"),
+    ]:
+        result = run("evaluate", *arguments)
+        assert result.status == 2, arguments
+        assert message in result.err
+        assert "Traceback" not in result.err
 
 
 # --- the shipped zoo, as a user meets it: a cold process in an empty folder ---

@@ -167,3 +167,60 @@ def test_tensors_restore_the_codec(components):
     assert restored.size == codec.size
     assert torch.equal(restored.encode(samples), codec.encode(samples))
     assert all(name.startswith("codec.") and value.is_contiguous() for name, value in codec.tensors().items())
+
+
+# --- a z-score per tensor -------------------------------------------------------------------------------------------
+
+
+def test_each_tensor_has_mean_zero_and_deviation_one():
+    samples = spread_samples() * torch.linspace(1, 3, 22)  # coordinates of one tensor differ as well
+    codec = Codec.per_tensor(samples, SIZES)
+    for part, code in zip(parts(samples), parts(codec.encode(samples)), strict=True):
+        assert float(code.mean()) == pytest.approx(0, abs=1e-4)
+        assert float(code.std(correction=0)) == pytest.approx(1, rel=1e-4)
+        assert torch.allclose(code, (part - part.mean()) / part.std(correction=0), atol=1e-3)
+    assert all(len(part.unique()) == 1 for values in (codec.centre, codec.scale) for part in parts(values))
+    assert codec.centre.shape == codec.scale.shape == (22,)
+    assert codec.basis is None
+
+
+@given(st.integers(1, 40), st.sampled_from([(), (1,), (3, 2)]), st.integers(0, 2**31))
+def test_decoding_inverts_encoding_per_tensor(n, batch, seed):
+    codec = Codec.per_tensor(spread_samples(n, seed), SIZES)
+    x = codec.centre + 3 * codec.scale * torch.randn(*batch, 22, generator=torch.Generator().manual_seed(seed))
+    codes = codec.encode(x)
+    assert codes.shape == x.shape
+    assert ((codec.decode(codes) - x).abs() <= 1e-6 * (codec.centre.abs() + x.abs())).all()
+
+
+def test_a_constant_tensor_gets_a_floor():
+    samples = spread_samples()
+    samples[:, 12:18] = 0.1
+    codec = Codec.per_tensor(samples, SIZES)
+    constant = parts(codec.scale)[1]
+    assert torch.allclose(constant, 1e-4 * samples.square().mean().sqrt())
+    assert torch.equal(codec.encode(samples)[:, 12:18], torch.zeros(40, 6))
+    # What a generator gets wrong by a whole unit of code moves such a tensor next to nothing.
+    codes = codec.encode(samples)
+    moved = codec.decode(codes + 1) - codec.decode(codes)
+    assert moved[:, 12:18].abs().max() < 1e-3 * moved[:, :12].abs().max()
+
+
+def test_tensors_that_are_all_zero_are_left_alone():
+    codec = Codec.per_tensor(torch.zeros(3, 22), SIZES)
+    assert torch.equal(codec.scale, torch.ones(22))
+    assert torch.equal(codec.encode(torch.ones(22)), torch.ones(22))
+
+
+def test_one_sample_is_enough_for_a_z_score_per_tensor():
+    sample = spread_samples(n=1)[0]
+    codec, of_a_batch = Codec.per_tensor(sample, SIZES), Codec.per_tensor(sample[None], SIZES)
+    assert torch.equal(codec.centre, of_a_batch.centre)
+    assert torch.equal(codec.scale, of_a_batch.scale)
+    assert all(float(code.std(correction=0)) == pytest.approx(1, rel=1e-4) for code in parts(codec.encode(sample)))
+
+
+def test_tensors_restore_a_z_score_per_tensor():
+    samples = spread_samples()
+    codec = Codec.per_tensor(samples, SIZES)
+    assert torch.equal(Codec.from_tensors(codec.tensors()).encode(samples), codec.encode(samples))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import word_task, write_tiny_encoder
+from safetensors.torch import load_file
 
 from loragen import foundry
 from loragen.config import dump_yaml
@@ -305,8 +306,13 @@ def test_an_interrupted_multitask_adapter_is_taken_up_where_it_was(fresh, tmp_pa
     reports = []
     build(asked, reports.append)
     assert [p.done for p in reports if p.stage == "multitask"] == [3, 4]
-    for name in (START, f"{MULTITASK}/{WEIGHTS}", f"{MULTITASK}/losses.json", f"experts/weather/{WEIGHTS}"):
-        assert (fresh.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # Not to the byte: on some processors two runs of one training already differ in their last digit.
+    for name in (START, f"{MULTITASK}/{WEIGHTS}", f"experts/weather/{WEIGHTS}"):
+        torch.testing.assert_close(load_file(fresh.out / name), load_file(tmp_path / "whole" / name), rtol=0, atol=1e-5)
+    taken_up, whole = (
+        json.loads((out / MULTITASK / "losses.json").read_text()) for out in (fresh.out, tmp_path / "whole")
+    )
+    assert taken_up == [pytest.approx(row, abs=1e-5) for row in whole]
 
 
 def test_frame_and_start_can_be_another_zoos(built, config, fresh, tmp_path):

@@ -83,9 +83,9 @@ def test_licences_limit_the_experts(tiny_zoo, encoder) -> None:
 
 
 def test_an_unknown_generator_is_named_with_the_known_ones(tiny_zoo, encoder) -> None:
-    with pytest.raises(GeneratorError, match=r"'sgg'; this zoo has mean, nearest, topk"):
+    with pytest.raises(GeneratorError, match=r"'sgg'; this zoo has mean, nearest, uniform, topk"):
         open_generator("sgg", tiny_zoo, encoder)
-    assert available(tiny_zoo) == ("mean", "nearest", "topk")
+    assert available(tiny_zoo) == ("mean", "nearest", "uniform", "topk", "ridge")
 
 
 def test_top_k_is_refused_where_it_means_nothing(tiny_zoo, encoder) -> None:
@@ -99,3 +99,14 @@ def test_embeddings_are_kept_beside_the_zoo_and_equal_fresh_ones(tiny_zoo, encod
     second = Library.of(tiny_zoo, encoder)
     torch.testing.assert_close(first.index.vectors, second.index.vectors)
     torch.testing.assert_close(first.paraphrases[0], encoder.encode(tiny_zoo.card(tiny_zoo.ids[0]).descriptions))
+
+
+def test_uniform_is_the_dense_mean_of_the_nearest(tiny_zoo, encoder) -> None:
+    generation = generated("uniform", tiny_zoo, encoder, top_k=3)
+    assert [n.weight for n in generation.neighbours] == pytest.approx([1 / 3] * 3)
+    assert [n.id for n in generation.neighbours] == [
+        n.id for n in generated("topk", tiny_zoo, encoder, top_k=3).neighbours
+    ]
+    weights = {n.id: n.weight for n in generation.neighbours}
+    for site in generation.adapter.sites:
+        torch.testing.assert_close(generation.adapter.delta_weight(site), dense(tiny_zoo, weights, site))

@@ -4,13 +4,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from models import write_tiny_encoder
 
 from loragen.embedding import EMBEDDED_MODEL, TextEncoder
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError, ZooError
 from loragen.generators.catalogue import open_generator
+from loragen.generators.icm import ICM, ICMConfig
+from loragen.generators.icm_episodes import ICMTrainConfig
 from loragen.generators.sg import SG, SGConfig
 from loragen.generators.sg_fit import SGTrainConfig
-from loragen.runs import LOSSES, PLOT, RUN, Trained, train_generator
+from loragen.runs import LOSSES, PLOT, RUN, GeneratorConfig, Trained, read_config, train_generator
 from loragen.zoo import Zoo
 
 
@@ -38,15 +41,37 @@ def elsewhere(config, tmp_path) -> SGTrainConfig:
     return changed(config, out=tmp_path / "sg")
 
 
-def changed(config: SGTrainConfig, **values) -> SGTrainConfig:
-    return SGTrainConfig.model_validate(config.model_dump() | values)
+@pytest.fixture(scope="module")
+def icm(config, tmp_path_factory) -> ICMTrainConfig:
+    """A run of three trainings, two of them without half of the tasks; four steps each."""
+    return ICMTrainConfig(
+        generator="icm",
+        zoo=config.zoo,
+        encoder=EMBEDDED_MODEL,
+        out=tmp_path_factory.mktemp("generators") / "icm",
+        icm=ICMConfig(evidence=("description",), channels=(4,), latent_size=3, components=5),
+        reading_model=str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny")),
+        folds=2,
+        epochs=2,
+        steps_per_epoch=2,
+        batch_size=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained_icm(icm) -> Trained:
+    return train_generator(icm)
+
+
+def changed(config: GeneratorConfig, **values) -> GeneratorConfig:
+    return type(config).model_validate(config.model_dump() | values)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def unfinished(config: SGTrainConfig, at: int = 13) -> None:
+def unfinished(config: GeneratorConfig, at: int = 13) -> None:
     """Leave a run that was interrupted at a step."""
 
     def stop(step: int) -> None:
@@ -143,6 +168,32 @@ def test_a_run_that_never_began_is_in_nobodys_way(elsewhere):
     assert SG.load(elsewhere.out).manifest.experts
 
 
+# --- a run with left-out tasks --------------------------------------------------------------------------------------
+
+
+def test_a_run_of_icm_leaves_an_icm_whose_length_left_out_tasks_chose(trained_icm, icm):
+    assert [path.name for path in icm.out.parent.iterdir()] == ["icm"], "no state of any fold is left"
+    generator = ICM.load(icm.out)
+    assert len(generator.manifest.left_out) == 2
+    rows = json.loads((icm.out / LOSSES).read_text())
+    assert [row["step"] for row in rows] == list(range(1, 1 + 2 * generator.manifest.epochs))
+    assert read_config(icm.out / RUN) == icm
+
+
+@pytest.mark.parametrize("at", [3, 7, 10])
+def test_an_interrupted_run_with_left_out_tasks_ends_in_the_same_bytes(trained_icm, icm, tmp_path, at):
+    elsewhere = changed(icm, out=tmp_path / "icm")
+    unfinished(elsewhere, at=at)
+    with pytest.raises(GeneratorError, match=r"\.icm\.partial holds an unfinished run with other settings"):
+        train_generator(changed(elsewhere, folds=3))
+    steps = []
+    train_generator(elsewhere, on_step=steps.append)
+    assert steps[0] == 1 + (at - 1) // 2 * 2
+    met, wanted = contents(elsewhere.out), contents(icm.out)
+    assert met.pop(RUN) != wanted.pop(RUN)
+    assert met == wanted
+
+
 # --- what can be missing --------------------------------------------------------------------------------------------
 
 
@@ -170,6 +221,22 @@ def test_a_config_that_does_not_fit_is_named(config, tmp_path, values, named):
     path.write_text(json.dumps(json.loads(config.model_dump_json()) | values))
     with pytest.raises(ConfigError, match=named):
         SGTrainConfig.from_yaml(path)
+
+
+def test_a_config_says_which_generator_it_trains(config, icm, tmp_path):
+    path = tmp_path / "train.yaml"
+    for wanted in (config, icm):
+        path.write_text(wanted.to_yaml())
+        assert read_config(path) == wanted
+        assert read_config(path, ["epochs=7", "out=there"]) == changed(wanted, epochs=7, out=Path("there"))
+
+
+@pytest.mark.parametrize("first_line", ["generator: hyper", "generator: [sg]", "epochs: 3"])
+def test_an_unknown_generator_is_named_with_the_known_ones(config, tmp_path, first_line):
+    path = tmp_path / "train.yaml"
+    path.write_text(config.to_yaml().replace("generator: sg", first_line).replace("epochs: 4\n", ""))
+    with pytest.raises(ConfigError, match=r"train\.yaml trains the generator .*; known are sg, icm"):
+        read_config(path)
 
 
 def test_a_missing_zoo_or_split_leaves_nothing(elsewhere, tmp_path):

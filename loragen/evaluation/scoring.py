@@ -23,6 +23,8 @@ class Scores(StrictModel):
     """In nats, of the softmax over 20 · cosine to the label texts."""
     knn_accuracy: float = Field(ge=0, le=1)
     """Vote of the 10 nearest other test texts."""
+    v_measure: float | None = Field(None, ge=0, le=1)
+    """Agreement of k-means clusters, as many as classes, with the classes; cards have none."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def score_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> S
     return scores_of(embed_task(backbone, adapter, data))
 
 
-def scores_of(embedded: Embedded) -> Scores:
-    """All scores of embedded test texts."""
+def scores_of(embedded: Embedded, *, clustering: bool = False) -> Scores:
+    """All scores of embedded test texts; clustering takes about as long as the others together."""
     logits = LOGIT_SCALE * embedded.texts @ embedded.labels.T
     predicted = logits.argmax(1)
     return Scores(
@@ -54,6 +56,7 @@ def scores_of(embedded: Embedded) -> Scores:
         macro_f1=macro_f1(predicted, embedded.targets),
         cross_entropy=float(torch.nn.functional.cross_entropy(logits, embedded.targets)),
         knn_accuracy=accuracy(knn_predictions(embedded.texts, embedded.targets), embedded.targets),
+        v_measure=v_measure(embedded.texts, embedded.targets) if clustering else None,
     )
 
 
@@ -67,6 +70,15 @@ def macro_f1(predicted: Tensor, targets: Tensor) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(targets.numpy(), predicted.numpy(), average="macro", zero_division=0))
+
+
+def v_measure(texts: Tensor, targets: Tensor) -> float:
+    """Harmonic mean of homogeneity and completeness of k-means clusters of unit embeddings (n, d)."""
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import v_measure_score
+
+    found = KMeans(len(set(targets.tolist())), n_init=3, random_state=0).fit_predict(texts.numpy())
+    return float(v_measure_score(targets.numpy(), found))
 
 
 def knn_predictions(texts: Tensor, targets: Tensor, *, k: int = 10) -> Tensor:

@@ -10,7 +10,9 @@ from loragen.backbone import Backbone
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import Scores, score_task
 from loragen.experts import TaskData
-from loragen.generators.base import AdapterGenerator, Condition
+from loragen.generators.base import AdapterGenerator
+from loragen.generators.conditions import Conditioner
+from loragen.task_vectors import Support
 from loragen.tasks import Task
 
 
@@ -33,6 +35,7 @@ def score_unseen(
     seeds: Sequence[int],
     max_length: int,
     fixed: Mapping[str, Callable[[Task], Adapter | None]] | None = None,
+    supports: Mapping[str, Callable[[Task], Support]] | None = None,
     on_row: Callable[[Row], None] = lambda _row: None,
 ) -> list[Row]:
     """Score every generator on every task's test file, stochastic ones once a seed.
@@ -45,12 +48,13 @@ def score_unseen(
         seeds: random seeds; a generator that draws nothing at random is scored under the first alone.
         max_length: tokens of a text.
         fixed: further methods that take a task to an adapter, or to `None` for the bare base.
+        supports: examples of the task that some of the generators are given beside the description, by method.
         on_row: called with each row as it comes.
     """
     rows = []
+    conditioners = {method: Conditioner.of(generator, encoder) for method, generator in generators.items()}
     for task in tasks:
         data = TaskData.of(task, task.load_test(), backbone, max_length=max_length)
-        condition = Condition(task.description, encoder.encode([task.description])[0])
 
         def add(method: str, seed: int, adapter: Adapter | None, task: Task = task, data: TaskData = data) -> None:
             rows.append(Row(task.id, method, seed, score_task(backbone, adapter, data)))
@@ -59,6 +63,8 @@ def score_unseen(
         for method, adapter_for in (fixed or {}).items():
             add(method, seeds[0], adapter_for(task))
         for method, generator in generators.items():
+            support = supports[method](task) if supports and method in supports else None
+            condition = conditioners[method].condition(task.description, support=support)
             for seed in seeds if generator.is_stochastic else seeds[:1]:
                 rng = torch.Generator().manual_seed(seed)
                 (generation,) = generator.generate(condition, rng=rng)

@@ -1,13 +1,15 @@
 """What every generator is: from a condition and a random source to adapters, with the experts it drew on."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from loragen.adapter import Adapter
+from loragen.task_vectors import Evidence, Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +19,10 @@ class Condition:
     description: str
     embedding: Tensor
     """Unit embedding of the description by the zoo's text encoder, (c,)."""
+    task_vectors: Mapping[Evidence, Tensor] = field(default_factory=dict)
+    """Task vectors (h,) by what they were read from, for generators with a ``reading``."""
+    own_adapter: Adapter | None = None
+    """An adapter trained on the very task: only for what a paper's own setting needs, never for an unseen task."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Neighbour:
     similarity: float
     """Cosine between its description and the task's."""
     weight: float
-    """Its share in the mixture; the shares of one generation sum to 1."""
+    """Its share in the mixture; the shares of one generation sum to 1, and ridge regression has negative ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,11 @@ class AdapterGenerator(ABC):
     name: ClassVar[str]
     is_stochastic: ClassVar[bool]
     """Whether samples of one condition differ."""
+
+    @property
+    def reading(self) -> Reading | None:
+        """How the task vectors it wants are read; `None` where the description's embedding is all it uses."""
+        return None
 
     @abstractmethod
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:

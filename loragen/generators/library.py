@@ -36,13 +36,18 @@ class Library:
         paraphrases = torch.split(embedded, [len(card.descriptions) for card in cards])
         return cls(zoo, paraphrases, Index.build(zoo.ids, torch.stack([mean_direction(p) for p in paraphrases])))
 
-    def neighbours(
-        self, query: Tensor, *, top_k: int, temperature: float, exclude: Collection[str] = ()
-    ) -> tuple[Neighbour, ...]:
+    def neighbours(self, query: Tensor, *, top_k: int, temperature: float) -> tuple[Neighbour, ...]:
         """The ``top_k`` experts nearest to an embedding (c,), with softmax(similarity / temperature) as weights."""
-        hits = self.index.search(query, top_k, exclude=exclude)
-        weights = softmax_weights([hit.similarity for hit in hits], temperature)
-        return tuple(Neighbour(hit.id, hit.similarity, weight) for hit, weight in zip(hits, weights, strict=True))
+        return neighbours_in(self.index, query, top_k, temperature=temperature)
+
+
+def neighbours_in(
+    index: Index, query: Tensor, top_k: int, *, temperature: float, exclude: Collection[str] = ()
+) -> tuple[Neighbour, ...]:
+    """The ``top_k`` entries of an index nearest to a query (c,), with softmax(similarity / temperature) as weights."""
+    hits = index.search(query, top_k, exclude=exclude)
+    weights = softmax_weights([hit.similarity for hit in hits], temperature)
+    return tuple(Neighbour(hit.id, hit.similarity, weight) for hit, weight in zip(hits, weights, strict=True))
 
 
 def mean_direction(embeddings: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 All three are exact on delta weights (`merging.weighted_sum`) and draw nothing at random.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,8 +29,10 @@ class Merge(AdapterGenerator):
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
         """Merge once; every sample is the same adapter."""
         chosen = self.choose(condition)
-        adapters = [self.library.zoo.adapter(neighbour.id) for neighbour in chosen]
-        merged = weighted_sum(adapters, [neighbour.weight for neighbour in chosen])
+        # In the order of ids, not of nearness: sums of floats depend on it, and equal shares are one adapter.
+        summands = sorted(chosen, key=lambda neighbour: neighbour.id)
+        adapters = [self.library.zoo.adapter(neighbour.id) for neighbour in summands]
+        merged = weighted_sum(adapters, [neighbour.weight for neighbour in summands])
         return [Generation(merged, chosen)] * num_samples
 
 
@@ -68,3 +71,11 @@ class TopK(Merge):
     def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
         """The ``top_k`` nearest experts."""
         return self.library.neighbours(condition.embedding, top_k=self.top_k, temperature=self.temperature)
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform(TopK):
+    """The nearest experts in equal shares."""
+
+    name: ClassVar[str] = "uniform"
+    temperature: float = math.inf

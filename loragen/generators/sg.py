@@ -14,27 +14,33 @@ time, so that one task has many conditions; the decoder may add to μ* instead o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from loragen.codec import Codec
 from loragen.config import StrictModel
-from loragen.errors import ConfigError, GeneratorError, ZooError
 from loragen.frame import Frame
-from loragen.generators.base import AdapterGenerator, Condition, Generation, Neighbour
-from loragen.generators.library import softmax_weights
+from loragen.generators.base import Condition, Generation, Neighbour
+from loragen.generators.gaussian import Gaussian
+from loragen.generators.library import neighbours_in
+from loragen.generators.trained import (
+    MANIFEST,
+    Provenance,
+    TrainedGenerator,
+    load_network,
+    network_tensors,
+    reading_folder,
+)
 from loragen.index import Index
 from loragen.objective import Objective
 
-MANIFEST = "generator.yaml"
 TENSORS = "generator.safetensors"
 FRAME = "frame.safetensors"
 
@@ -80,24 +86,6 @@ class Mixture:
     def features(self) -> Tensor:
         """What the networks read, (..., 2k): the mean, and the logarithm of the variance."""
         return torch.cat([self.mean, (self.variance + 1e-6).log()], dim=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class Gaussian:
-    """A diagonal Gaussian, (..., latent)."""
-
-    mean: Tensor
-    log_variance: Tensor
-
-    def sample(self, noise: Tensor, *, scale: float = 1.0) -> Tensor:
-        """The point at standard normal ``noise``."""
-        return self.mean + scale * noise * (0.5 * self.log_variance).exp()
-
-    def kl(self, other: "Gaussian") -> Tensor:
-        """KL(self ‖ other), in nats, summed over the latent dimension."""
-        ratio = (self.log_variance - other.log_variance).exp()
-        shift = (self.mean - other.mean).square() / other.log_variance.exp()
-        return 0.5 * (ratio + shift - 1 + other.log_variance - self.log_variance).sum(-1)
 
 
 def mlp(sizes: Sequence[int], dropout: float) -> nn.Sequential:
@@ -190,25 +178,15 @@ class SGLibrary:
         return Mixture.of(weights, self.means, self.variances)
 
 
-class SGManifest(StrictModel):
+class SGManifest(Provenance):
     """What a saved SG-LoRA says of itself."""
 
     kind: Literal["sg"] = "sg"
-    base: str
-    base_hash: str
-    task_type: str | None
-    zoo: str
-    zoo_hash: str
-    """Fingerprint of the experts it was trained on."""
-    encoder: str
-    encoder_hash: str
-    experts: tuple[str, ...]
     config: SGConfig
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class SG(AdapterGenerator):
+class SG(TrainedGenerator):
     """A trained SG-LoRA: everything it needs to make an adapter from a description's embedding."""
 
     manifest: SGManifest
@@ -245,15 +223,19 @@ class SG(AdapterGenerator):
 
     def neighbours(self, condition: Condition) -> tuple[Neighbour, ...]:
         """The K experts of the condition."""
-        hits = Index.build(self.library.ids, self.library.embeddings).search(
-            condition.embedding, self.config.top_k, exclude=self.exclude
+        index = Index.build(self.library.ids, self.library.embeddings)
+        return neighbours_in(
+            index, condition.embedding, self.config.top_k, temperature=self.config.temperature, exclude=self.exclude
         )
-        weights = softmax_weights([hit.similarity for hit in hits], self.config.temperature)
-        return tuple(Neighbour(hit.id, hit.similarity, weight) for hit, weight in zip(hits, weights, strict=True))
+
+    def drawing_on(self, *, top_k: int | None, exclude: frozenset[str]) -> Self:
+        """The same generator with another K, unless `None`, and without some experts."""
+        config = self.config if top_k is None else self.config.model_copy(update={"top_k": top_k})
+        return replace(self, manifest=self.manifest.model_copy(update={"config": config}), exclude=exclude)
 
     def files(self) -> dict[str, str | bytes]:
         """The generator as the files of its folder."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors = network_tensors(self.network)
         tensors |= self.codec.tensors()
         tensors |= {f"library.{name}": getattr(self.library, name) for name in ("means", "variances", "embeddings")}
         return {
@@ -269,17 +251,11 @@ class SG(AdapterGenerator):
         Raises:
             GeneratorError: the folder is missing, damaged, or does not hold an SG-LoRA.
         """
-        try:
+        with reading_folder(folder, "SG-LoRA"):
             manifest = SGManifest.from_yaml(folder / MANIFEST)
             tensors = load_file(folder / TENSORS)
             codec = Codec.from_tensors(tensors)
-            network = SGNetwork(codec.size, manifest.config).eval().requires_grad_(False)
-            network.load_state_dict(
-                {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
-            )
+            network = SGNetwork(codec.size, manifest.config)
+            load_network(network, tensors)
             parts = (tensors[f"library.{name}"] for name in ("means", "variances", "embeddings"))
             return cls(manifest, network, SGLibrary(manifest.experts, *parts), codec, Frame.load(folder / FRAME))
-        except (ConfigError, ZooError, OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise GeneratorError(
-                f"{folder} does not hold a whole SG-LoRA generator ({error}); train it again with `loragen train`."
-            ) from error

@@ -2,47 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from loragen.codec import Codec
-from loragen.config import StrictModel
 from loragen.embedding import TextEncoder
 from loragen.frame import Frame
 from loragen.generators.library import Library
 from loragen.generators.sg import SG, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
+from loragen.generators.trained import TrainConfig
 from loragen.schedule import Schedule
 from loragen.zoo import Zoo
 
 
-class SGTrainConfig(StrictModel):
+class SGTrainConfig(TrainConfig):
     """What `loragen train` is told for SG-LoRA."""
 
     generator: Literal["sg"]
-    zoo: Path
-    """Relative to where the command runs."""
-    splits: tuple[str, ...] = ("experts",)
-    """Splits of the zoo to learn from."""
-    encoder: str
-    """Embeds descriptions; a generator and its library share one."""
-    out: Path
     sg: SGConfig = SGConfig()
-    epochs: int = Field(20, ge=1)
-    steps_per_epoch: int = Field(100, ge=1)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,17 +123,6 @@ def fit_sg(
     schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
     objective = SGObjective(network, config.sg.kl_weight)
     history = fit(objective, batches, schedule, seed=config.seed, checkpoints=checkpoints, on_step=on_step)
-    manifest = SGManifest(
-        base=zoo.manifest.base,
-        base_hash=zoo.manifest.base_hash,
-        task_type=zoo.adapter(zoo.ids[0]).settings.task_type,
-        zoo=zoo.manifest.name,
-        zoo_hash=zoo.fingerprint,
-        encoder=config.encoder,
-        encoder_hash=encoder.fingerprint,
-        experts=zoo.ids,
-        config=config.sg,
-        versions={name: version(name) for name in ("loragen", "torch", "lightning")},
-    )
+    manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg)
     trained = network.cpu().eval().requires_grad_(False)
     return SG(manifest, trained, material.library, material.codec, material.frame), history

@@ -1,0 +1,76 @@
+"""Cells: the scores of one adapter on one task, kept on disk as they come so that an interrupted evaluation goes on."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from loragen.config import StrictModel
+from loragen.errors import ConfigError
+from loragen.evaluation.controls import RIGHT
+from loragen.evaluation.novelty import Novelty
+from loragen.evaluation.scoring import Scores
+from loragen.files import atomic_write
+
+Key = tuple[str, str, str, int]
+
+
+class Cell(StrictModel):
+    """What one adapter does on one task."""
+
+    task: str
+    method: str
+    control: str = RIGHT
+    """What the generator was told in place of the description, by name."""
+    seed: int = 0
+    scores: Scores | None = None
+    """On the whole test file; controls have none."""
+    short: Scores
+    """On the first texts of the test file, where controls are compared."""
+    novelty: Novelty | None = None
+    forgetting: float | None = None
+    """Mean change of label-text accuracy against the base on unrelated tasks; below 0 where the adapter harms them."""
+    seconds: float
+    """Generating and scoring."""
+
+    @property
+    def key(self) -> Key:
+        """Task, method, control, seed."""
+        return self.task, self.method, self.control, self.seed
+
+
+@dataclass(frozen=True)
+class CellFile:
+    """Cells as lines of JSON; a line that was cut off by an interruption is dropped."""
+
+    path: Path
+
+    def read(self) -> Iterator[Cell]:
+        """The whole cells there are.
+
+        Raises:
+            ConfigError: a whole line is no cell.
+        """
+        if not self.path.exists():
+            return
+        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), 1):
+            if line.endswith(b"\n"):
+                yield Cell.checked(_parsed(line, f"{self.path}:{number}"), source=f"{self.path}:{number}")
+
+    def append(self, cell: Cell) -> None:
+        """Add a cell in one write."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cell.model_dump(mode="json", exclude_defaults=True)) + "\n")
+
+    def mend(self) -> None:
+        """Cut off a half line that an interruption left, so that the next cell begins a line of its own."""
+        if self.path.exists() and (content := self.path.read_bytes()) and not content.endswith(b"\n"):
+            atomic_write(self.path, content[: content.rfind(b"\n") + 1])
+
+
+def _parsed(line: bytes, place: str) -> object:
+    try:
+        return json.loads(line.decode())
+    except ValueError as error:  # no JSON, or not even text
+        raise ConfigError(f"{place} is damaged ({error}); remove the line, and its cell is computed again.") from error

@@ -1,0 +1,72 @@
+"""Controls: what a generator is told in place of a task's description. It has learnt something only if that costs."""
+
+import re
+from collections.abc import Collection, Sequence
+
+import torch
+
+from loragen.tasks import Task
+
+RIGHT = "right"
+NONSENSE = "nonsense"
+OTHER = "another task's"
+SHUFFLED = "shuffled words"
+PARAPHRASE = "paraphrase"
+
+_ONSETS = (
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gl",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "r",
+    "s",
+    "st",
+    "t",
+    "v",
+    "z",
+)
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "oo", "ou")
+_CODAS = ("", "", "", "b", "k", "l", "m", "n", "nd", "p", "r", "rk", "s", "st", "t", "x")
+
+
+def controls(task: Task, others: Sequence[Task], *, rng: torch.Generator) -> dict[str, str]:
+    """Name of the control → the text that takes the description's place.
+
+    Args:
+        task: the task in question.
+        others: tasks to borrow a description from; those of its own family are passed over.
+        rng: chooses among them, shuffles, and makes up words.
+    """
+    words = task.description.split()
+    shuffled = [words[i] for i in torch.randperm(len(words), generator=rng).tolist()]
+    meant = set(re.findall(r"\w+", task.description.lower()))
+    told = {NONSENSE: nonsense(len(words), rng=rng, without=meant), SHUFFLED: " ".join(shuffled)}
+    strangers = [other for other in others if (other.family or other.id) != (task.family or task.id)]
+    if strangers:
+        told[OTHER] = strangers[int(torch.randint(len(strangers), (), generator=rng))].description
+    return told | {f"{PARAPHRASE} {number}": text for number, text in enumerate(task.paraphrases[:3], 1)}
+
+
+def nonsense(words: int, *, rng: torch.Generator, without: Collection[str] = ()) -> str:
+    """A sentence of made-up words of one to three syllables; those in ``without`` are made up anew."""
+
+    def pick(options: Sequence[str]) -> str:
+        return options[int(torch.randint(len(options), (), generator=rng))]
+
+    def word() -> str:
+        syllables = 1 + int(torch.randint(3, (), generator=rng))
+        made = "".join(pick(_ONSETS) + pick(_VOWELS) + pick(_CODAS) for _ in range(syllables))
+        return word() if made in without else made
+
+    return " ".join(word() for _ in range(max(3, words))).capitalize() + "."

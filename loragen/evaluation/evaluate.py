@@ -1,0 +1,324 @@
+"""Evaluates generators on tasks their zoo has not seen: every rival, every control, one cell an adapter."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from loragen.adapter import Adapter
+from loragen.backbone import Backbone, choose_dtype
+from loragen.config import StrictModel
+from loragen.embedding import TextEncoder
+from loragen.errors import ConfigError
+from loragen.evaluation.cells import Cell, CellFile, Key
+from loragen.evaluation.controls import RIGHT, controls
+from loragen.evaluation.novelty import Reference
+from loragen.evaluation.scoring import Scores, accuracy, embed_task, scores_of
+from loragen.experts import TaskData
+from loragen.files import atomic_write
+from loragen.generators.base import AdapterGenerator
+from loragen.generators.catalogue import SPLIT, open_generator
+from loragen.generators.conditions import Conditioner
+from loragen.generators.trained import MANIFEST
+from loragen.tasks import Examples, Task, TaskSet
+from loragen.zoo import Zoo
+
+BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
+CELLS, RUN = "cells.jsonl", "run.yaml"
+Report = Callable[[str, int, int], None]
+
+
+class EvaluateConfig(StrictModel):
+    """What `loragen evaluate` is told."""
+
+    zoo: Path
+    tasks: Path
+    tasks_root: Path | None = None
+    """Where the tasks' files lie, if not where that file says."""
+    splits: tuple[str, ...] = Field(min_length=1)
+    """Of the tasks; nothing in them may have served in training."""
+    unseen_families: tuple[str, ...] = ()
+    """Splits of which not even a task of the same family may have served."""
+    generators: tuple[str, ...] = ("mean", "nearest", "uniform", "topk", "ridge", "sg", "icm")
+    """By name, or by folder."""
+    instructed: Path | None = None
+    """A multi-task LoRA that was trained with the descriptions in sight, and is judged so."""
+    oracles: Path
+    """A zoo that holds an adapter trained on each of the tasks."""
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    out: Path
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    with_controls: bool = True
+    short: int = Field(100, ge=20)
+    """Test texts on which controls and forgetting are compared."""
+    unrelated: int = Field(5, ge=0)
+    """Tasks of other families on which forgetting is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What an evaluation works on."""
+
+    config: EvaluateConfig
+    zoo: Zoo
+    oracles: Zoo
+    tasks: tuple[Task, ...]
+    split_of: Mapping[str, str]
+    backbone: Backbone
+    generators: Mapping[str, AdapterGenerator]
+    encoder: TextEncoder
+    conditioners: Mapping[str, Conditioner]
+    reference: Reference
+    tokenised: dict[str, TaskData] = field(default_factory=dict)
+    bare: dict[str, float] = field(default_factory=dict)
+    """Task → label-text accuracy of the base on its first texts."""
+
+    @classmethod
+    def open(cls, config: EvaluateConfig) -> "Bench":
+        """Open everything and check that no evaluated task has served in training.
+
+        Raises:
+            ConfigError: a task, or its family where that is asked for, is among the experts, or zoo, oracles and base
+                do not go together.
+            TaskError: there is no such split.
+            ZooError: an oracle is missing.
+            GeneratorError: there is no such generator.
+        """
+        task_set = TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+        zoo, oracles = Zoo.open(config.zoo), Zoo.open(config.oracles)
+        split_of = {task.id: split for split in config.splits for task in task_set.split(split)}
+        tasks = tuple(task_set[task_id] for task_id in split_of)
+        for split in config.unseen_families:
+            task_set.split(split)  # a slip of the pen must not switch the check off
+        refuse_leaks(zoo, tasks, split_of, config.unseen_families)
+        for task in tasks:
+            oracles.card(task.id)
+        if oracles.manifest.base_hash != zoo.manifest.base_hash:
+            raise ConfigError(
+                f"The oracles of {config.oracles} adapt other weights ({oracles.manifest.base_hash[:12]}) than the zoo "
+                f"{config.zoo} ({zoo.manifest.base_hash[:12]}); train them with the zoo's base."
+            )
+        backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+        if backbone.fingerprint != zoo.manifest.base_hash:
+            raise ConfigError(
+                f"The base {zoo.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
+                f"{config.zoo} was trained on ({zoo.manifest.base_hash[:12]}); restore them."
+            )
+        encoder = TextEncoder.load(config.encoder)
+        generators = {name: open_generator(name, zoo, encoder) for name in config.generators}
+        return cls(
+            config,
+            zoo,
+            oracles,
+            tasks,
+            split_of,
+            backbone,
+            generators,
+            encoder,
+            {name: Conditioner.of(generator, encoder) for name, generator in generators.items()},
+            Reference.of(zoo.select(splits={SPLIT})),
+        )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Every row of the tables, the base first and the oracle last."""
+        rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
+        return (BASE, *rivals, *self.generators, ORACLE)
+
+    def data(self, task: Task, *, instruction: str | None = None) -> TaskData:
+        """A task's test file, tokenised once, in the order of `shuffled`."""
+        if instruction is not None:
+            return self._tokenise(task, instruction)
+        if task.id not in self.tokenised:
+            self.tokenised[task.id] = self._tokenise(task, None)
+        return self.tokenised[task.id]
+
+    def _tokenise(self, task: Task, instruction: str | None) -> TaskData:
+        length = self.zoo.manifest.recipe.score_length
+        return TaskData.of(task, shuffled(task), self.backbone, max_length=length, instruction=instruction)
+
+
+def shuffled(task: Task) -> Examples:
+    """A task's test examples, always in the same random order, so that the first of them are of all classes."""
+    examples = task.load_test()
+    return examples.subset(torch.randperm(len(examples), generator=_rng(task, "order")))
+
+
+def refuse_leaks(zoo: Zoo, tasks: Sequence[Task], split_of: Mapping[str, str], unseen_families: Sequence[str]) -> None:
+    """Check that what is evaluated has not served in training.
+
+    Raises:
+        ConfigError: it has.
+    """
+    experts = list(zoo.select(splits={SPLIT}))
+    ids, families = {card.id for card in experts}, {card.family or card.id for card in experts}
+    seen = [task.id for task in tasks if task.id in ids]
+    if seen:
+        raise ConfigError(
+            f"{', '.join(seen)}: trained on, for the experts of {zoo.root} hold these very tasks; leave them out of "
+            "the evaluation, or build a zoo without them."
+        )
+    related = [t.id for t in tasks if split_of[t.id] in unseen_families and (t.family or t.id) in families]
+    if related:
+        raise ConfigError(
+            f"{', '.join(related)}: of a family that the experts of {zoo.root} hold, though the split is said to have "
+            "unseen families alone; correct the split, or build a zoo without that family."
+        )
+
+
+def evaluate(config: EvaluateConfig, report: Report = lambda _what, _done, _total: None) -> tuple[Bench, list[Cell]]:
+    """Compute every cell; those that an earlier run of the same config left are kept.
+
+    Raises:
+        ConfigError: other settings, tasks or adapters left cells there.
+    """
+    bench = Bench.open(config)
+    file = CellFile(config.out / CELLS)
+    _settle(bench, file)
+    known = {cell.key: cell for cell in file.read()}
+    plan = {key: None for task in bench.tasks for key in _keys(bench, task)}
+    report("adapters", len(known.keys() & plan.keys()), len(plan))
+    for task in bench.tasks:
+        for cell in _cells(bench, task, known):
+            file.append(cell)
+            known[cell.key] = cell
+            report("adapters", len(known.keys() & plan.keys()), len(plan))
+    return bench, [known[key] for key in plan]
+
+
+def _settle(bench: Bench, file: CellFile) -> None:
+    """Keep what the cells are worth beside them, and refuse to add to those of other settings."""
+    config, run = bench.config, bench.config.out / RUN
+    settings = config.to_yaml() + "".join(f"# {fact}\n" for fact in _facts(bench))
+    if file.path.exists() and (not run.exists() or run.read_text() != settings):
+        raise ConfigError(
+            f"{config.out} holds an evaluation with other settings, tasks or adapters; give another 'out' or remove it."
+        )
+    file.mend()
+    atomic_write(run, settings)
+
+
+def _facts(bench: Bench) -> Iterator[str]:
+    """What the config names by place, by content."""
+    yield f"zoo {bench.zoo.fingerprint}"
+    yield f"oracles {bench.oracles.fingerprint}"
+    yield f"encoder {bench.encoder.fingerprint}"
+    yield f"tasks {_sha256(json.dumps([task.model_dump(mode='json') for task in bench.tasks]).encode())}"
+    yield f"{MULTITASK} {_digest(bench.zoo.multitask(), None)}"
+    if bench.config.instructed is not None:
+        yield f"{INSTRUCTED} {_digest(Adapter.load(bench.config.instructed), None)}"
+    for name in bench.config.generators:
+        folders = (Path(name), bench.zoo.root / "generators" / name)
+        folder = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+        files = [folder / MANIFEST, *sorted(folder.glob("*.safetensors"))] if folder is not None else []
+        yield f"{name} {_sha256(b''.join(file.read_bytes() for file in files)) if files else 'merge'}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _keys(bench: Bench, task: Task) -> Iterator[Key]:
+    for method in bench.methods:
+        generator = bench.generators.get(method)
+        for seed in bench.config.seeds if generator is not None and generator.is_stochastic else bench.config.seeds[:1]:
+            yield task.id, method, RIGHT, seed
+        if generator is not None and bench.config.with_controls:
+            for control in _told(bench, task):
+                yield task.id, method, control, bench.config.seeds[0]
+
+
+def _told(bench: Bench, task: Task) -> dict[str, str]:
+    return controls(task, bench.tasks, rng=_rng(task, "controls"))
+
+
+def _rng(task: Task, purpose: str) -> torch.Generator:
+    """Randomness of a task's own: leaving another task out changes nothing."""
+    digest = hashlib.sha256(f"{purpose} {task.id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+
+
+def _cells(bench: Bench, task: Task, known: Mapping[Key, Cell]) -> Iterator[Cell]:
+    told = _told(bench, task)
+    # By digest of the adapter: nearest, for example, often gives one adapter for several descriptions.
+    scored: dict[tuple[str, str], Scores] = {}
+    for key in _keys(bench, task):
+        if key in known:
+            continue
+        _, method, control, seed = key
+        begun = time.monotonic()
+        adapter = _adapter(bench, task, method, told.get(control, task.description), seed)
+        instruction = task.description if method == INSTRUCTED else None
+        whole, digest = control == RIGHT, _digest(adapter, instruction)
+        facts: dict[str, Any] = {}
+        for part in ("scores", "short") if whole else ("short",):
+            if (digest, part) not in scored:
+                scored[digest, part] = _scores(bench, task, adapter, instruction, whole=part == "scores")
+            facts[part] = scored[digest, part]
+        if whole and seed == bench.config.seeds[0] and adapter is not None:
+            facts["forgetting"] = _forgetting(bench, task, adapter)
+            if method in bench.generators:
+                facts["novelty"] = bench.reference.novelty(adapter)
+        seconds = round(time.monotonic() - begun, 3)
+        yield Cell(task=task.id, method=method, control=control, seed=seed, seconds=seconds, **facts)
+
+
+def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int) -> Adapter | None:
+    if method == BASE:
+        return None
+    if method == MULTITASK:
+        return bench.zoo.multitask()
+    if method == INSTRUCTED:
+        assert bench.config.instructed is not None
+        return Adapter.load(bench.config.instructed)
+    if method == ORACLE:
+        return bench.oracles.adapter(task.id)
+    generator = bench.generators[method]
+    condition = bench.conditioners[method].condition(description)
+    return generator.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
+
+
+def _digest(adapter: Adapter | None, instruction: str | None) -> str:
+    digest = hashlib.sha256((instruction or "").encode())
+    for site in adapter.sites if adapter is not None else ():
+        digest.update(site.encode())
+        for factor in adapter.scaled_factors(site) if adapter is not None else ():
+            digest.update(factor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _scores(bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None, *, whole: bool) -> Scores:
+    """Score the whole test file, or its first texts.
+
+    The first texts are embedded by themselves, for what is embedded beside them bears on the last digits: so an adapter
+    has the same scores there whatever it was made from, and after an interruption.
+    """
+    data = bench.data(task, instruction=instruction)
+    embedded = embed_task(bench.backbone, adapter, data if whole else data.first(bench.config.short))
+    return scores_of(embedded, clustering=whole)
+
+
+def _forgetting(bench: Bench, task: Task, adapter: Adapter) -> float | None:
+    strangers = [other for other in bench.tasks if (other.family or other.id) != (task.family or task.id)]
+    order = torch.randperm(len(strangers), generator=_rng(task, "unrelated"))[: bench.config.unrelated]
+    changes = [
+        _short_accuracy(bench, strangers[i], adapter) - _short_accuracy(bench, strangers[i], None)
+        for i in order.tolist()
+    ]
+    return round(sum(changes) / len(changes), 5) if changes else None
+
+
+def _short_accuracy(bench: Bench, task: Task, adapter: Adapter | None) -> float:
+    if adapter is None and task.id in bench.bare:
+        return bench.bare[task.id]
+    embedded = embed_task(bench.backbone, adapter, bench.data(task).first(bench.config.short))
+    found = accuracy((embedded.texts @ embedded.labels.T).argmax(1), embedded.targets)
+    if adapter is None:
+        bench.bare[task.id] = found
+    return found

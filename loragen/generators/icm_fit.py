@@ -1,0 +1,204 @@
+"""Trains ICM-LoRA on a zoo: the length of the training from left-out tasks, then the training on all."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loragen.codec import Codec
+from loragen.embedding import TextEncoder
+from loragen.errors import ConfigError
+from loragen.files import atomic_write
+from loragen.frame import Frame
+from loragen.generators.icm import ICM, ConditionCodec, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
+from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
+from loragen.raw import RawFactors
+from loragen.schedule import Schedule
+from loragen.zoo import Zoo
+
+
+def fit_icm(
+    config: ICMTrainConfig,
+    zoo: Zoo,
+    encoder: TextEncoder,
+    *,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[ICM, list[dict[str, float]]]:
+    """Train ICM-LoRA on the experts of a zoo; returns the generator and its losses, a row a step.
+
+    With ``folds``, it is first trained without each part of the tasks in turn, and how well the left-out tasks'
+    adapters were met (their alignment) chooses the number of epochs (`longest_as_good`).
+    """
+    material = prepare(config, zoo, encoder)
+    done = 0
+
+    def report(step: int) -> None:
+        if on_step is not None:
+            on_step(done + step)
+
+    curves = []
+    for fold, left_out in enumerate(_folds(len(zoo), config)):
+        curves += _left_out_curves(config, material, left_out, _beside(checkpoints, f"fold-{fold}"), report)
+        done += config.epochs * config.steps_per_epoch
+    epochs = longest_as_good(torch.tensor(curves)) if curves else config.epochs
+    run = Run.of(config, material, range(len(zoo)))
+    history = run.fit(_beside(checkpoints, "all"), on_step=report, epochs=epochs)
+    manifest = ICMManifest(
+        **ICMManifest.facts(zoo, encoder),
+        reading=material.reading,
+        config=config.icm,
+        factors=_layout(material.space),
+        epochs=epochs,
+        left_out=tuple(round(sum(values) / len(values), 4) for values in zip(*curves, strict=True)),
+    )
+    return ICM(manifest, run.trained(), run.conditions, run.codec, material.space, material.embeddings), history
+
+
+def longest_as_good(curves: Tensor) -> int:
+    """The last epoch that is within one standard error of the best, from the curves of left-out tasks (n, epochs).
+
+    Training on improves what is made for known tasks; it ends where that would cost unknown ones.
+    """
+    means = curves.mean(0)
+    best = int(means.argmax())
+    error = float(curves[:, best].std() / len(curves) ** 0.5) if len(curves) > 1 else 0.0
+    return 1 + int((means >= means[best] - error).nonzero().max())
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training on some of the experts."""
+
+    config: ICMTrainConfig
+    material: Material
+    experts: Sequence[int]
+    codec: Codec
+    conditions: ConditionCodec
+    network: ICMNetwork
+
+    @classmethod
+    def of(cls, config: ICMTrainConfig, material: Material, experts: Sequence[int]) -> "Run":
+        """An untrained network, and codecs that know of these experts alone."""
+        codec, conditions = material.codec(experts, config.icm), material.conditions(experts)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = ICMNetwork(codec.size, conditions.size, config.icm)
+        return cls(config, material, experts, codec, conditions, network)
+
+    def fit(
+        self,
+        checkpoints: Path | None,
+        *,
+        on_step: Callable[[int], None],
+        on_epoch: Callable[[int], None] | None = None,
+        epochs: int | None = None,
+    ) -> list[dict[str, float]]:
+        """Train the network; returns its losses, a row a step."""
+        from loragen.training import fit
+
+        config = self.config
+        codes = self.material.codes(self.experts, self.codec, config.icm)
+
+        def batches(epoch: int) -> list[ICMBatch]:
+            rng = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+            return episodes(self.material, self.experts, codes, self.conditions, config, rng=rng)
+
+        schedule = Schedule(
+            config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay
+        )
+        return fit(
+            ICMObjective(self.network, config.icm.kl_weight),
+            batches,
+            schedule,
+            seed=config.seed,
+            checkpoints=checkpoints,
+            on_step=on_step,
+            on_epoch=on_epoch,
+            epochs=epochs,
+        )
+
+    def trained(self) -> ICMNetwork:
+        """The network for generating, its matrices as precise as they will be stored."""
+        network = self.network.cpu().eval().requires_grad_(False)
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(parameter.bfloat16())
+        return network
+
+    @torch.no_grad()
+    def alignment(self, left_out: Sequence[int]) -> list[float]:
+        """For each left-out task the mean cosine of adapters generated for it with its own, from the others' centre.
+
+        Generated are two with z = 0, one from the first kind of evidence alone and one from all kinds.
+        The cosine, since a squared error prefers the centre to any guess in so many dimensions.
+        """
+        device = next(self.network.parameters()).device
+        conditions = [
+            self.conditions.of({kind: vectors[kind] for kind in kinds}, tuple(vectors))
+            for expert in left_out
+            for vectors in [self.material.task_vectors(expert, shots=max(self.config.shots))]
+            for kinds in ([next(iter(vectors))], list(vectors))
+        ]
+        condition = torch.stack(conditions).to(device)
+        self.network.eval()
+        codes = self.network.decode(condition.new_zeros(len(condition), self.config.icm.latent_size), condition).cpu()
+        self.network.train()
+        made = (self.codec.decode(codes) - self.codec.centre) / self.codec.scale
+        own = (self.material.samples[list(left_out), 0] - self.codec.centre) / self.codec.scale
+        cosines = torch.cosine_similarity(made, own.repeat_interleave(2, 0), dim=1)
+        return [float(value) for value in cosines.reshape(-1, 2).mean(1)]
+
+
+def _left_out_curves(
+    config: ICMTrainConfig,
+    material: Material,
+    left_out: Sequence[int],
+    folder: Path | None,
+    on_step: Callable[[int], None],
+) -> list[list[float]]:
+    """For each left-out task the alignment after every epoch of a training on the others."""
+    experts = [expert for expert in range(len(material.samples)) if expert not in set(left_out)]
+    run = Run.of(config, material, experts)
+    kept = folder / "alignment.json" if folder is not None else None
+    epochs: dict[str, list[float]] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
+
+    def judge(epoch: int) -> None:
+        epochs[str(epoch)] = run.alignment(left_out)
+        if kept is not None:
+            atomic_write(kept, json.dumps(epochs))
+
+    if len(epochs) < config.epochs:
+        run.fit(folder, on_step=on_step, on_epoch=judge)
+    return [list(curve) for curve in zip(*epochs.values(), strict=True)]
+
+
+def _folds(n: int, config: ICMTrainConfig) -> list[list[int]]:
+    """Random parts of equal size, as many as asked for, at most one a task.
+
+    Raises:
+        ConfigError: one part would hold all tasks.
+    """
+    if config.folds == 0:
+        return []
+    folds = min(config.folds, n)
+    if folds == 1:
+        raise ConfigError(
+            f"With 'folds: {config.folds}' and {n} experts no task is left to learn from; at least 2 of both were "
+            "wanted, or 'folds: 0'."
+        )
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).tolist()
+    return [sorted(order[fold::folds]) for fold in range(folds)]
+
+
+def _beside(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
+
+
+def _layout(space: Frame | RawFactors) -> dict[str, tuple[int, int, int]] | None:
+    if isinstance(space, Frame):
+        return None
+    return {site.name: (site.out_features, site.in_features, site.r) for site in space.spec.sites}

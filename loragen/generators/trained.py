@@ -1,0 +1,114 @@
+"""What every trained generator shares: where it comes from, its folder, and what its training is told."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from loragen.config import StrictModel
+from loragen.embedding import TextEncoder
+from loragen.errors import ConfigError, GeneratorError, ZooError
+from loragen.generators.base import AdapterGenerator
+from loragen.zoo import Zoo
+
+MANIFEST = "generator.yaml"
+
+
+class Provenance(StrictModel):
+    """What every trained generator says of where it comes from."""
+
+    base: str
+    base_hash: str
+    task_type: str | None
+    zoo: str
+    zoo_hash: str
+    """Fingerprint of the experts it was trained on."""
+    encoder: str
+    encoder_hash: str
+    experts: tuple[str, ...]
+    versions: dict[str, str]
+
+    @classmethod
+    def facts(cls, zoo: Zoo, encoder: TextEncoder) -> dict[str, Any]:
+        """Values of these fields for a generator trained on a zoo."""
+        return {
+            "base": zoo.manifest.base,
+            "base_hash": zoo.manifest.base_hash,
+            "task_type": zoo.adapter(zoo.ids[0]).settings.task_type,
+            "zoo": zoo.manifest.name,
+            "zoo_hash": zoo.fingerprint,
+            "encoder": encoder.name,
+            "encoder_hash": encoder.fingerprint,
+            "experts": zoo.ids,
+            "versions": {name: version(name) for name in ("loragen", "torch", "lightning")},
+        }
+
+
+class TrainedGenerator(AdapterGenerator):
+    """A generator that was trained on a zoo and lives in a folder of its own."""
+
+    manifest: Provenance
+
+    @abstractmethod
+    def files(self) -> dict[str, str | bytes]:
+        """The generator as the files of its folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a trained generator.
+
+        Raises:
+            GeneratorError: the folder is missing, damaged, or holds a generator of another kind.
+        """
+
+
+def network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """A network's state under the names that a generator's file gives it."""
+    return {f"network.{name}": value for name, value in network.state_dict().items()}
+
+
+def load_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put what `network_tensors` named back into a network, frozen for generating."""
+    network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+    network.eval().requires_grad_(False)
+
+
+@contextmanager
+def reading_folder(folder: Path, kind: str) -> Iterator[None]:
+    """Turn the faults of a damaged generator's folder into a GeneratorError that names it."""
+    try:
+        yield
+    except (ConfigError, ZooError, OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise GeneratorError(
+            f"{folder} does not hold a whole {kind} generator ({error}); train it again with `loragen train`."
+        ) from error
+
+
+class TrainConfig(StrictModel):
+    """What `loragen train` is told, whatever the generator."""
+
+    zoo: Path
+    """Relative to where the command runs."""
+    splits: tuple[str, ...] = ("experts",)
+    """Splits of the zoo to learn from."""
+    encoder: str
+    """Embeds descriptions; a generator and its library share one."""
+    out: Path
+    epochs: int = Field(20, ge=1)
+    steps_per_epoch: int = Field(100, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
