@@ -1,4 +1,4 @@
-"""Compares ways to train experts: contrast weight and learning rate first, then frame and start.
+"""Compares ways to train experts: contrast weight and learning rate first, then frame and start, and the ceiling.
 
 Everything is judged on the 13 validation tasks: by the experts trained on them, and by what merges and SG-LoRA make of
 the other experts there. Builds lie under `runs/` and are resumable. Figures go to benchmarks/results/experts.json;
@@ -6,6 +6,7 @@ those that stand there are kept.
 
     python benchmarks/experts.py recipe      # contrast weight and learning rate, from random A and zero B
     python benchmarks/experts.py start       # random or multi-task A, zero or multi-task B; needs the shipped zoo
+    python benchmarks/experts.py ceiling     # learning rate and steps of the experts that generators are measured by
 """
 
 import argparse
@@ -34,6 +35,10 @@ SCORES = ("accuracy", "knn_accuracy")
 RECIPES = {
     f"contrast {weight}, lr {rate}": {"recipe.contrast_weight": weight, "recipe.learning_rate": rate}
     for weight, rate in [(0.3, 0.01), (0.0, 0.01), (1.0, 0.01)]
+}
+CEILINGS = {
+    "lr 0.01, 60 steps": {"recipe.learning_rate": 0.01},
+    "lr 0.005, 150 steps": {"recipe.steps": 150},
 }
 # From zero an expert has farther to go than from the multi-task adapter: each start has the rate that suits it.
 STARTS = {
@@ -70,6 +75,15 @@ def own_scores(zoo: Zoo) -> dict[str, float]:
         for moment in ("before", "after")
         for name in ("accuracy", "macro_f1", "cross_entropy", "knn_accuracy")
     }
+
+
+def compare_ceilings(validation: tuple[str, ...], results: dict[str, Any]) -> None:
+    shipped = Path("zoo/minilm")
+    results.setdefault("ceiling", {})["lr 0.005, 60 steps (shipped)"] = own_scores(Zoo.open(shipped))
+    for variant, overrides in CEILINGS.items():
+        zoo = built(variant, {"start_of": str(shipped)} | overrides, validation)
+        results["ceiling"][variant] = own_scores(zoo)
+        save(results)
 
 
 def subset(tasks: TaskSet) -> tuple[str, ...]:
@@ -129,13 +143,15 @@ def save(results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("recipe", "start"))
+    parser.add_argument("stage", choices=("recipe", "start", "ceiling"))
     stage = parser.parse_args().stage
     tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
     validation = tuple(task.id for task in tasks.split("validation"))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if stage == "recipe":
         compare_recipes(validation, results)
+    elif stage == "ceiling":
+        compare_ceilings(validation, results)
     else:
         compare_starts(tasks, validation, results)
     print(json.dumps(results[stage], indent=1))

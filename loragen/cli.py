@@ -311,13 +311,11 @@ def evaluate(
 
 def _show_summary(report: "Report") -> None:
     from loragen import console
-    from loragen.evaluation.report import TITLES, span
-    from loragen.evaluation.summary import ALL, MAIN
+    from loragen.evaluation.report import TITLES, shown_groups, span
+    from loragen.evaluation.summary import KIND, MAIN
 
     summary = report.summary
-    # All tasks are no group of their own where there is one split.
-    groups = report.config.splits if len(report.config.splits) == 1 else (*report.config.splits, ALL)
-    for group in groups:
+    for group in (group for group in shown_groups(report) if not group.startswith(KIND)):
         for score in MAIN:
             rows = [row for row in summary.rows if (row.group, row.score) == (group, score)]
             console.table(

@@ -15,10 +15,19 @@ SHORT = Scores(accuracy=0.25, macro_f1=0.2, cross_entropy=1.5, knn_accuracy=0.75
 WHOLE = Scores(accuracy=1 / 3, macro_f1=0.3, cross_entropy=0.1 + 0.2, knn_accuracy=2 / 3, v_measure=0.0)
 NOVELTY = Novelty(0.0, math.inf, 1 / 7, "bank", (("bank", 0.75), ("card", 0.25)), is_replay=False)
 CELLS = (
-    Cell(task="mood", method="base", scores=WHOLE, short=SHORT, seconds=0.5),
-    Cell(task="mood", method="mean", scores=WHOLE, short=SHORT, novelty=NOVELTY, forgetting=-0.0125, seconds=2),
-    Cell(task="mood", method="sg", seed=2, control=OTHER, short=SHORT, seconds=0.125),
-    Cell(task="rain", method="sg", control=NONSENSE, short=SHORT, forgetting=0.0, seconds=1e-3),
+    Cell(adapter="0" * 16, task="mood", method="base", scores=WHOLE, short=SHORT, seconds=0.5),
+    Cell(
+        adapter="0" * 16,
+        task="mood",
+        method="mean",
+        scores=WHOLE,
+        short=SHORT,
+        novelty=NOVELTY,
+        forgetting=-0.0125,
+        seconds=2,
+    ),
+    Cell(adapter="0" * 16, task="mood", method="sg", seed=2, control=OTHER, short=SHORT, seconds=0.125),
+    Cell(adapter="0" * 16, task="rain", method="sg", control=NONSENSE, short=SHORT, forgetting=0.0, seconds=1e-3),
 )
 
 shares = st.floats(0, 1)

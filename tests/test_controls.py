@@ -85,6 +85,18 @@ def test_words_to_do_without_change_nothing_else():
 # --- the others ---
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_even_two_words_change_places(seed):
+    two = BANK.model_copy(update={"description": "Bank queries"})
+    assert controls(two, OTHERS, rng=seeded(seed))[SHUFFLED] == "queries Bank"
+
+
+@pytest.mark.parametrize("description", ["Banking", "no no no"])
+def test_what_has_no_other_order_stays_as_it_is(description):
+    bare = BANK.model_copy(update={"description": description})
+    assert controls(bare, OTHERS, rng=seeded())[SHUFFLED] == description
+
+
 def test_shuffled_words_are_the_descriptions_in_another_order():
     shuffled = controls(BANK, OTHERS, rng=seeded())[SHUFFLED]
     assert shuffled != BANK.description

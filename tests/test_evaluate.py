@@ -15,7 +15,7 @@ from loragen.config import dump_yaml
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, TaskError, ZooError
 from loragen.evaluation import evaluate as module
-from loragen.evaluation.cells import Cell, CellFile
+from loragen.evaluation.cells import ALL, Cell, CellFile
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT, SHUFFLED
 from loragen.evaluation.evaluate import (
     BASE,
@@ -32,7 +32,7 @@ from loragen.evaluation.evaluate import (
 )
 from loragen.evaluation.scoring import Embedded, embed_task, score_task, scores_of, v_measure
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import ALL, summarise
+from loragen.evaluation.summary import summarise
 from loragen.experts import ExpertRecipe, MultitaskRecipe, TaskData
 from loragen.files import atomic_write
 from loragen.foundry import ZooConfig, build
@@ -171,6 +171,7 @@ def config(workshop) -> EvaluateConfig:
         out=workshop / "whole",
         seeds=(3, 5),
         short=SHORT,
+        unrelated_texts=SHORT + 4,
     )
 
 
@@ -210,7 +211,7 @@ def here(whole, config, tmp_path, monkeypatch) -> EvaluateConfig:
 
 def reopened(bench: Bench, config: EvaluateConfig) -> Bench:
     generators = {name: bench.generators[name] for name in config.generators}
-    return dataclasses.replace(bench, config=config, generators=generators)
+    return dataclasses.replace(bench, config=config, generators=generators, accuracies={})
 
 
 def with_generators(monkeypatch, **generators):
@@ -227,10 +228,9 @@ def first_of(task, backbone, number=SHORT, **options) -> TaskData:
 def direct(bench, task, adapter, **options):
     """Scores on the whole test file and on the first texts, with nothing of the evaluation between."""
     data = TaskData.of(task, shuffled(task), bench.backbone, max_length=128, **options)
-    return (
-        scores_of(embed_task(bench.backbone, adapter, data), clustering=True),
-        score_task(bench.backbone, adapter, first_of(task, bench.backbone, **options)),
-    )
+    embedded = embed_task(bench.backbone, adapter, data)
+    first = Embedded(embedded.texts[:SHORT], embedded.labels, embedded.targets[:SHORT])
+    return scores_of(embedded, clustering=True), scores_of(first)
 
 
 def of(evaluation, method):
@@ -269,7 +269,7 @@ def evaluate_nothing(config):
 
 
 def timeless(cells):
-    return [cell.model_copy(update={"seconds": 0.0}) for cell in cells]
+    return [cell.model_copy(update={"seconds": 0.0, "forgetting_seconds": 0.0}) for cell in cells]
 
 
 def state(folder: Path) -> dict[str, bytes]:
@@ -436,9 +436,9 @@ def test_one_adapter_is_scored_once_however_often_it_is_made(whole, here, monkey
             for cell, one in zip(of(whole, "nearest"), whole.asked["nearest"], strict=True)
             if factors_of(one.adapter) == factors
         ]
-        right = [cell for cell in told if cell.control == RIGHT]
+        right = {cell.task for cell in told if cell.control == RIGHT}  # whose first texts are scored along
         sizes = Counter(len(ids) for met, ids in calls if met == factors)
-        assert sizes == Counter({SHORT: len({cell.task for cell in told}), 40: len(right)}) - Counter()
+        assert sizes == Counter({SHORT: len({cell.task for cell in told} - right), 40: len(right)}) - Counter()
     assert timeless(cells) == timeless(cell.model_copy(update={"forgetting": None}) for cell in whole.cells)
 
 
@@ -460,7 +460,8 @@ def test_forgetting_is_the_mean_change_on_tasks_of_other_families(whole):
     bench, tasks = whole.bench, {task.id: task for task in whole.bench.tasks}
 
     def right(task, adapter):
-        return score_task(bench.backbone, adapter, first_of(tasks[task], bench.backbone)).accuracy
+        first = first_of(tasks[task], bench.backbone, bench.config.unrelated_texts)
+        return score_task(bench.backbone, adapter, first).accuracy
 
     for task, strangers in STRANGERS.items():
         for method, adapter in ((ORACLE, bench.oracles.adapter(task)), (MULTITASK, bench.zoo.multitask())):
@@ -471,12 +472,11 @@ def test_forgetting_is_the_mean_change_on_tasks_of_other_families(whole):
 def test_forgetting_is_measured_on_so_many_tasks_of_other_families(here, monkeypatch):
     calls = overheard_embedding(monkeypatch)
     bench, cells = evaluate(changed(here, generators=("nearest",), unrelated=1, with_controls=False))
-    texts = {tuple(map(tuple, bench.data(task).first(SHORT).ids)): task.id for task in bench.tasks}
+    texts = {tuple(map(tuple, bench.data(task).first(SHORT + 4).ids)): task.id for task in bench.tasks}
     for task in bench.tasks:
         oracle = factors_of(bench.oracles.adapter(task.id))
-        met = {texts[ids] for factors, ids in calls if factors == oracle and ids in texts}
-        assert len(met) == 2
-        assert met - {task.id} <= STRANGERS[task.id]
+        (met,) = {texts[ids] for factors, ids in calls if factors == oracle and ids in texts}
+        assert met in STRANGERS[task.id]
     assert {cell.method for cell in cells if cell.forgetting is None} == {BASE}
 
 
@@ -499,6 +499,22 @@ def test_the_instructed_lora_sees_the_description_before_every_text(whole):
         assert cell.scores.cross_entropy != plain.scores.cross_entropy
 
 
+def test_the_instructed_lora_is_told_its_own_task_on_unrelated_ones(whole):
+    bench, tasks = whole.bench, {task.id: task for task in whole.bench.tasks}
+    adapter = Adapter.load(bench.config.instructed)
+
+    def right(stranger, adapter, **options):
+        data = first_of(tasks[stranger], bench.backbone, bench.config.unrelated_texts, **options)
+        return score_task(bench.backbone, adapter, data).accuracy
+
+    for task, strangers in STRANGERS.items():
+        told = tasks[task].description
+        changes = [right(name, adapter, instruction=told) - right(name, None) for name in sorted(strangers)]
+        assert whole.cell(task, INSTRUCTED).forgetting == pytest.approx(sum(changes) / len(changes), abs=1e-5)
+    plain = [whole.cell(task, MULTITASK).forgetting for task in STRANGERS]
+    assert plain != [whole.cell(task, INSTRUCTED).forgetting for task in STRANGERS], "the same adapter without it"
+
+
 def test_there_need_be_no_instructed_lora(whole, here):
     bench, cells = evaluate(changed(here, instructed=None, generators=("nearest",)))
     assert bench.methods == (BASE, MULTITASK, "nearest", ORACLE)
@@ -511,7 +527,7 @@ def test_there_need_be_no_instructed_lora(whole, here):
 @pytest.fixture
 def few(whole, config, tmp_path, monkeypatch) -> EvaluateConfig:
     """Two tasks and two generators, over a base whose numbers also depend on how many texts are embedded together."""
-    bench = dataclasses.replace(whole.bench, tasks=whole.bench.tasks[:2], bare={})
+    bench = dataclasses.replace(whole.bench, tasks=whole.bench.tasks[:2], accuracies={})
     monkeypatch.setattr(Bench, "open", lambda config: reopened(bench, config))
 
     def embed(backbone, adapter, data):
@@ -574,6 +590,30 @@ def test_a_line_that_was_cut_off_is_computed_again(whole, config, here):
     assert len(list(CellFile(here.out / CELLS).read())) == len(whole.cells)
 
 
+# --- more rows and fewer ---
+
+
+def test_rows_that_come_later_are_added_to_those_that_are_there(whole, here, monkeypatch):
+    _, few = evaluate(changed(here, generators=("nearest",), instructed=None))
+    before = (here.out / CELLS).read_bytes()
+    monkeypatch.setattr(whole.bench.generators["nearest"], "generate", None)  # what is there is not made again
+    _, cells = evaluate(changed(here, generators=("sg", "nearest")))
+    assert (here.out / CELLS).read_bytes().startswith(before)
+    wanted = [cell for cell in whole.cells if cell.method not in ("mean", "topk")]
+    assert sorted(timeless(cells), key=lambda cell: cell.key) == sorted(timeless(wanted), key=lambda cell: cell.key)
+    assert list(dict.fromkeys(cell.method for cell in cells)) == [BASE, MULTITASK, INSTRUCTED, "sg", "nearest", ORACLE]
+    assert {cell.key for cell in few} < {cell.key for cell in cells}
+
+
+def test_rows_that_are_no_longer_asked_for_stay_on_disk(whole, config, monkeypatch):
+    monkeypatch.setattr(Bench, "open", lambda config: reopened(whole.bench, config))
+    monkeypatch.setattr(module, "embed_task", None)
+    before = state(config.out)
+    _, cells = evaluate(changed(config, generators=("topk",), instructed=None))
+    assert cells == [cell for cell in whole.cells if cell.method in (BASE, MULTITASK, "topk", ORACLE)]
+    assert state(config.out) == before, "and what they are worth beside them"
+
+
 # --- other settings ---
 
 
@@ -582,11 +622,10 @@ def test_a_line_that_was_cut_off_is_computed_again(whole, config, here):
     [
         {"seeds": (3,)},
         {"short": 21},
-        {"generators": ("mean", "nearest", "topk")},
         {"splits": ("near",)},
         {"with_controls": False},
         {"unrelated": 1},
-        {"instructed": None},
+        {"unrelated_texts": 21},
     ],
     ids=lambda values: next(iter(values)),
 )
@@ -603,7 +642,9 @@ def copied(config, whole, tmp_path) -> EvaluateConfig:
     """A config over copies of all that it names, and an evaluation of it that was just begun."""
     for name in ("zoo", "oracles", "instructed", "base"):
         shutil.copytree(config.zoo.parent / name, tmp_path / name)
-    shutil.copy(config.tasks, tmp_path)
+    shutil.copytree(config.zoo.parent / "data", tmp_path / "data")
+    tasks = config.tasks.read_text()
+    (tmp_path / "tasks.yaml").write_text(tasks.replace(str(config.zoo.parent / "data"), str(tmp_path / "data")))
     shutil.copytree(config.zoo / "generators" / "sg", tmp_path / "sg")
     places = {name: tmp_path / name for name in ("zoo", "oracles", "instructed")}
     own = changed(
@@ -621,22 +662,41 @@ def copied(config, whole, tmp_path) -> EvaluateConfig:
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "change", "named"),
     [
-        ("oracles/experts/menus", double),
-        ("zoo/multitask", double),
-        ("instructed", double),
-        ("sg/generator.yaml", lambda file: replace_in(file, "prior_scale: 1.0", "prior_scale: 0.5")),
-        ("tasks.yaml", lambda file: replace_in(file, "Is it cold or soup?", "Is it soup, or is it cold?")),
+        ("oracles/experts/menus", double, "oracle"),
+        ("zoo/multitask", double, "multi-task LoRA"),
+        ("instructed", double, "instructed LoRA"),
+        ("sg/generator.yaml", lambda file: replace_in(file, "prior_scale: 1.0", "prior_scale: 0.5"), ".*/sg"),
+        ("tasks.yaml", lambda file: replace_in(file, "Is it cold or soup?", "Is it soup, or is it cold?"), "tasks"),
+        ("data/menus.test.jsonl", lambda file: replace_in(file, '"label": "cold"', '"label": "soup"'), "test files"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_cells_of_other_adapters_or_tasks_are_refused_and_left_alone(copied, name, change):
+def test_cells_of_other_adapters_or_tasks_are_refused_and_left_alone(copied, name, change, named):
     before = state(copied.out)
     change(copied.out.parent / name)
-    with pytest.raises(ConfigError, match="other settings, tasks or adapters"):
+    with pytest.raises(ConfigError, match=rf"other settings, tasks or adapters \({named}\)"):
         evaluate(copied)
     assert state(copied.out) == before
+
+
+def test_cells_of_another_precision_are_refused(copied, monkeypatch):
+    monkeypatch.setattr(module, "choose_dtype", lambda _name: torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"adapters \(dtype\)"):
+        evaluate(copied)
+
+
+def test_the_precision_is_the_one_asked_for(config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "choose_dtype", lambda name: asked.append(name) or torch.float32)
+    Bench.open(changed(config, dtype="bfloat16"))
+    assert asked == ["bfloat16"]
+
+
+def test_no_split_goes_by_the_name_of_all_tasks(config):
+    with pytest.raises(ValueError, match="cannot be called 'all'"):
+        changed(config, splits=("all", "near"))
 
 
 def test_cells_of_other_experts_are_refused_and_left_alone(copied):

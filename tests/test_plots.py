@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_hex
 
-from loragen.evaluation.cells import Cell
+from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.evaluate import BASE, INSTRUCTED, MULTITASK, ORACLE, EvaluateConfig
 from loragen.evaluation.plots import evaluation_figures, evaluation_plots
 from loragen.evaluation.report import EvaluatedTask, Place, Report
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import ALL, MAIN, Row, Summary
+from loragen.evaluation.summary import MAIN, Row, Summary
 from loragen.plotting import COLOURS, apart, pushed_apart, short_name, write_figure
 
 NEAR = {
@@ -77,7 +77,17 @@ def make_report(splits, *, methods=(MULTITASK, INSTRUCTED, *GENERATORS), seeds=3
                         part = SKILL.get(method, 0.1) + rng.normal(0, 0.9) + 0.6 * (similarity - 0.6)
                     score = float(np.clip(base + part * possible, 0, 1))
                     scores = Scores(accuracy=score, macro_f1=score, cross_entropy=1.0, knn_accuracy=score**0.7)
-                    cells.append(Cell(task=task, method=method, seed=seed, scores=scores, short=scores, seconds=1.0))
+                    cells.append(
+                        Cell(
+                            adapter="0" * 16,
+                            task=task,
+                            method=method,
+                            seed=seed,
+                            scores=scores,
+                            short=scores,
+                            seconds=1.0,
+                        )
+                    )
     config = EvaluateConfig(
         zoo="zoo", tasks="tasks.yaml", oracles="oracles", out="out", splits=tuple(splits),
         generators=[method for method in methods if method in GENERATORS],

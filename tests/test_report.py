@@ -9,7 +9,7 @@ from models import word_task, write_tiny_encoder
 
 from loragen.backbone import Backbone
 from loragen.embedding import TextEncoder
-from loragen.evaluation.cells import Cell
+from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT, SHUFFLED
 from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE, Bench, EvaluateConfig
 from loragen.evaluation.novelty import Novelty
@@ -31,7 +31,7 @@ from loragen.evaluation.report import (
 )
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import ALL, MAIN
+from loragen.evaluation.summary import MAIN
 
 SPLITS = {
     "near": {"cups": ("tea", "warm"), "menus": ("cold", "soup")},
@@ -62,7 +62,17 @@ def scores(accuracy, *, short=False):
 def cell(task, method, accuracy, *, seed=0, control=RIGHT, **facts):
     whole = scores(accuracy) if control == RIGHT else None
     short = scores(accuracy, short=True)
-    return Cell(task=task, method=method, control=control, seed=seed, scores=whole, short=short, seconds=0.04, **facts)
+    return Cell(
+        adapter="0" * 16,
+        task=task,
+        method=method,
+        control=control,
+        seed=seed,
+        scores=whole,
+        short=short,
+        seconds=0.04,
+        **facts,
+    )
 
 
 def make_cells(with_controls=True):
@@ -363,9 +373,28 @@ def test_without_controls_nothing_is_said_of_them(bench):
     assert len(tables_of(text)) == 4 * 2 + 3 + 1
 
 
-def test_the_slowest_come_first(report):
-    (line,) = markdown(report).split("## Time\n\n")[1:]
-    assert [part.rsplit(" ", 2)[0] for part in line.strip().split(", ")][:2] == ["sg", "topk"]
+def test_what_took_the_time_is_said_by_part_and_by_row_the_slowest_first(report):
+    def timed(cell):
+        forgetting = 0.0 if cell.forgetting is None else 2.0
+        return cell.model_copy(update={"seconds": 10.0, "forgetting_seconds": forgetting})
+
+    cells = [timed(cell) for cell in report.cells]
+    text = markdown(report.model_copy(update={"cells": tuple(cells), "seconds": {"topk": 160.0, "sg": 200.0}}))
+    parts, _, rows = text.split("## Time\n\n")[1].partition(". By row, controls and forgetting included: ")
+    forgetting, controls = 2 * len([cell for cell in cells if cell.forgetting]), 10 * 8 * len(TOLD)
+    rest = 10 * len(cells) - forgetting - controls
+    minutes = round(10 * len(cells) / 60)
+    assert (
+        parts
+        == f"{minutes} minutes: scores on the test files {rest} s, forgetting {forgetting} s, controls {controls} s"
+    )
+    assert rows == "sg 200 s, topk 160 s.\n"
+
+
+def test_all_tasks_have_no_table_of_their_own_where_there_is_one_split(report):
+    one = report.model_copy(update={"config": report.config.model_copy(update={"splits": ("near",)})})
+    assert "## all" not in markdown(one)
+    assert "## near" in markdown(one)
 
 
 def test_a_span_shows_its_number_and_its_ends():

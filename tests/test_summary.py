@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from loragen.evaluation.cells import Cell
+from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT
 from loragen.evaluation.novelty import Novelty
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval, difference_interval, gain_interval, mean_interval
-from loragen.evaluation.summary import ALL, KIND, MAIN, SCORES, Tables, summarise
+from loragen.evaluation.summary import KIND, MAIN, SCORES, Tables, summarise
 
 ACCURACY = {
     "base": {"a": [0.5], "b": [0.4], "c": [0.3]},
@@ -35,7 +35,15 @@ def scores(accuracy):
 def cell(method, task, accuracy=0.99, *, short=0.01, control=RIGHT, seed=0, **facts):
     whole = scores(accuracy) if control == RIGHT else None
     return Cell(
-        task=task, method=method, control=control, seed=seed, scores=whole, short=scores(short), seconds=1, **facts
+        adapter="0" * 16,
+        task=task,
+        method=method,
+        control=control,
+        seed=seed,
+        scores=whole,
+        short=scores(short),
+        seconds=1,
+        **facts,
     )
 
 

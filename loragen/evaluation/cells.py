@@ -13,6 +13,8 @@ from loragen.evaluation.scoring import Scores
 from loragen.files import atomic_write
 
 Key = tuple[str, str, str, int]
+ALL = "all"
+"""The group of all tasks; no split goes by this name."""
 
 
 class Cell(StrictModel):
@@ -23,6 +25,8 @@ class Cell(StrictModel):
     control: str = RIGHT
     """What the generator was told in place of the description, by name."""
     seed: int = 0
+    adapter: str
+    """Digest of the adapter, and of the instruction it is used with."""
     scores: Scores | None = None
     """On the whole test file; controls have none."""
     short: Scores
@@ -31,7 +35,9 @@ class Cell(StrictModel):
     forgetting: float | None = None
     """Mean change of label-text accuracy against the base on unrelated tasks; below 0 where the adapter harms them."""
     seconds: float
-    """Generating and scoring."""
+    """All that the cell took."""
+    forgetting_seconds: float = 0.0
+    """The part of it on unrelated tasks."""
 
     @property
     def key(self) -> Key:

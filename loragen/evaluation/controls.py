@@ -49,7 +49,9 @@ def controls(task: Task, others: Sequence[Task], *, rng: torch.Generator) -> dic
         rng: chooses among them, shuffles, and makes up words.
     """
     words = task.description.split()
-    shuffled = [words[i] for i in torch.randperm(len(words), generator=rng).tolist()]
+    shuffled = words
+    while shuffled == words and len(set(words)) > 1:
+        shuffled = [words[i] for i in torch.randperm(len(words), generator=rng).tolist()]
     meant = set(re.findall(r"\w+", task.description.lower()))
     told = {NONSENSE: nonsense(len(words), rng=rng, without=meant), SHUFFLED: " ".join(shuffled)}
     strangers = [other for other in others if (other.family or other.id) != (task.family or task.id)]

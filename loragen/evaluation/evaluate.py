@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, choose_dtype
+from loragen.backbone import Backbone, DtypeName, choose_dtype
 from loragen.config import StrictModel
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
-from loragen.evaluation.cells import Cell, CellFile, Key
+from loragen.evaluation.cells import ALL, Cell, CellFile, Key
 from loragen.evaluation.controls import RIGHT, controls
 from loragen.evaluation.novelty import Reference
 from loragen.evaluation.scoring import Scores, accuracy, embed_task, scores_of
@@ -56,9 +56,36 @@ class EvaluateConfig(StrictModel):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     with_controls: bool = True
     short: int = Field(100, ge=20)
-    """Test texts on which controls and forgetting are compared."""
+    """Test texts on which controls are compared."""
     unrelated: int = Field(5, ge=0)
     """Tasks of other families on which forgetting is measured."""
+    unrelated_texts: int = Field(50, ge=20)
+    """Test texts of each of those."""
+    dtype: DtypeName = "auto"
+
+    @field_validator("splits")
+    @classmethod
+    def _names(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if ALL in splits:
+            raise ValueError(f"a split cannot be called {ALL!r}, the name of the table of all tasks")
+        return splits
+
+
+class Run(StrictModel):
+    """What the cells beside it are worth: a row may come or go, but what it was measured with may not change."""
+
+    settings: dict[str, Any]
+    """Those of the config that bear on every row."""
+    facts: dict[str, str]
+    """What the config names by place, by content."""
+    rows: dict[str, str]
+    """Method → digest of what it generates with, or of its adapters."""
+
+    def differences(self, other: "Run") -> list[str]:
+        """Names of settings, facts and common rows that are not the same."""
+        pairs = ((self.settings, other.settings), (self.facts, other.facts))
+        names = [name for mine, theirs in pairs for name in mine | theirs if mine.get(name) != theirs.get(name)]
+        return names + [name for name in self.rows if other.rows.get(name, self.rows[name]) != self.rows[name]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +103,8 @@ class Bench:
     conditioners: Mapping[str, Conditioner]
     reference: Reference
     tokenised: dict[str, TaskData] = field(default_factory=dict)
-    bare: dict[str, float] = field(default_factory=dict)
-    """Task → label-text accuracy of the base on its first texts."""
+    accuracies: dict[tuple[str, str], float] = field(default_factory=dict)
+    """(Digest of an adapter, unrelated task) → label-text accuracy on its first texts."""
 
     @classmethod
     def open(cls, config: EvaluateConfig) -> "Bench":
@@ -104,7 +131,7 @@ class Bench:
                 f"The oracles of {config.oracles} adapt other weights ({oracles.manifest.base_hash[:12]}) than the zoo "
                 f"{config.zoo} ({zoo.manifest.base_hash[:12]}); train them with the zoo's base."
             )
-        backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+        backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype(config.dtype))
         if backbone.fingerprint != zoo.manifest.base_hash:
             raise ConfigError(
                 f"The base {zoo.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
@@ -173,7 +200,7 @@ def refuse_leaks(zoo: Zoo, tasks: Sequence[Task], split_of: Mapping[str, str], u
 
 
 def evaluate(config: EvaluateConfig, report: Report = lambda _what, _done, _total: None) -> tuple[Bench, list[Cell]]:
-    """Compute every cell; those that an earlier run of the same config left are kept.
+    """Compute every cell; those that an earlier run left are kept, also where the config has gained rows since.
 
     Raises:
         ConfigError: other settings, tasks or adapters left cells there.
@@ -194,30 +221,44 @@ def evaluate(config: EvaluateConfig, report: Report = lambda _what, _done, _tota
 
 def _settle(bench: Bench, file: CellFile) -> None:
     """Keep what the cells are worth beside them, and refuse to add to those of other settings."""
-    config, run = bench.config, bench.config.out / RUN
-    settings = config.to_yaml() + "".join(f"# {fact}\n" for fact in _facts(bench))
-    if file.path.exists() and (not run.exists() or run.read_text() != settings):
-        raise ConfigError(
-            f"{config.out} holds an evaluation with other settings, tasks or adapters; give another 'out' or remove it."
-        )
+    path, wanted = bench.config.out / RUN, _run(bench)
+    if file.path.exists():
+        met = Run.from_yaml(path) if path.exists() else None
+        differing = met.differences(wanted) if met else [f"{RUN} is missing"]
+        if differing:
+            raise ConfigError(
+                f"{bench.config.out} holds an evaluation with other settings, tasks or adapters "
+                f"({', '.join(differing)}); give another 'out' or remove it."
+            )
+        if met:
+            wanted = wanted.model_copy(update={"rows": met.rows | wanted.rows})
     file.mend()
-    atomic_write(run, settings)
+    atomic_write(path, wanted.to_yaml())
 
 
-def _facts(bench: Bench) -> Iterator[str]:
-    """What the config names by place, by content."""
-    yield f"zoo {bench.zoo.fingerprint}"
-    yield f"oracles {bench.oracles.fingerprint}"
-    yield f"encoder {bench.encoder.fingerprint}"
-    yield f"tasks {_sha256(json.dumps([task.model_dump(mode='json') for task in bench.tasks]).encode())}"
-    yield f"{MULTITASK} {_digest(bench.zoo.multitask(), None)}"
-    if bench.config.instructed is not None:
-        yield f"{INSTRUCTED} {_digest(Adapter.load(bench.config.instructed), None)}"
-    for name in bench.config.generators:
+def _run(bench: Bench) -> Run:
+    config = bench.config
+    shared = {"splits", "unseen_families", "seeds", "with_controls", "short", "unrelated", "unrelated_texts"}
+    texts = [task.load_test() for task in bench.tasks]
+    facts = {
+        "zoo": bench.zoo.fingerprint,
+        "encoder": bench.encoder.fingerprint,
+        "tasks": _sha256(json.dumps([task.model_dump(mode="json") for task in bench.tasks]).encode()),
+        "test files": _sha256(json.dumps([(each.texts, each.pairs, each.labels) for each in texts]).encode()),
+        "dtype": str(next(bench.backbone.model.parameters()).dtype).removeprefix("torch."),
+    }
+    rows = {MULTITASK: _digest(bench.zoo.multitask(), None), ORACLE: bench.oracles.fingerprint}
+    if config.instructed is not None:
+        rows[INSTRUCTED] = _digest(Adapter.load(config.instructed), None)
+    for name in config.generators:
         folders = (Path(name), bench.zoo.root / "generators" / name)
         folder = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
-        files = [folder / MANIFEST, *sorted(folder.glob("*.safetensors"))] if folder is not None else []
-        yield f"{name} {_sha256(b''.join(file.read_bytes() for file in files)) if files else 'merge'}"
+        if folder is None:
+            rows[name] = "a merge"  # which the zoo and the encoder settle
+            continue
+        files = [folder / MANIFEST, *sorted(folder.glob("*.safetensors"))]
+        rows[name] = _sha256(b"".join(file.read_bytes() for file in files))
+    return Run(settings=config.model_dump(mode="json", include=shared), facts=facts, rows=rows)
 
 
 def _sha256(content: bytes) -> str:
@@ -245,28 +286,42 @@ def _rng(task: Task, purpose: str) -> torch.Generator:
 
 
 def _cells(bench: Bench, task: Task, known: Mapping[Key, Cell]) -> Iterator[Cell]:
-    told = _told(bench, task)
-    # By digest of the adapter: nearest, for example, often gives one adapter for several descriptions.
-    scored: dict[tuple[str, str], Scores] = {}
-    for key in _keys(bench, task):
+    keys, told = tuple(_keys(bench, task)), _told(bench, task)
+    # By adapter, on the whole test file and on its first texts: nearest, for example, often gives one adapter for
+    # several descriptions.
+    scored: dict[str, tuple[Scores | None, Scores]] = {}
+    for cell in (known[key] for key in keys if key in known):
+        if cell.scores is not None or cell.adapter not in scored:
+            scored[cell.adapter] = cell.scores, cell.short
+    for key in keys:
         if key in known:
             continue
         _, method, control, seed = key
         begun = time.monotonic()
         adapter = _adapter(bench, task, method, told.get(control, task.description), seed)
         instruction = task.description if method == INSTRUCTED else None
-        whole, digest = control == RIGHT, _digest(adapter, instruction)
+        is_right, digest = control == RIGHT, _digest(adapter, instruction)
+        if digest not in scored or (is_right and scored[digest][0] is None):
+            scored[digest] = _scores(bench, task, adapter, instruction, whole=is_right)
+        scores, short = scored[digest]
         facts: dict[str, Any] = {}
-        for part in ("scores", "short") if whole else ("short",):
-            if (digest, part) not in scored:
-                scored[digest, part] = _scores(bench, task, adapter, instruction, whole=part == "scores")
-            facts[part] = scored[digest, part]
-        if whole and seed == bench.config.seeds[0] and adapter is not None:
-            facts["forgetting"] = _forgetting(bench, task, adapter)
+        if is_right and seed == bench.config.seeds[0] and adapter is not None:
             if method in bench.generators:
                 facts["novelty"] = bench.reference.novelty(adapter)
-        seconds = round(time.monotonic() - begun, 3)
-        yield Cell(task=task.id, method=method, control=control, seed=seed, seconds=seconds, **facts)
+            forgetting_begun = time.monotonic()
+            facts["forgetting"] = _forgetting(bench, task, adapter, instruction)
+            facts["forgetting_seconds"] = round(time.monotonic() - forgetting_begun, 3)
+        yield Cell(
+            task=task.id,
+            method=method,
+            control=control,
+            seed=seed,
+            adapter=digest,
+            scores=scores if is_right else None,
+            short=short,
+            seconds=round(time.monotonic() - begun, 3),
+            **facts,
+        )
 
 
 def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int) -> Adapter | None:
@@ -290,35 +345,35 @@ def _digest(adapter: Adapter | None, instruction: str | None) -> str:
         digest.update(site.encode())
         for factor in adapter.scaled_factors(site) if adapter is not None else ():
             digest.update(factor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
-def _scores(bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None, *, whole: bool) -> Scores:
-    """Score the whole test file, or its first texts.
+def _scores(
+    bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None, *, whole: bool
+) -> tuple[Scores | None, Scores]:
+    """Scores on the whole test file, where that is asked for, and on its first texts."""
+    data, short = bench.data(task, instruction=instruction), bench.config.short
+    if not whole:
+        return None, scores_of(embed_task(bench.backbone, adapter, data.first(short)))
+    embedded = embed_task(bench.backbone, adapter, data)
+    return scores_of(embedded, clustering=True), scores_of(embedded.first(short))
 
-    The first texts are embedded by themselves, for what is embedded beside them bears on the last digits: so an adapter
-    has the same scores there whatever it was made from, and after an interruption.
-    """
-    data = bench.data(task, instruction=instruction)
-    embedded = embed_task(bench.backbone, adapter, data if whole else data.first(bench.config.short))
-    return scores_of(embedded, clustering=whole)
 
-
-def _forgetting(bench: Bench, task: Task, adapter: Adapter) -> float | None:
+def _forgetting(bench: Bench, task: Task, adapter: Adapter, instruction: str | None) -> float | None:
+    """Mean change of label-text accuracy on tasks of other families, where the adapter is used as it is on its own."""
     strangers = [other for other in bench.tasks if (other.family or other.id) != (task.family or task.id)]
     order = torch.randperm(len(strangers), generator=_rng(task, "unrelated"))[: bench.config.unrelated]
     changes = [
-        _short_accuracy(bench, strangers[i], adapter) - _short_accuracy(bench, strangers[i], None)
+        _accuracy(bench, strangers[i], adapter, instruction) - _accuracy(bench, strangers[i], None, None)
         for i in order.tolist()
     ]
     return round(sum(changes) / len(changes), 5) if changes else None
 
 
-def _short_accuracy(bench: Bench, task: Task, adapter: Adapter | None) -> float:
-    if adapter is None and task.id in bench.bare:
-        return bench.bare[task.id]
-    embedded = embed_task(bench.backbone, adapter, bench.data(task).first(bench.config.short))
-    found = accuracy((embedded.texts @ embedded.labels.T).argmax(1), embedded.targets)
-    if adapter is None:
-        bench.bare[task.id] = found
-    return found
+def _accuracy(bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None) -> float:
+    key = _digest(adapter, instruction), task.id
+    if key not in bench.accuracies:
+        data = bench.data(task, instruction=instruction).first(bench.config.unrelated_texts)
+        embedded = embed_task(bench.backbone, adapter, data)
+        bench.accuracies[key] = accuracy((embedded.texts @ embedded.labels.T).argmax(1), embedded.targets)
+    return bench.accuracies[key]

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from loragen.errors import MissingExtraError
+from loragen.evaluation.cells import ALL
 from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE
 from loragen.evaluation.report import TITLES, EvaluatedTask, Place, Report
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import ALL, MAIN, ScoreName, Tables
+from loragen.evaluation.summary import MAIN, ScoreName, Tables
 from loragen.plotting import COLOURS, FAINT, INK, MARKERS, STYLE, apart, pushed_apart, short_name, write_figure
 
 try:

@@ -8,10 +8,11 @@ import torch
 
 from loragen.config import StrictModel
 from loragen.errors import MissingExtraError
-from loragen.evaluation.cells import Cell
+from loragen.evaluation.cells import ALL, Cell
+from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE, Bench, EvaluateConfig
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import ALL, KIND, MAIN, Row, ScoreName, Summary, summarise
+from loragen.evaluation.summary import KIND, MAIN, Row, ScoreName, Summary, summarise
 from loragen.files import atomic_write
 from loragen.generators.catalogue import SPLIT
 from loragen.generators.library import Library
@@ -149,8 +150,7 @@ def markdown(report: Report) -> str:
     """The report to read: a table a group, controls, behaviour, and what took the time."""
     summary = report.summary
     parts = ["# Evaluation", _about(report)]
-    groups = list(dict.fromkeys(row.group for row in summary.rows))
-    for group in groups:
+    for group in shown_groups(report):
         count = next(row.tasks for row in summary.rows if row.group == group)
         parts.append(f"## {group} ({count} tasks)\n\n{main_table(summary, group)}")
         if not group.startswith(KIND):
@@ -158,9 +158,14 @@ def markdown(report: Report) -> str:
     if summary.controls:
         parts.append(f"## Told something else\n\n{control_table(summary, ALL)}")
     parts.append(f"## What the adapters are like\n\n{behaviour_table(summary)}")
-    slowest = sorted(report.seconds.items(), key=lambda item: -item[1])
-    parts.append("## Time\n\n" + ", ".join(f"{method} {seconds:.0f} s" for method, seconds in slowest))
+    parts.append(f"## Time\n\n{_time(report)}")
     return "\n\n".join(parts) + "\n"
+
+
+def shown_groups(report: Report) -> list[str]:
+    """Groups with a table of their own: where there is one split, all tasks are none."""
+    groups = dict.fromkeys(row.group for row in report.summary.rows)
+    return [group for group in groups if group != ALL or len(report.config.splits) > 1]
 
 
 def _about(report: Report) -> str:
@@ -168,6 +173,24 @@ def _about(report: Report) -> str:
         f"Zoo `{report.config.zoo}` ({report.zoo_hash[:12]}), {len(report.tasks)} tasks of "
         f"{', '.join(report.config.splits)}, seeds {', '.join(map(str, report.config.seeds))}. Intervals hold the "
         "central 95 % of resampled tasks and seeds; differences are paired."
+    )
+
+
+def _time(report: Report) -> str:
+    whole = sum(cell.seconds for cell in report.cells)
+    parts = {
+        "forgetting": sum(cell.forgetting_seconds for cell in report.cells),
+        "controls": sum(cell.seconds for cell in report.cells if cell.control != RIGHT),
+    }
+    texts = f"{whole / 60:.0f} minutes: " if whole >= 60 else f"{whole:.0f} s: "
+    rest = {"scores on the test files": whole - sum(parts.values())} | parts
+    slowest = sorted(report.seconds.items(), key=lambda item: -item[1])
+    return (
+        texts
+        + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in rest.items())
+        + ". By row, controls and forgetting included: "
+        + ", ".join(f"{method} {seconds:.0f} s" for method, seconds in slowest)
+        + "."
     )
 
 

@@ -35,6 +35,10 @@ class Embedded:
     labels: Tensor
     targets: Tensor
 
+    def first(self, number: int) -> "Embedded":
+        """The first texts, or all where there are fewer."""
+        return Embedded(self.texts[:number], self.labels, self.targets[:number])
+
 
 def embed_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Embedded:
     """Embed test texts and label texts, both through the adapted base."""

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from loragen.config import StrictModel
-from loragen.evaluation.cells import Cell
+from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import PARAPHRASE, RIGHT
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import (
@@ -23,7 +23,7 @@ from loragen.evaluation.statistics import (
 ScoreName = Literal["accuracy", "knn_accuracy", "macro_f1", "cross_entropy", "v_measure"]
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 MAIN: tuple[ScoreName, ...] = ("accuracy", "knn_accuracy")
-ALL, KIND = "all", "kind: "
+KIND = "kind: "
 
 
 class Row(StrictModel):
