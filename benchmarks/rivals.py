@@ -40,10 +40,10 @@ class Budget:
 BUDGETS = {
     "multi-task, 1000 steps": Budget(1000),
     "multi-task, 1000 steps, lr 0.005": Budget(1000, 5e-3),
-    "multi-task, 1000 steps after the shipped": Budget(1000, after_shipped=True),
-    "instructed, 1000 steps": Budget(1000, instructed=True),
+    "multi-task, 2000 steps, lr 0.005": Budget(2000, 5e-3),
     "instructed, 500 steps after the shipped": Budget(500, instructed=True, after_shipped=True),
     "instructed, 1000 steps after the shipped": Budget(1000, instructed=True, after_shipped=True),
+    "instructed, 1000 steps, lr 0.005": Budget(1000, 5e-3, instructed=True),
 }
 SHIPPED = "multi-task, 2000 steps (shipped)"
 

@@ -515,6 +515,18 @@ def test_the_instructed_lora_is_told_its_own_task_on_unrelated_ones(whole):
     assert plain != [whole.cell(task, INSTRUCTED).forgetting for task in STRANGERS], "the same adapter without it"
 
 
+def test_another_multitask_lora_can_take_the_place_of_the_zoos(whole, here, tmp_path):
+    other = scaled(whole.bench.zoo.multitask(), 2.0)
+    other.save(tmp_path / "tuned")
+    bench, cells = evaluate(changed(here, multitask=tmp_path / "tuned", instructed=None, generators=("nearest",)))
+    rows = [cell for cell in cells if cell.method == MULTITASK]
+    for task, cell in zip(bench.tasks, rows, strict=True):
+        assert (cell.scores, cell.short) == direct(bench, task, Adapter.load(tmp_path / "tuned"))
+    assert rows != of(whole, MULTITASK)
+    with pytest.raises(ConfigError, match=r"adapters \(multi-task LoRA\)"):
+        evaluate(changed(here, instructed=None, generators=("nearest",)))
+
+
 def test_there_need_be_no_instructed_lora(whole, here):
     bench, cells = evaluate(changed(here, instructed=None, generators=("nearest",)))
     assert bench.methods == (BASE, MULTITASK, "nearest", ORACLE)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class EvaluateConfig(StrictModel):
     """Splits of which not even a task of the same family may have served."""
     generators: tuple[str, ...] = ("mean", "nearest", "uniform", "topk", "ridge", "sg", "icm")
     """By name, or by folder."""
+    multitask: Path | None = None
+    """The one LoRA for all experts' tasks; by default the one that the zoo's experts started from."""
     instructed: Path | None = None
     """A multi-task LoRA that was trained with the descriptions in sight, and is judged so."""
     oracles: Path
@@ -158,6 +161,12 @@ class Bench:
         rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
         return (BASE, *rivals, *self.generators, ORACLE)
 
+    @cached_property
+    def multitask(self) -> Adapter:
+        """The one LoRA for all experts' tasks."""
+        place = self.config.multitask
+        return self.zoo.multitask() if place is None else Adapter.load(place)
+
     def data(self, task: Task, *, instruction: str | None = None) -> TaskData:
         """A task's test file, tokenised once, in the order of `shuffled`."""
         if instruction is not None:
@@ -247,7 +256,7 @@ def _run(bench: Bench) -> Run:
         "test files": _sha256(json.dumps([(each.texts, each.pairs, each.labels) for each in texts]).encode()),
         "dtype": str(next(bench.backbone.model.parameters()).dtype).removeprefix("torch."),
     }
-    rows = {MULTITASK: _digest(bench.zoo.multitask(), None), ORACLE: bench.oracles.fingerprint}
+    rows = {MULTITASK: _digest(bench.multitask, None), ORACLE: bench.oracles.fingerprint}
     if config.instructed is not None:
         rows[INSTRUCTED] = _digest(Adapter.load(config.instructed), None)
     for name in config.generators:
@@ -328,7 +337,7 @@ def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int)
     if method == BASE:
         return None
     if method == MULTITASK:
-        return bench.zoo.multitask()
+        return bench.multitask
     if method == INSTRUCTED:
         assert bench.config.instructed is not None
         return Adapter.load(bench.config.instructed)
