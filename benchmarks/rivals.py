@@ -1,6 +1,7 @@
 """The strongest rivals of a generator: one LoRA for all experts' tasks, with and without the description in sight.
 
     python benchmarks/rivals.py [--only NAME …]
+    python benchmarks/rivals.py --show             # the table again, from the figures kept
 
 Trains them with several budgets, scores each on the 13 validation tasks, and keeps the figures in
 benchmarks/results/rivals.json; adapters lie in runs/rivals. An interrupted training goes on where it was.
@@ -81,11 +82,25 @@ def kept() -> dict[str, dict[str, float]]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
+def table() -> str:
+    """The figures kept as Markdown, in the order in which budgets are listed."""
+    lines = ["| one LoRA for all experts' tasks | label text | kNN |", "|---|---|---|"]
+    figures = kept()
+    for name in (SHIPPED, *BUDGETS):
+        if name in figures:
+            lines.append(f"| {name} | {figures[name]['accuracy']:.3f} | {figures[name]['knn_accuracy']:.3f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
     parser.add_argument("--only", nargs="*", choices=[SHIPPED, *BUDGETS], metavar="NAME")
+    parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()
+    if arguments.show:
+        print(table())
+        return
     zoo, tasks = Zoo.open(arguments.zoo), TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
     backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
     for name in arguments.only or [SHIPPED, *BUDGETS]:

@@ -27,6 +27,9 @@ from loragen.tasks import Task, TaskSet, overlap
 from loragen.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/validation.json")
+ORACLES = Path("benchmarks/oracles")
+ORACLE = "oracle"
+"""What recovers everything: trained like the expert, with the learning rate that does best on these tasks."""
 SEEDS = (0, 1, 2)
 SUPPORTS = {f"icm, {SHOTS} texts": unlabelled, f"icm, {SHOTS} labelled": support_of}
 
@@ -38,12 +41,12 @@ def markdown(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|",
     ]
     table = {score: means(rows, score) for score in ("accuracy", "knn_accuracy")}
-    for method in table["accuracy"]:
+    for method in [*(m for m in table["accuracy"] if m != ORACLE), ORACLE]:
         cells = []
         for values in table.values():
             spread = by_seed(rows, method, "accuracy" if values is table["accuracy"] else "knn_accuracy")
             spanned = f" ({min(spread):.3f} to {max(spread):.3f})" if len(spread) > 1 else ""
-            gain = recovered_gain(values[method], values["base"], values["expert's own"])
+            gain = recovered_gain(values[method], values["base"], values[ORACLE])
             cells += [f"{values[method]:.3f}{spanned}", f"{gain:.2f}"]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -76,6 +79,7 @@ def main() -> None:
         return
     tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
     zoo = Zoo.open(arguments.zoo)
+    oracles, tuned = Zoo.open(ORACLES), Adapter.load(zoo.root / "rivals" / "multitask")
     experts, judged = zoo.select(splits={"experts"}), tasks.split("validation")
     shared = overlap([tasks[expert] for expert in experts.ids], judged, by="id")
     assert not shared, f"validation tasks among the experts: {shared}"
@@ -86,7 +90,9 @@ def main() -> None:
     fixed: dict[str, Callable[[Task], Adapter | None]] = {
         "base": lambda _task: None,
         "multi-task LoRA": lambda _task: zoo.multitask(),
+        "multi-task LoRA, tuned": lambda _task: tuned,
         "expert's own": lambda task: zoo.adapter(task.id),
+        ORACLE: lambda task: oracles.adapter(task.id),
     }
     fixed = {name: adapter_for for name, adapter_for in fixed.items() if name not in there}
     generators = {name: open_generator(name, zoo, encoder) for name in MERGES if name not in there}
