@@ -1,13 +1,18 @@
 """Makes conditions: what a generator is told of a task, from a description and what else is at hand."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
 
 from loragen.adapter import Adapter
 from loragen.embedding import TextEncoder
 from loragen.errors import GeneratorError
 from loragen.generators.base import AdapterGenerator, Condition
-from loragen.task_vectors import Reader, Reading, Support
+from loragen.task_vectors import Evidence, Reader, Reading, Support
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,18 @@ class Conditioner:
         return cls(encoder, generator.reading)
 
     def condition(
-        self, description: str, *, support: Support | None = None, own_adapter: Adapter | None = None
+        self,
+        description: str,
+        *,
+        labels: Sequence[str] | None = None,
+        support: Support | None = None,
+        own_adapter: Adapter | None = None,
     ) -> Condition:
         """The condition of a task.
 
         Args:
             description: of the task.
+            labels: names of its labels.
             support: a few of its texts, with labels or without.
             own_adapter: an adapter trained on the very task, for generators that follow a paper in needing one.
 
@@ -37,8 +48,11 @@ class Conditioner:
         """
         embedding = self.encoder.encode([description])[0]
         if self.reading is None:
-            if support is not None:
-                raise GeneratorError("This generator reads the description alone; examples apply to icm.")
+            if support is not None or labels is not None:
+                raise GeneratorError(
+                    "This generator reads the description alone; examples apply to icm and attention, labels to "
+                    "attention."
+                )
             return Condition(description, embedding, own_adapter=own_adapter)
         through = self.reading.through == "own_adapter"
         if through and own_adapter is None:
@@ -46,10 +60,43 @@ class Conditioner:
                 "This generator reads its condition through an adapter trained on the very task, as the published code "
                 "does, and none was given; give one with --own-adapter, or use a generator with 'through: base'."
             )
-        vectors = self._reader.task_vectors(description, support, own_adapter if through else None)
+        vectors = self._reader.task_vectors(description, support, own_adapter if through else None, labels)
         return Condition(description, embedding, vectors, own_adapter)
 
     @cached_property
     def _reader(self) -> Reader:
         assert self.reading is not None
         return Reader.load(self.reading)
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionCodec:
+    """Task vectors as the network reads them: each kind of evidence centred and scaled, absent kinds zero."""
+
+    centres: Tensor
+    """(kinds, h)"""
+    scales: Tensor
+    """(kinds,), positive."""
+
+    @classmethod
+    def fit(cls, states: Sequence[Sequence[Tensor]]) -> Self:
+        """Fit to each kind's states: one tensor (n, h) a task. The scale is the deviation of the tasks' means."""
+        means = torch.stack([torch.stack([task.mean(0) for task in kind]) for kind in states])
+        centres = means.mean(1)
+        scales = (means - centres[:, None]).square().mean((1, 2)).sqrt()
+        return cls(centres, torch.where(scales > 0, scales, 1.0))
+
+    @property
+    def size(self) -> int:
+        """Numbers in a condition."""
+        return self.centres.numel()
+
+    def encode(self, vectors: Tensor, present: Tensor) -> Tensor:
+        """Task vectors (..., kinds, h), and which of them there are (..., kinds), as a condition (..., kinds · h)."""
+        scaled = (vectors - self.centres) / self.scales[:, None]
+        return (scaled * present[..., None]).flatten(-2)
+
+    def of(self, vectors: Mapping[Evidence, Tensor], evidence: Sequence[Evidence]) -> Tensor:
+        """The condition (kinds · h,) from the task vectors there are."""
+        stacked = torch.stack([vectors.get(kind, self.centres[i]) for i, kind in enumerate(evidence)])
+        return self.encode(stacked, torch.tensor([kind in vectors for kind in evidence]))
