@@ -35,6 +35,7 @@ LAYERS = [
     {"generators", "generators.base", "generators.gaussian"},
     {"generators.library", "generators.trained", "generators.conditions"},
     {"generators.task_loss"},
+    {"generators.task_episodes"},
     {"generators.attention", "generators.merge", "generators.ridge", "generators.sg", "generators.icm"},
     {"generators.sg_fit", "generators.icm_episodes", "generators.catalogue"},
     {"generators.icm_fit", "generators.attention_fit"},

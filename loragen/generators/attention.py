@@ -40,6 +40,9 @@ from loragen.task_vectors import Evidence, Reading
 TENSORS = "generator.safetensors"
 FRAME = "frame.safetensors"
 
+_SHARPEST = 10.0
+"""Bound of -log τ(q): beyond it the nearest expert has all the weight, and exp would soon overflow."""
+
 
 class AttentionConfig(StrictModel):
     """What attention reads, and where it begins."""
@@ -62,13 +65,9 @@ class Experts:
     coordinates: Tensor
     """In the frame, (n, d)."""
 
-    def to(self, device: torch.device) -> "Experts":
-        """The same experts on a device."""
-        return Experts(self.keys.to(device), self.coordinates.to(device))
-
 
 class AttentionNetwork(nn.Module):
-    """Metric, shares, temperature and gates; a few thousand numbers, beside the experts themselves."""
+    """Metric, shares, temperature and gates: some ten thousand numbers, beside the experts themselves."""
 
     def __init__(self, width: int, sizes: tuple[int, ...], config: AttentionConfig) -> None:
         super().__init__()
@@ -82,12 +81,15 @@ class AttentionNetwork(nn.Module):
         self.gates = nn.Parameter(torch.zeros(len(sizes), 1 + kinds * width), requires_grad=config.gated)
 
     def weights(self, query: Tensor, present: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
-        """Shares of the experts, (n,), from a query (kinds, h), which of its parts there are, and who may serve."""
+        """Shares of the experts, (n,), from a query (kinds, h), which of its parts there are, and who may serve.
+
+        They sum to 1: without any evidence all who may serve have the same share, and if nobody may all have 0.
+        """
         similarity = (self._placed(query) * self._placed(keys)).sum(-1)  # (n, kinds)
-        shares = self.importance.masked_fill(~present, float("-inf")).softmax(0)
-        sharpness = (self.sharpness * query).sum(-1) @ shares
-        scores = (similarity * shares).sum(-1) * (sharpness - self.log_temperature).exp()
-        return scores.masked_fill(~allowed, float("-inf")).softmax(0)
+        shares = _masked_softmax(self.importance, present)
+        sharpness = (self.sharpness * query).sum(-1) @ shares - self.log_temperature
+        scores = (similarity * shares).sum(-1) * sharpness.clamp(max=_SHARPEST).exp()
+        return _masked_softmax(scores, allowed)
 
     def _placed(self, vectors: Tensor) -> Tensor:
         moved = torch.einsum("krh,...kh->...kr", self.down, vectors)
@@ -95,24 +97,34 @@ class AttentionNetwork(nn.Module):
 
     def merge(self, weights: Tensor, query: Tensor, present: Tensor, coordinates: Tensor) -> Tensor:
         """Coordinates (d,) of the gated merge."""
-        features = torch.cat([query.new_ones(1), (query * present[:, None]).flatten() / present.sum()])
-        gates = 2 * torch.sigmoid(self.gates @ features)
-        return torch.repeat_interleave(gates, torch.tensor(self.sizes, device=gates.device)) * (weights @ coordinates)
+        features = (query * present[:, None]).flatten() / present.sum().clamp(min=1)
+        gates = 2 * torch.sigmoid(self.gates @ torch.cat([query.new_ones(1), features]))
+        sizes = torch.tensor(self.sizes, device=gates.device)
+        return torch.repeat_interleave(gates, sizes, output_size=sum(self.sizes)) * (weights @ coordinates)
+
+
+def _masked_softmax(values: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the values (n,) where the mask is true, and 0 elsewhere; with -inf it would be NaN if none is."""
+    return values.masked_fill(~mask, torch.finfo(values.dtype).min).softmax(0) * mask
 
 
 class AttentionMaker(nn.Module):
     """The network and what it attends to, as `task_loss.TaskObjective` wants it: from a batch to coordinates."""
 
+    keys: Tensor
+    coordinates: Tensor
+
     def __init__(self, network: AttentionNetwork, experts: Experts) -> None:
         super().__init__()
         self.network = network
-        self._experts = experts
+        # Buffers, which move between devices with the network; in no checkpoint, since they do not change.
+        self.register_buffer("keys", experts.keys, persistent=False)
+        self.register_buffer("coordinates", experts.coordinates, persistent=False)
 
     def forward(self, batch: TaskBatch) -> Tensor:
         """Coordinates (d,) for the batch's task."""
-        experts = self._experts.to(batch.query.device)
-        weights = self.network.weights(batch.query, batch.present, experts.keys, batch.allowed)
-        return self.network.merge(weights, batch.query, batch.present, experts.coordinates)
+        weights = self.network.weights(batch.query, batch.present, self.keys, batch.allowed)
+        return self.network.merge(weights, batch.query, batch.present, self.coordinates)
 
 
 class AttentionManifest(Provenance):
@@ -146,6 +158,11 @@ class Attention(TrainedGenerator):
         """How the task vectors it wants are read."""
         return self.manifest.reading
 
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What it reads them from."""
+        return self.manifest.config.evidence
+
     @torch.inference_mode()
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
         """Merge the experts by what is known of the task; nothing is drawn at random.
@@ -153,7 +170,7 @@ class Attention(TrainedGenerator):
         Raises:
             GeneratorError: the condition holds no evidence that this generator reads.
         """
-        kinds = self.manifest.config.evidence
+        kinds = self.evidence
         if not set(kinds) & set(condition.task_vectors):
             raise GeneratorError(
                 f"This generator reads {' or '.join(kinds)}, but the condition holds "
@@ -173,7 +190,16 @@ class Attention(TrainedGenerator):
         return [Generation(adapter, tuple(sorted(neighbours, key=lambda n: -n.weight)))] * num_samples
 
     def without(self, experts: frozenset[str]) -> Self:
-        """The same generator, drawing on other experts than these alone."""
+        """The same generator, drawing on other experts than these alone.
+
+        Raises:
+            GeneratorError: there is no other.
+        """
+        if experts >= set(self.manifest.experts):
+            raise GeneratorError(
+                f"None of the {len(self.manifest.experts)} experts that this generator draws on may serve; allow at "
+                "least one of them."
+            )
         return replace(self, exclude=experts)
 
     def files(self) -> dict[str, str | bytes]:

@@ -1,18 +1,18 @@
-"""Trains attention over experts: tasks with variants, episodes of their texts, and the run through the base."""
+"""Trains attention over experts through the frozen base; left-out tasks choose how long."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
-from loragen.backbone import Backbone, DtypeName, choose_dtype
+from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
+from loragen.errors import ConfigError
 from loragen.evaluation.scoring import score_task
 from loragen.experts import TaskData
 from loragen.files import atomic_write
@@ -25,149 +25,19 @@ from loragen.generators.attention import (
     AttentionNetwork,
     Experts,
 )
-from loragen.generators.conditions import ConditionCodec
+from loragen.generators.task_episodes import Material, TaskTrainConfig, episodes, open_base, prepare
 from loragen.generators.task_loss import TaskBatch, TaskObjective
-from loragen.generators.trained import TrainConfig
 from loragen.schedule import Schedule
-from loragen.task_vectors import Evidence, Reader, Reading, Support
+from loragen.task_vectors import Reader
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 
 
-class AttentionTrainConfig(TrainConfig):
+class AttentionTrainConfig(TaskTrainConfig):
     """What `loragen train` is told for attention over experts."""
 
     generator: Literal["attention"]
     attention: AttentionConfig = AttentionConfig()
-    tasks: Path
-    """The experts' tasks: their texts are what it learns from."""
-    tasks_root: Path | None = None
-    """Where the tasks' files lie, if not where that file says."""
-    judged_on: str | None = "validation"
-    """The split of left-out tasks that chooses the epoch; null trains to the end."""
-    judged_texts: int = Field(100, ge=20)
-    """Test texts of each of them."""
-    contrast_weight: float = Field(1.0, ge=0)
-    """Weight of supervised contrast, which sees no label text."""
-    max_length: int = Field(64, ge=8)
-    """Tokens of a text in training, and of a prompt that task vectors are read from."""
-    variants: int = Field(3, ge=0)
-    """Tasks made of a random part of a task's labels, for each task of at least four."""
-    pool: int = Field(96, ge=1)
-    """Training examples a task from which supports are drawn."""
-    shots: tuple[PositiveInt, ...] = Field((4, 8, 16, 32), min_length=1)
-    """Sizes of a support."""
-    evidence_dropout: float = Field(0.3, ge=0, lt=1)
-    """Share of the episodes in which a kind of evidence is missing."""
-    dtype: DtypeName = "auto"
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """A task to learn from, or a variant of one."""
-
-    data: TaskData
-    states: dict[Evidence, Tensor]
-    """By kind of evidence, the states of its prompts, (prompts, h)."""
-
-    def vector(self, kind: Evidence, *, told: int, rows: Tensor) -> Tensor:
-        """A task vector (h,): of a description by number, of all labels, or of the texts or examples at ``rows``."""
-        states = self.states[kind]
-        if kind == "description":
-            return states[told % len(states)]
-        return states.mean(0) if kind == "labels" else states[rows].mean(0)
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """A zoo and its tasks made ready."""
-
-    tasks: tuple[tuple[Known, ...], ...]
-    """For each expert its task, and then the variants of it."""
-    related: Tensor
-    """Whether two experts are of one family, boolean (n, n)."""
-    coordinates: Tensor
-    """Of the experts, (n, d)."""
-    frame: Frame
-    conditions: ConditionCodec
-    keys: Tensor
-    """Task vectors of the experts from all there is, encoded, (n, kinds, h)."""
-    reading: Reading
-
-
-def prepare(config: AttentionTrainConfig, zoo: Zoo, backbone: Backbone) -> Material:
-    """Read experts, the states of their prompts, and their tasks' texts.
-
-    Raises:
-        ZooError: the zoo has no expert.
-        TaskError: an expert's task or its examples are missing.
-    """
-    frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
-    reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
-    reader, task_set = Reader(backbone, reading), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
-    rng = torch.Generator().manual_seed(config.seed)
-    tasks = tuple(_known(config, task_set[expert], reader, rng=rng) for expert in zoo.ids)
-    kinds = config.attention.evidence
-    conditions = ConditionCodec.fit([[known[0].states[kind] for known in tasks] for kind in kinds])
-    means = torch.stack([torch.stack([known[0].states[kind].mean(0) for kind in kinds]) for known in tasks])
-    families = [card.family or card.id for card in zoo]
-    return Material(
-        tasks,
-        torch.tensor([[one == other for other in families] for one in families]),
-        torch.stack([frame.coordinates(zoo.adapter(expert)) for expert in zoo.ids]).bfloat16().float(),
-        frame,
-        conditions,
-        conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool)).reshape(len(tasks), len(kinds), -1),
-        reading,
-    )
-
-
-def _known(config: AttentionTrainConfig, task: Task, reader: Reader, *, rng: torch.Generator) -> tuple[Known, ...]:
-    examples = task.load_train()
-    data = TaskData.of(task, examples, reader.backbone, max_length=config.max_length)
-    pool = examples.subset(torch.randperm(len(examples), generator=rng)[: config.pool])
-    support = Support.of(task, pool)
-    of_labels = reader.labels(task.labels)
-    found: dict[Evidence, Tensor] = {"texts": reader.texts(support), "examples": reader.examples(support)}
-    described: dict[Evidence, Tensor] = {"description": reader.descriptions(task.descriptions), "labels": of_labels}
-    whole = Known(data, described | found)
-    variants = []
-    for _ in range(config.variants if len(task.labels) >= 4 else 0):
-        number = int(torch.randint(2, len(task.labels), (), generator=rng))
-        kept = torch.randperm(len(task.labels), generator=rng)[:number].sort().values
-        names = ", ".join(task.labels[label] for label in kept.tolist())
-        rows = torch.isin(data.targets, kept).nonzero()[:, 0].tolist()
-        pooled = torch.isin(torch.tensor(pool.labels), kept)
-        if len(rows) < config.batch_size or not pooled.any():
-            continue
-        part = data.subset(rows)
-        renamed = torch.searchsorted(kept, part.targets)
-        told = reader.descriptions([f"{text} The answer is one of: {names}." for text in task.descriptions])
-        states: dict[Evidence, Tensor] = {"description": told, "labels": of_labels[kept]}
-        states |= {kind: values[pooled] for kind, values in found.items()}
-        label_ids = tuple(data.label_ids[label] for label in kept.tolist())
-        variants.append(Known(TaskData(part.ids, renamed, label_ids), states))
-    return whole, *variants
-
-
-def episodes(material: Material, config: AttentionTrainConfig, *, rng: torch.Generator) -> list[TaskBatch]:
-    """One epoch: each step draws a task or a variant, its texts, a support, and which evidence there is."""
-    kinds, batches = config.attention.evidence, []
-    for _ in range(config.steps_per_epoch):
-        expert = int(torch.randint(len(material.tasks), (), generator=rng))
-        variants = material.tasks[expert]
-        known = variants[int(torch.randint(len(variants), (), generator=rng))]
-        present = torch.rand(len(kinds), generator=rng) >= config.evidence_dropout
-        if not present.any():
-            present[int(torch.randint(len(kinds), (), generator=rng))] = True
-        told = int(torch.randint(1_000_000, (), generator=rng))
-        shots = config.shots[int(torch.randint(len(config.shots), (), generator=rng))]
-        rows = torch.randperm(len(known.states["texts"]), generator=rng)[:shots]
-        vectors = torch.stack([known.vector(kind, told=told, rows=rows) for kind in kinds])
-        query = material.conditions.encode(vectors, present).reshape(len(kinds), -1)
-        data = next(known.data.batches(1, config.batch_size, rng=rng))
-        batches.append(TaskBatch(data, query, present, ~material.related[expert]))
-    return batches
 
 
 def fit_attention(
@@ -180,19 +50,26 @@ def fit_attention(
 ) -> tuple[Attention, list[dict[str, float]]]:
     """Train attention over the experts of a zoo; returns the generator and its losses, a row a step.
 
+    The network is judged on left-out tasks before training and after every epoch, and kept as it was when it was worth
+    most: before training it is the cheap rival, which stays if nothing betters it.
+
     Raises:
-        ConfigError: the base has other weights here than the zoo was trained on.
+        ConfigError: the base has other weights here than the zoo was trained on, all experts are of one family, or the
+            tasks to judge on will not do.
         TaskError: a task or its examples are missing.
     """
     from loragen.training import fit
 
-    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype(config.dtype))
-    material = prepare(config, zoo, backbone)
+    backbone, judged = open_base(zoo), _left_out(config, zoo)
+    material = prepare(config, zoo, backbone, config.attention.evidence)
+    judge = Judge.of(judged, config, material, backbone) if judged else None
+    # Task vectors were read as those of a new task will be; from here on speed is what matters.
+    backbone.model.to(choose_dtype(config.dtype))
+    experts = Experts(material.keys, material.coordinates)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = AttentionNetwork(material.keys.shape[-1], tuple(material.frame.sizes.values()), config.attention)
-    maker = AttentionMaker(network, Experts(material.keys, material.coordinates))
-    judge = Judge.of(config, material, backbone)
+    maker = AttentionMaker(network, experts)
     candidates = Candidates(checkpoints)
 
     def batches(epoch: int) -> list[TaskBatch]:
@@ -202,14 +79,15 @@ def fit_attention(
         if judge is not None:
             candidates.add(epoch, judge.worth(maker), network.state_dict())
 
-    keep(0)  # where it begins is the cheap rival: to be kept if no training betters it
+    keep(0)
     schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
     objective = TaskObjective(backbone, maker, material.frame, contrast_weight=config.contrast_weight)
     history = fit(
         objective, batches, schedule, seed=config.seed, checkpoints=checkpoints, on_step=on_step, on_epoch=keep
     )
-    epochs = config.epochs
+    epochs, worth = config.epochs, dict[int, float]()
     if judge is not None:
+        worth = candidates.worth
         epochs, state = candidates.best()
         network.load_state_dict(state)
     manifest = AttentionManifest(
@@ -217,10 +95,9 @@ def fit_attention(
         reading=material.reading,
         config=config.attention,
         epochs=epochs,
-        worth=tuple(round(candidates.worth[epoch], 4) for epoch in sorted(candidates.worth)),
+        worth=tuple(round(worth[epoch], 4) for epoch in sorted(worth)),
     )
     trained = network.cpu().eval().requires_grad_(False)
-    experts = Experts(material.keys, material.coordinates)
     return Attention(manifest, trained, experts, material.conditions, material.frame), history
 
 
@@ -233,12 +110,13 @@ class Judge:
     tasks: tuple[tuple[TaskData, TaskBatch, TaskBatch], ...]
 
     @classmethod
-    def of(cls, config: AttentionTrainConfig, material: Material, backbone: Backbone) -> "Judge | None":
-        """Read the left-out tasks' descriptions; the control is the description of the next task in the list."""
-        if config.judged_on is None:
-            return None
-        tasks = TaskSet.from_yaml(config.tasks, root=config.tasks_root).split(config.judged_on)
-        reader, kinds = Reader(backbone, material.reading), config.attention.evidence
+    def of(cls, tasks: Sequence[Task], config: TaskTrainConfig, material: Material, backbone: Backbone) -> "Judge":
+        """Read the left-out tasks' descriptions; the control is the description of the next task in the list.
+
+        Raises:
+            TaskError: a task's examples are missing.
+        """
+        reader, kinds = Reader(backbone, material.reading), material.evidence
         present = torch.tensor([kind == "description" for kind in kinds])
         allowed = torch.ones(len(material.tasks), dtype=torch.bool)
         found = []
@@ -270,6 +148,35 @@ class Judge:
     def _score(self, coordinates: Tensor, data: TaskData) -> float:
         scores = score_task(self.backbone, self.frame.adapter(coordinates, base=None), data)
         return (scores.accuracy + scores.knn_accuracy) / 2
+
+
+def _left_out(config: AttentionTrainConfig, zoo: Zoo) -> tuple[Task, ...]:
+    """The tasks to judge on; none where the config wants it so.
+
+    Raises:
+        ConfigError: there are fewer than two, experts were trained on some, or descriptions are not read.
+        TaskError: there is no such split.
+    """
+    if config.judged_on is None:
+        return ()
+    tasks = TaskSet.from_yaml(config.tasks, root=config.tasks_root).split(config.judged_on)
+    way_out = "name another split with 'judged_on', or null to train to the end."
+    if len(tasks) < 2:
+        raise ConfigError(
+            f"The split {config.judged_on!r} holds {len(tasks)} tasks to judge on; at least two were wanted, for the "
+            f"description of another is the control; {way_out}"
+        )
+    if known := [task.id for task in tasks if task.id in zoo.cards]:
+        raise ConfigError(
+            f"The split {config.judged_on!r} is to be judged on, but experts of {zoo.root} were trained on "
+            f"{', '.join(known)}; {way_out}"
+        )
+    if "description" not in config.attention.evidence:
+        raise ConfigError(
+            f"Left-out tasks are judged from their descriptions, but the evidence is "
+            f"{', '.join(config.attention.evidence)}; add the description to it, or set 'judged_on: null'."
+        )
+    return tasks
 
 
 class Candidates:

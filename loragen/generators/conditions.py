@@ -21,11 +21,12 @@ class Conditioner:
 
     encoder: TextEncoder
     reading: Reading | None
+    evidence: tuple[Evidence, ...] = ()
 
     @classmethod
     def of(cls, generator: AdapterGenerator, encoder: TextEncoder) -> "Conditioner":
         """For a generator and the zoo's text encoder."""
-        return cls(encoder, generator.reading)
+        return cls(encoder, generator.reading, generator.evidence)
 
     def condition(
         self,
@@ -54,6 +55,7 @@ class Conditioner:
                     "attention."
                 )
             return Condition(description, embedding, own_adapter=own_adapter)
+        self._refuse_unread(labels, support)
         through = self.reading.through == "own_adapter"
         if through and own_adapter is None:
             raise GeneratorError(
@@ -62,6 +64,26 @@ class Conditioner:
             )
         vectors = self._reader.task_vectors(description, support, own_adapter if through else None, labels)
         return Condition(description, embedding, vectors, own_adapter)
+
+    def _refuse_unread(self, labels: Sequence[str] | None, support: Support | None) -> None:
+        reads = f"This generator reads {' and '.join(self.evidence)}"
+        if labels is not None and "labels" not in self.evidence:
+            raise GeneratorError(
+                f"{reads}, but not the names of the labels; leave --labels out, or use a generator that reads them, "
+                "such as attention."
+            )
+        if support is None or "texts" in self.evidence:
+            return
+        if "examples" not in self.evidence:
+            raise GeneratorError(
+                f"{reads}, but no texts of the task; leave --examples out, or use a generator that was trained to "
+                "read them."
+            )
+        if support.labels is None:
+            raise GeneratorError(
+                f"{reads}, and these examples have no labels; label them, leave --examples out, or use a generator "
+                "that was trained to read texts alone."
+            )
 
     @cached_property
     def _reader(self) -> Reader:

@@ -60,7 +60,9 @@ class ICMConfig(StrictModel):
     scale: Literal["pool", "target"] = "pool"
     """Raw factors only. Whose mean and deviation a tensor gets: those of all experts' tensors, or, as in the published
     code, of an adapter trained on the very task, which must then be given."""
-    evidence: tuple[Evidence, ...] = Field(("description", "texts", "examples"), min_length=1)
+    evidence: tuple[Literal["description", "texts", "examples"], ...] = Field(
+        ("description", "texts", "examples"), min_length=1
+    )
     """Parts of the condition."""
     channels: tuple[int, ...] = Field((8, 16, 32, 64, 128, 256, 256, 128, 64, 32, 16, 8), min_length=1)
     """Of the encoder's blocks, each of which halves the length; the decoder mirrors them."""
@@ -199,6 +201,11 @@ class ICM(TrainedGenerator):
     def reading(self) -> Reading:
         """How the task vectors it wants are read."""
         return self.manifest.reading
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What it reads them from."""
+        return self.config.evidence
 
     @torch.inference_mode()
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:

@@ -47,9 +47,8 @@ class TaskObjective(Objective):
         """The loss of one task's texts."""
         backbone, frame = self._frozen
         blocks = frame.unflatten(self.maker(batch))
-        factors = {site: (a.to(blocks[site].device), blocks[site]) for site, a in frame.lora_A.items()}
-        with backbone.using(factors):
+        with backbone.using({site: (a, blocks[site]) for site, a in frame.lora_A.items()}):
             texts, labels = backbone.embed(batch.data.ids), backbone.embed(batch.data.label_ids)
-        targets = batch.data.targets.to(texts.device)
+        targets = batch.data.targets.to(texts.device)  # the trainer moves maker and batches, but not the hidden base
         parts = {"label_text": label_text_loss(texts, labels, targets), "contrast": contrast_loss(texts, targets)}
         return {"loss": parts["label_text"] + self.contrast_weight * parts["contrast"]} | parts
