@@ -52,10 +52,14 @@ def main() -> None:
 def generate(
     description: Annotated[str, typer.Argument(help="The task, in words.", show_default=False)],
     generator: Annotated[
-        str, typer.Option(help="sg, icm, ridge, topk, nearest, mean, or a generator's folder.")
+        str, typer.Option(help="sg, icm, attention, ridge, topk, nearest, mean, or a generator's folder.")
     ] = "sg",
     examples: Annotated[
-        Path | None, typer.Option(help="A few texts of the task (column text), labelled (label) or not; for icm.")
+        Path | None,
+        typer.Option(help="A few texts of the task (column text), labelled (label) or not; for icm, attention."),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="The task's label names, separated by commas; for attention.")
     ] = None,
     own_adapter: Annotated[
         Path | None,
@@ -75,6 +79,7 @@ def generate(
     """Generate a LoRA for a task described in words."""
     if not description.strip():
         raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
+    names = None if labels is None else _label_names(labels)
     import torch
 
     from loragen.adapter import Adapter
@@ -90,7 +95,10 @@ def generate(
     maker = open_generator(generator, opened, text_encoder, licences=licence, top_k=top_k)
     support = None if examples is None else Support.from_file(examples)
     condition = Conditioner.of(maker, text_encoder).condition(
-        description, support=support, own_adapter=None if own_adapter is None else Adapter.load(own_adapter)
+        description,
+        labels=names,
+        support=support,
+        own_adapter=None if own_adapter is None else Adapter.load(own_adapter),
     )
     generations = maker.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
     results = []
@@ -103,6 +111,7 @@ def generate(
             seed=seed,
             sample=sample,
             examples=0 if support is None else len(support.texts),
+            labels=names or (),
             encoder=encoder,
             encoder_hash=text_encoder.fingerprint,
         )
@@ -173,9 +182,7 @@ def classify(
     as_json: JsonOption = False,
 ) -> None:
     """Try an adapter on texts: the label whose text is nearest, beside what the bare base says."""
-    names = [name.strip() for name in labels.split(",") if name.strip()]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ConfigError(f"--labels {labels!r} gives {len(names)} names; at least two different ones are wanted.")
+    names = _label_names(labels)
     if not all(text.strip() for text in texts):
         raise TaskError("One of the texts is empty; every text must hold at least a word.")
     from loragen import console
@@ -211,6 +218,13 @@ def classify(
         ],
         numbers=("p", "p "),
     )
+
+
+def _label_names(labels: str) -> list[str]:
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"--labels {labels!r} gives {len(names)} names; at least two different ones are wanted.")
+    return names
 
 
 @app.command()

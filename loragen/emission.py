@@ -32,6 +32,8 @@ class GeneratedCard(StrictModel):
     sample: int
     examples: int = 0
     """How many texts of the task it was told beside the description."""
+    labels: tuple[str, ...] = ()
+    """Names of the task's labels, where it was told them."""
     base: str
     base_hash: str
     zoo: str
@@ -63,6 +65,7 @@ def card_of(
     seed: int,
     sample: int,
     examples: int = 0,
+    labels: Sequence[str] = (),
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
@@ -84,6 +87,7 @@ def card_of(
         seed=seed,
         sample=sample,
         examples=examples,
+        labels=tuple(labels),
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,
@@ -153,7 +157,9 @@ Licences of the data behind these experts: {"; ".join(licences)}.
 
 
 def _told(card: GeneratedCard) -> str:
-    return f" and {card.examples} texts of the task" if card.examples else ", without data of the task"
+    told = [f"the names of its {len(card.labels)} labels (in `card.yaml`)"] if card.labels else []
+    told += [f"{card.examples} texts of the task"] if card.examples else []
+    return "".join(f" and {what}" for what in told) + ("" if card.examples else ", without data of the task")
 
 
 def slug(description: str, *, words: int = 8) -> str:

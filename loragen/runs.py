@@ -10,6 +10,7 @@ from loragen.config import read_yaml
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write
+from loragen.generators.attention_fit import AttentionTrainConfig, fit_attention
 from loragen.generators.icm_episodes import ICMTrainConfig
 from loragen.generators.icm_fit import fit_icm
 from loragen.generators.sg_fit import SGTrainConfig, fit_sg
@@ -32,8 +33,12 @@ class Trained:
     """The curves, where matplotlib is installed."""
 
 
-GeneratorConfig = SGTrainConfig | ICMTrainConfig
-KINDS: dict[str, type[GeneratorConfig]] = {"sg": SGTrainConfig, "icm": ICMTrainConfig}
+GeneratorConfig = SGTrainConfig | ICMTrainConfig | AttentionTrainConfig
+KINDS: dict[str, type[GeneratorConfig]] = {
+    "sg": SGTrainConfig,
+    "icm": ICMTrainConfig,
+    "attention": AttentionTrainConfig,
+}
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> GeneratorConfig:
@@ -85,6 +90,8 @@ def _fit(
 ) -> tuple[TrainedGenerator, list[dict[str, float]]]:
     if isinstance(config, ICMTrainConfig):
         return fit_icm(config, zoo, encoder, checkpoints=state, on_step=on_step)
+    if isinstance(config, AttentionTrainConfig):
+        return fit_attention(config, zoo, encoder, checkpoints=state, on_step=on_step)
     return fit_sg(config, zoo, encoder, checkpoints=state, on_step=on_step)
 
 

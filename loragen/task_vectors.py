@@ -7,7 +7,7 @@ adapter from its training data. Read from the bare base, as is the default here,
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -19,9 +19,9 @@ from loragen.errors import TaskError
 from loragen.rows import cell, read_rows, text
 from loragen.tasks import Examples, Task
 
-Evidence = Literal["description", "texts", "examples"]
-"""What a task vector is read from: the description; texts without labels; texts, each with its label in one prompt."""
-EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
+Evidence = Literal["description", "labels", "texts", "examples"]
+"""What a task vector is read from: the description; the names of the labels; texts without labels; texts, each with its
+label in one prompt."""
 
 
 class Reading(StrictModel):
@@ -107,6 +107,10 @@ class Reader:
         """One state a description, (n, h)."""
         return self._states(texts, None)
 
+    def labels(self, names: Sequence[str]) -> Tensor:
+        """One state a label, (n, h)."""
+        return self._states(names, None)
+
     def texts(self, support: Support) -> Tensor:
         """One state a text (with its pair), labels unseen, (n, h)."""
         return self._states(support.texts, support.pairs)
@@ -119,18 +123,25 @@ class Reader:
         return self._states(shown, support.labels)
 
     def task_vectors(
-        self, description: str, support: Support | None = None, adapter: Adapter | None = None
+        self,
+        description: str,
+        support: Support | None = None,
+        adapter: Adapter | None = None,
+        labels: Sequence[str] | None = None,
     ) -> dict[Evidence, Tensor]:
-        """Task vectors (h,), one for each kind of evidence there is; means over the support.
+        """Task vectors (h,), one for each kind of evidence there is; means over labels and over the support.
 
         Args:
             description: of the task.
             support: a few of its texts.
             adapter: the task's own adapter, for a reading through it.
+            labels: names of its labels.
         """
         assert (adapter is not None) == (self.reading.through == "own_adapter")
         with self.backbone.adapted(adapter):
             vectors: dict[Evidence, Tensor] = {"description": self.descriptions([description])[0]}
+            if labels is not None:
+                vectors["labels"] = self.labels(labels).mean(0)
             if support is not None:
                 vectors["texts"] = self.texts(support).mean(0)
                 if support.labels is not None:

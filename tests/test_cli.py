@@ -111,6 +111,9 @@ def test_samples_lie_side_by_side_and_equal_ones_are_pointed_out(run, tiny_zoo) 
         (("Mail.", "--generator", "nope"), "'nope'; this zoo has mean, nearest, uniform, topk"),
         (("Mail.", "--generator", "mean", "--top-k", 2), "does not apply to 'mean'"),
         (("Mail.", "--generator", "topk", "--licence", "none"), "licences ['none']"),
+        (("Mail.", "--generator", "topk", "--labels", "spam,ham"), "reads the description alone; examples apply to"),
+        (("Mail.", "--labels", "spam"), "--labels 'spam' gives 1 names; at least two different"),
+        (("Mail.", "--labels", " spam, spam,"), "at least two different"),
         (("Mail.", "--generator", "topk", "--encoder", "no/model"), "no model 'no/model'"),
     ],
 )
@@ -274,6 +277,10 @@ def test_icm_is_trained_on_texts_and_told_by_examples(run, tiny_zoo, tmp_path) -
     refused = run("generate", "Mail.", "--generator", "topk", "--zoo", zoo, "--examples", data)
     assert refused.status == 2
     assert "reads the description alone" in refused.err
+    unread = run(*ask, "--labels", "yes,no", "--out", "unread")
+    assert unread.status == 2
+    assert "reads description and texts and examples, but not the names of the labels" in unread.err
+    assert not Path("unread").exists()
     lost = run(*ask, "--examples", "nowhere.jsonl")
     assert lost.status == 2
     assert "Cannot read nowhere.jsonl" in lost.err

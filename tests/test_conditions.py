@@ -10,7 +10,7 @@ from loragen.embedding import TextEncoder
 from loragen.errors import GeneratorError
 from loragen.generators.base import AdapterGenerator
 from loragen.generators.conditions import Conditioner
-from loragen.task_vectors import Reader, Reading, Support
+from loragen.task_vectors import Evidence, Reader, Reading, Support
 
 DESCRIPTION = "Is it soup or tea?"
 SUPPORT = Support(("warm soup", "cold tea"), ("soup", "tea"))
@@ -25,6 +25,7 @@ class Reads(AdapterGenerator):
     """A generator that says how its task vectors are read and makes nothing."""
 
     reading: Reading | None = None
+    evidence: tuple[Evidence, ...] = ("description", "labels", "texts", "examples")
 
     def generate(self, condition, *, rng, num_samples=1):
         raise NotImplementedError
@@ -79,6 +80,11 @@ def test_without_a_reading_a_support_is_refused(encoder):
         Conditioner.of(Reads(), encoder).condition(DESCRIPTION, support=SUPPORT)
 
 
+def test_without_a_reading_labels_are_refused(encoder):
+    with pytest.raises(GeneratorError, match=r"reads the description alone; .*labels to attention"):
+        Conditioner.of(Reads(), encoder).condition(DESCRIPTION, labels=("soup", "tea"))
+
+
 # --- generators that read task vectors ------------------------------------------------------------------------------
 
 
@@ -118,3 +124,40 @@ def test_the_model_is_loaded_when_it_is_first_needed_and_once(encoder, reading, 
     second = conditioner.condition("Sort the bread.")
     assert loaded == [reading.model]
     assert not torch.equal(first.task_vectors["description"], second.task_vectors["description"])
+
+
+# --- evidence that is not read ---------------------------------------------------------------------------------------
+
+
+def test_label_names_are_evidence(encoder, reading):
+    condition = Conditioner.of(Reads(reading), encoder).condition(DESCRIPTION, labels=("soup", "tea"))
+    assert_same(condition.task_vectors, Reader.load(reading).task_vectors(DESCRIPTION, labels=("soup", "tea")))
+    assert set(condition.task_vectors) == {"description", "labels"}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "given", "message"),
+    [
+        (("description", "texts"), {"labels": ("soup", "tea")}, "reads description and texts, but not the names of"),
+        (("description", "labels"), {"support": SUPPORT}, "reads description and labels, but no texts of the task;"),
+        (("examples",), {"support": Support(SUPPORT.texts)}, "reads examples, and these examples have no labels;"),
+    ],
+)
+def test_evidence_that_is_not_read_is_refused(encoder, reading, loaded, evidence, given, message):
+    with pytest.raises(GeneratorError, match=message):
+        Conditioner.of(Reads(reading, evidence), encoder).condition(DESCRIPTION, **given)
+    assert not loaded, "before the model is loaded"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "given"),
+    [
+        (("labels",), {"labels": ("soup", "tea")}),
+        (("examples",), {"support": SUPPORT}),
+        (("texts",), {"support": SUPPORT}),
+        (("texts", "examples"), {"support": Support(SUPPORT.texts)}),
+    ],
+)
+def test_evidence_that_is_read_is_taken(encoder, reading, evidence, given):
+    condition = Conditioner.of(Reads(reading, evidence), encoder).condition(DESCRIPTION, **given)
+    assert set(evidence) & set(condition.task_vectors)

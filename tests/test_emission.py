@@ -139,6 +139,26 @@ def test_a_model_card_names_twenty_experts_and_counts_the_rest(generation, card,
     assert len(read_yaml(tmp_path / "adapter" / "card.yaml")["parents"]) == 23
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, "the description above, without data of the task: no training."),
+        ({"examples": 7}, "the description above and 7 texts of the task: no training."),
+        (
+            {"labels": ["spam", "ham"]},
+            "above and the names of its 2 labels (in `card.yaml`), without data of the task: no training.",
+        ),
+        ({"labels": ["spam", "ham"], "examples": 7}, "labels (in `card.yaml`) and 7 texts of the task: no training."),
+    ],
+)
+def test_the_model_card_says_what_the_generator_was_told(generation, tiny_zoo, tmp_path, told, said):
+    card = make_card(generation, tiny_zoo, **told)
+    write_adapter(generation, card, tmp_path / "adapter")
+    assert said in (tmp_path / "adapter" / "README.md").read_text()
+    assert GeneratedCard.from_yaml(tmp_path / "adapter" / "card.yaml") == card
+    assert card.labels == tuple(told.get("labels", ()))
+
+
 # --- names ----------------------------------------------------------------------------------------------------------
 
 

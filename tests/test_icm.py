@@ -24,15 +24,16 @@ from loragen.files import atomic_write
 from loragen.generators import icm_fit
 from loragen.generators.base import Condition
 from loragen.generators.catalogue import available, open_generator
-from loragen.generators.conditions import Conditioner
+from loragen.generators.conditions import ConditionCodec, Conditioner
 from loragen.generators.gaussian import Gaussian
-from loragen.generators.icm import ICM, ConditionCodec, ICMBatch, ICMConfig, ICMNetwork, ICMObjective
+from loragen.generators.icm import ICM, ICMBatch, ICMConfig, ICMNetwork, ICMObjective
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
 from loragen.generators.icm_fit import fit_icm, longest_as_good
-from loragen.task_vectors import EVIDENCE, Reading, Support
+from loragen.task_vectors import Reading, Support
 from loragen.tasks import TaskSetConfig
 from loragen.zoo import Zoo, expert_files
 
+EVIDENCE = ICMConfig().evidence
 ENOUGH = {"epochs": 3, "steps_per_epoch": 40, "batch_size": 16, "learning_rate": 3e-2}  # to tell seven tasks apart
 ROWS = 12  # of each task's support in `marked_material`
 
@@ -200,6 +201,7 @@ def test_the_condition_enters_before_mean_and_variance_and_at_the_decoders_input
         ({"icm": {"scale": "target"}}, "'scale: target' goes with 'codec: raw'"),
         ({"icm": {"kernel_size": 4}}, "kernel_size must be odd"),
         ({"icm": {"evidence": []}}, r"icm\.evidence"),
+        ({"icm": {"evidence": ["labels"]}}, r"icm\.evidence\.0"),
         ({"icm": {"channel": [8]}}, r"icm\.channel"),
         ({"shots": [4, 0]}, r"shots\.1"),
         ({"evidence_dropout": 1}, "evidence_dropout"),
@@ -565,6 +567,14 @@ def test_a_condition_without_evidence_is_refused(briefly, encoder) -> None:
     unread = Condition("soup", embedding, {"texts": torch.zeros(16)})
     with pytest.raises(GeneratorError, match="reads description, but the condition holds texts"):
         briefly.generate(unread, rng=seeded())
+
+
+def test_what_it_does_not_read_is_refused(briefly, encoder) -> None:
+    conditioner = Conditioner.of(briefly, encoder)
+    with pytest.raises(GeneratorError, match="reads description, but not the names of the labels"):
+        conditioner.condition("soup", labels=("warm", "cold"))
+    with pytest.raises(GeneratorError, match="reads description, but no texts of the task"):
+        conditioner.condition("soup", support=Support(("warm soup",)))
 
 
 # --- as published: raw factors at the scale of the task's own adapter -----------------------------------------------

@@ -224,6 +224,14 @@ def test_there_are_vectors_for_the_evidence_that_is_given(reader):
     assert set(reader.task_vectors("warm", Support(TEXTS, LABELS))) == {"description", "texts", "examples"}
 
 
+def test_the_vector_of_label_names_is_their_mean(reader, folder):
+    vectors = reader.task_vectors("warm", labels=("soup", "cold tea", "bread"))
+    assert set(vectors) == {"description", "labels"}
+    wanted = reference(folder, [("soup",), ("cold tea",), ("bread",)])
+    assert torch.allclose(vectors["labels"], wanted.mean(0), atol=1e-5)
+    assert torch.pdist(wanted).min() > 1e-2
+
+
 def test_reading_through_an_own_adapter_is_reading_the_adapted_model(reader, folder):
     adapter, support = own_adapter(), Support(TEXTS, LABELS, PAIRS)
     bare = reader.task_vectors(DESCRIPTIONS[0], support)

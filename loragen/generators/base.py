@@ -56,6 +56,11 @@ class AdapterGenerator(ABC):
         """How the task vectors it wants are read; `None` where the description's embedding is all it uses."""
         return None
 
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What those task vectors may be read from; what is not among it must not be given."""
+        return ()
+
     @abstractmethod
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
         """Make ``num_samples`` adapters; the same state of ``rng`` gives the same adapters."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from loragen.config import read_yaml
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, GeneratorError
+from loragen.generators.attention import Attention
 from loragen.generators.base import AdapterGenerator
 from loragen.generators.icm import ICM
 from loragen.generators.library import Library
@@ -19,7 +20,7 @@ SPLIT = "experts"
 """Generators draw on this split of a zoo alone; its other experts are there for choosing settings."""
 
 MERGES = ("mean", "nearest", "uniform", "topk", "ridge")
-TRAINED: dict[str, type[TrainedGenerator]] = {"sg": SG, "icm": ICM}
+TRAINED: dict[str, type[TrainedGenerator]] = {"sg": SG, "icm": ICM, "attention": Attention}
 
 
 def available(zoo: Zoo) -> tuple[str, ...]:
@@ -68,6 +69,8 @@ def open_generator(
     if isinstance(generator, SG):
         return generator.drawing_on(top_k=top_k, exclude=excluded)
     _refuse_top_k(name, top_k)
+    if isinstance(generator, Attention):
+        return generator.without(excluded)
     if excluded:
         raise GeneratorError(
             f"--licence does not apply to {name!r}, which has learnt from all experts; choose ridge, topk, nearest or "

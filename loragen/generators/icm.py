@@ -14,7 +14,7 @@ enter as coordinates in a shared frame, along the principal directions of the ex
 and B with a z-score per tensor, as published (`codec: raw`). What pads X to a multiple of 2¹² does not enter the loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from loragen.config import StrictModel
 from loragen.errors import GeneratorError
 from loragen.frame import Frame
 from loragen.generators.base import Condition, Generation, Neighbour
+from loragen.generators.conditions import ConditionCodec
 from loragen.generators.gaussian import Gaussian
 from loragen.generators.trained import (
     MANIFEST,
@@ -44,7 +45,7 @@ from loragen.generators.trained import (
 from loragen.index import Index
 from loragen.objective import Objective
 from loragen.raw import RawFactors
-from loragen.task_vectors import EVIDENCE, Evidence, Reading
+from loragen.task_vectors import Evidence, Reading
 
 TENSORS = "generator.safetensors"
 FRAME = "frame.safetensors"
@@ -59,7 +60,9 @@ class ICMConfig(StrictModel):
     scale: Literal["pool", "target"] = "pool"
     """Raw factors only. Whose mean and deviation a tensor gets: those of all experts' tensors, or, as in the published
     code, of an adapter trained on the very task, which must then be given."""
-    evidence: tuple[Evidence, ...] = Field(EVIDENCE, min_length=1)
+    evidence: tuple[Literal["description", "texts", "examples"], ...] = Field(
+        ("description", "texts", "examples"), min_length=1
+    )
     """Parts of the condition."""
     channels: tuple[int, ...] = Field((8, 16, 32, 64, 128, 256, 256, 128, 64, 32, 16, 8), min_length=1)
     """Of the encoder's blocks, each of which halves the length; the decoder mirrors them."""
@@ -76,39 +79,6 @@ class ICMConfig(StrictModel):
         if self.kernel_size % 2 == 0:
             raise ValueError("kernel_size must be odd, or blocks do not halve the length")
         return self
-
-
-@dataclass(frozen=True, eq=False)
-class ConditionCodec:
-    """Task vectors as the network reads them: each kind of evidence centred and scaled, absent kinds zero."""
-
-    centres: Tensor
-    """(kinds, h)"""
-    scales: Tensor
-    """(kinds,), positive."""
-
-    @classmethod
-    def fit(cls, states: Sequence[Sequence[Tensor]]) -> Self:
-        """Fit to each kind's states: one tensor (n, h) a task. The scale is the deviation of the tasks' means."""
-        means = torch.stack([torch.stack([task.mean(0) for task in kind]) for kind in states])
-        centres = means.mean(1)
-        scales = (means - centres[:, None]).square().mean((1, 2)).sqrt()
-        return cls(centres, torch.where(scales > 0, scales, 1.0))
-
-    @property
-    def size(self) -> int:
-        """Numbers in a condition."""
-        return self.centres.numel()
-
-    def encode(self, vectors: Tensor, present: Tensor) -> Tensor:
-        """Task vectors (..., kinds, h), and which of them there are (..., kinds), as a condition (..., kinds · h)."""
-        scaled = (vectors - self.centres) / self.scales[:, None]
-        return (scaled * present[..., None]).flatten(-2)
-
-    def of(self, vectors: Mapping[Evidence, Tensor], evidence: Sequence[Evidence]) -> Tensor:
-        """The condition (kinds · h,) from the task vectors there are."""
-        stacked = torch.stack([vectors.get(kind, self.centres[i]) for i, kind in enumerate(evidence)])
-        return self.encode(stacked, torch.tensor([kind in vectors for kind in evidence]))
 
 
 class ICMNetwork(nn.Module):
@@ -231,6 +201,11 @@ class ICM(TrainedGenerator):
     def reading(self) -> Reading:
         """How the task vectors it wants are read."""
         return self.manifest.reading
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What it reads them from."""
+        return self.config.evidence
 
     @torch.inference_mode()
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:

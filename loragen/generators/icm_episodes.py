@@ -14,7 +14,8 @@ from loragen.codec import Codec
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
 from loragen.frame import Frame
-from loragen.generators.icm import ConditionCodec, ICMBatch, ICMConfig
+from loragen.generators.conditions import ConditionCodec
+from loragen.generators.icm import ICMBatch, ICMConfig
 from loragen.generators.library import Library
 from loragen.generators.trained import TrainConfig
 from loragen.raw import RawFactors

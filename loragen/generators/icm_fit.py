@@ -13,7 +13,8 @@ from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
 from loragen.files import atomic_write
 from loragen.frame import Frame
-from loragen.generators.icm import ICM, ConditionCodec, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
+from loragen.generators.conditions import ConditionCodec
+from loragen.generators.icm import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
 from loragen.raw import RawFactors
 from loragen.schedule import Schedule

@@ -1,0 +1,208 @@
+"""What a generator trained on task loss learns from: the experts' tasks and variants of them, in episodes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from loragen.backbone import Backbone, DtypeName
+from loragen.errors import ConfigError
+from loragen.experts import TaskData
+from loragen.frame import Frame
+from loragen.generators.conditions import ConditionCodec
+from loragen.generators.task_loss import TaskBatch
+from loragen.generators.trained import TrainConfig
+from loragen.task_vectors import Evidence, Reader, Reading, Support
+from loragen.tasks import Examples, Task, TaskSet
+from loragen.zoo import Zoo
+
+
+class TaskTrainConfig(TrainConfig):
+    """What `loragen train` is told for any generator that is trained on task loss."""
+
+    tasks: Path
+    """The experts' tasks: their texts are what it learns from."""
+    tasks_root: Path | None = None
+    """Where the tasks' files lie, if not where that file says."""
+    judged_on: str | None = "validation"
+    """The split of left-out tasks that chooses the epoch; null trains to the end."""
+    judged_texts: int = Field(100, ge=20)
+    """Test texts of each of them."""
+    contrast_weight: float = Field(1.0, ge=0)
+    """Weight of supervised contrast, which sees no label text."""
+    max_length: int = Field(64, ge=8)
+    """Tokens of a text in training, and of a prompt that task vectors are read from."""
+    variants: int = Field(3, ge=0)
+    """Tasks made of a random part of a task's labels, for each task of at least four."""
+    pool: int = Field(96, ge=1)
+    """Training examples a task from which supports are drawn."""
+    shots: tuple[PositiveInt, ...] = Field((4, 8, 16, 32), min_length=1)
+    """Sizes of a support."""
+    evidence_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of the episodes in which a kind of evidence is missing."""
+    dtype: DtypeName = "auto"
+    """In which the frozen base computes losses and scores; task vectors are read in float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A task to learn from, or a variant of one."""
+
+    data: TaskData
+    states: dict[Evidence, Tensor]
+    """By kind of evidence, the states of its prompts, (prompts, h)."""
+    pool: int
+    """Texts from which supports are drawn."""
+
+    def vector(self, kind: Evidence, *, told: int, rows: Tensor) -> Tensor:
+        """A task vector (h,): of a description by number, of all labels, or of the texts or examples at ``rows``."""
+        states = self.states[kind]
+        if kind == "description":
+            return states[told % len(states)]
+        return states.mean(0) if kind == "labels" else states[rows].mean(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A zoo and its tasks made ready."""
+
+    tasks: tuple[tuple[Known, ...], ...]
+    """For each expert its task, and then the variants of it."""
+    related: Tensor
+    """Whether two experts are of one family, boolean (n, n)."""
+    coordinates: Tensor
+    """Of the experts, as precise as they will be stored, (n, d)."""
+    frame: Frame
+    evidence: tuple[Evidence, ...]
+    conditions: ConditionCodec
+    keys: Tensor
+    """Task vectors of the experts from all there is, encoded, (n, kinds, h)."""
+    reading: Reading
+
+
+def open_base(zoo: Zoo) -> Backbone:
+    """Load the base of a zoo in float32.
+
+    Raises:
+        ConfigError: there is no such model, or it has other weights than the zoo was trained on.
+    """
+    backbone = Backbone.load(zoo.manifest.base)
+    if backbone.fingerprint != zoo.manifest.base_hash:
+        raise ConfigError(
+            f"The base {zoo.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
+            f"{zoo.root} was trained on ({zoo.manifest.base_hash[:12]}); restore them."
+        )
+    return backbone
+
+
+def prepare(config: TaskTrainConfig, zoo: Zoo, backbone: Backbone, evidence: tuple[Evidence, ...]) -> Material:
+    """Read experts, the states of their prompts for the kinds of evidence wanted, and their tasks' texts.
+
+    Raises:
+        ConfigError: all experts are of one family.
+        ZooError: the zoo has no expert.
+        TaskError: an expert's task or its examples are missing.
+    """
+    adapters = [zoo.adapter(expert) for expert in zoo.ids]
+    frame = Frame.fit(adapters)
+    families = [card.family or card.id for card in zoo]
+    if len(set(families)) == 1:
+        raise ConfigError(
+            f"The zoo {zoo.root} has experts of one family alone, {families[0]!r}, and a task's own family takes no "
+            "part in what is made for it in training: nobody would be left. Name a zoo of at least two families with "
+            "'zoo', or more of its 'splits'."
+        )
+    reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
+    reader, task_set = Reader(backbone, reading), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    rng = torch.Generator().manual_seed(config.seed)
+    tasks = tuple(_known(config, task_set[expert], reader, evidence, rng=rng) for expert in zoo.ids)
+    conditions = ConditionCodec.fit([[known[0].states[kind] for known in tasks] for kind in evidence])
+    means = torch.stack([torch.stack([known[0].states[kind].mean(0) for kind in evidence]) for known in tasks])
+    keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
+    return Material(
+        tasks,
+        torch.tensor([[one == other for other in families] for one in families]),
+        torch.stack([frame.coordinates(adapter) for adapter in adapters]).bfloat16().float(),
+        frame,
+        evidence,
+        conditions,
+        keys.reshape(len(tasks), len(evidence), -1),
+        reading,
+    )
+
+
+def _known(
+    config: TaskTrainConfig, task: Task, reader: Reader, evidence: tuple[Evidence, ...], *, rng: torch.Generator
+) -> tuple[Known, ...]:
+    """A task and its variants."""
+    examples = task.load_train()
+    pool = examples.subset(torch.randperm(len(examples), generator=rng)[: config.pool])
+    data = TaskData.of(task, examples, reader.backbone, max_length=config.max_length)
+    whole = Known(data, {kind: _states(kind, task, pool, reader) for kind in evidence}, len(pool))
+    variants = []
+    for _ in range(config.variants if len(task.labels) >= 4 else 0):
+        number = int(torch.randint(2, len(task.labels), (), generator=rng))
+        kept = torch.randperm(len(task.labels), generator=rng)[:number].sort().values
+        variant = _variant(whole, task, kept, pool, reader)
+        if len(variant.data.ids) >= config.batch_size and variant.pool:
+            variants.append(variant)
+    return whole, *variants
+
+
+def _states(kind: Evidence, task: Task, pool: Examples, reader: Reader) -> Tensor:
+    match kind:
+        case "description":
+            return reader.descriptions(task.descriptions)
+        case "labels":
+            return reader.labels(task.labels)
+        case "texts":
+            return reader.texts(Support.of(task, pool))
+        case "examples":
+            return reader.examples(Support.of(task, pool))
+
+
+def _variant(whole: Known, task: Task, kept: Tensor, pool: Examples, reader: Reader) -> Known:
+    """The part of a task with some of its labels, positions (c,) in ascending order; its descriptions name them."""
+    data, labels = whole.data, kept.tolist()
+    texts = data.subset(torch.isin(data.targets, kept).nonzero()[:, 0].tolist())
+    part = TaskData(
+        texts.ids, torch.searchsorted(kept, texts.targets), tuple(data.label_ids[label] for label in labels)
+    )
+    pooled = torch.isin(torch.tensor(pool.labels), kept)
+    states = dict(whole.states)
+    for kind, values in whole.states.items():
+        if kind == "description":
+            names = ", ".join(task.labels[label] for label in labels)
+            states[kind] = reader.descriptions([f"{text} The answer is one of: {names}." for text in task.descriptions])
+        else:
+            states[kind] = values[kept] if kind == "labels" else values[pooled]
+    return Known(part, states, int(pooled.sum()))
+
+
+def episodes(material: Material, config: TaskTrainConfig, *, rng: torch.Generator) -> list[TaskBatch]:
+    """One epoch: each step draws a task or a variant, its texts, a support, and which evidence there is.
+
+    Args:
+        material: the tasks.
+        config: sizes and numbers of the batches.
+        rng: the only source of randomness.
+    """
+    kinds, batches = material.evidence, []
+    for _ in range(config.steps_per_epoch):
+        expert = int(torch.randint(len(material.tasks), (), generator=rng))
+        variants = material.tasks[expert]
+        known = variants[int(torch.randint(len(variants), (), generator=rng))]
+        present = torch.rand(len(kinds), generator=rng) >= config.evidence_dropout
+        if not present.any():
+            present[int(torch.randint(len(kinds), (), generator=rng))] = True
+        told = int(torch.randint(1_000_000, (), generator=rng))
+        shots = config.shots[int(torch.randint(len(config.shots), (), generator=rng))]
+        # Texts and examples come from the same rows; at most as many as there are.
+        rows = torch.randperm(known.pool, generator=rng)[:shots]
+        vectors = torch.stack([known.vector(kind, told=told, rows=rows) for kind in kinds])
+        query = material.conditions.encode(vectors, present).reshape(len(kinds), -1)
+        data = next(known.data.batches(1, config.batch_size, rng=rng))
+        batches.append(TaskBatch(data, query, present, ~material.related[expert]))
+    return batches

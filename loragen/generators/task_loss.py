@@ -1,0 +1,54 @@
+"""Trains what makes adapters through the frozen base: on a batch of a task's texts, under the adapter made for it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from loragen.backbone import Backbone, contrast_loss, label_text_loss
+from loragen.experts import TaskData
+from loragen.frame import Frame
+from loragen.objective import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """Texts of one task, what is known of the task, and who may help with it."""
+
+    data: TaskData
+    query: Tensor
+    """Task vectors as the generator reads them, (kinds, h); zero where there is none."""
+    present: Tensor
+    """Which of them there are, boolean (kinds,)."""
+    allowed: Tensor
+    """Experts of other families, boolean (n,): those of the task's own would know its texts."""
+
+    def to(self, device: torch.device) -> "TaskBatch":
+        """The same batch on a device."""
+        tensors = {name: getattr(self, name).to(device) for name in ("query", "present", "allowed")}
+        return replace(self, data=self.data.to(device), **tensors)
+
+
+class TaskObjective(Objective):
+    """Label-text cross-entropy and supervised contrast of a task's texts under the adapter that was made for it.
+
+    With label texts in the loss, these already tell the task, and nothing forces a generator to read its condition;
+    the contrast sees no label text.
+    """
+
+    def __init__(self, backbone: Backbone, maker: nn.Module, frame: Frame, *, contrast_weight: float) -> None:
+        super().__init__()
+        self.maker = maker
+        self.contrast_weight = contrast_weight
+        # In a tuple, which hides them from parameters() and checkpoints.
+        self._frozen = (backbone, frame)
+
+    def loss(self, batch: TaskBatch) -> dict[str, Tensor]:
+        """The loss of one task's texts."""
+        backbone, frame = self._frozen
+        blocks = frame.unflatten(self.maker(batch))
+        with backbone.using({site: (a, blocks[site]) for site, a in frame.lora_A.items()}):
+            texts, labels = backbone.embed(batch.data.ids), backbone.embed(batch.data.label_ids)
+        targets = batch.data.targets.to(texts.device)  # the trainer moves maker and batches, but not the hidden base
+        parts = {"label_text": label_text_loss(texts, labels, targets), "contrast": contrast_loss(texts, targets)}
+        return {"loss": parts["label_text"] + self.contrast_weight * parts["contrast"]} | parts
