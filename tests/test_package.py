@@ -180,7 +180,14 @@ def test_oracles_are_trained_like_the_experts_of_the_shipped_zoo_but_for_their_t
 
 
 @pytest.mark.parametrize(
-    "table", ["validation.markdown(validation.kept_rows())", "icm.known_table(icm.kept_scores())", "rivals.table()"]
+    "table",
+    [
+        "unseen.main_tables(unseen.kept())",
+        "unseen.control_table(unseen.kept())",
+        "validation.markdown(validation.kept_rows())",
+        "icm.known_table(icm.kept_scores())",
+        "rivals.table()",
+    ],
 )
 def test_readme_holds_the_tables_that_benchmarks_made(table: str) -> None:
     module = table.partition(".")[0]
