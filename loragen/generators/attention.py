@@ -2,13 +2,14 @@
 
 For a task with vectors qₖ, one for each kind of evidence k there is, and experts i with vectors eᵢₖ and coordinates xᵢ,
 
-    sᵢ = Σₖ aₖ cos(Mₖ qₖ, Mₖ eᵢₖ)        wᵢ = softmax(sᵢ / τ(q))        x = g(q) ⊙ Σ wᵢ xᵢ
+    sᵢ = Σₖ aₖ cos(Mₖ qₖ, Mₖ eᵢₖ)    wᵢ = softmax(sᵢ / τ(q))    x = g₀(q) ⊙ x₀ + g₁(q) ⊙ Σ wᵢ (xᵢ - x₀)
 
-with a metric Mₖ = I + UₖVₖ of low rank, shares aₖ of the evidence that is present, a temperature τ and one gate g a
-site. Before training Mₖ = I and g = 1: a softmax merge by similarity, the cheap rival. A gate below 1 stays nearer to
-the base, a high temperature nearer to the mean of the experts. The weights are fixed once a task is described, so what
-comes out is one plain LoRA. Trained through the frozen base (`task_loss`), on tasks whose own family takes no part in
-the merge; after AdapterFusion (Pfeiffer et al. 2021), with tasks for tokens.
+with the coordinates x₀ of one adapter for all tasks, a metric Mₖ = I + UₖVₖ of low rank, shares aₖ of the evidence that
+is present, a temperature τ and two gates a site. Before training Mₖ = I and g = 1: a softmax merge by similarity, the
+cheap rival. A gate g₀ below 1 stays nearer to the base, g₁ says how far from the adapter for all tasks to go, and a
+high temperature stays near the mean of the experts. The weights are fixed once a task is described, so what comes out
+is one plain LoRA. Trained through the frozen base (`task_loss`), on tasks that neither x₀ nor the experts have seen;
+after AdapterFusion (Pfeiffer et al. 2021), with tasks for tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -62,8 +63,10 @@ class Experts:
 
     keys: Tensor
     """Task vectors as `ConditionCodec` encodes them, (n, kinds, h)."""
-    coordinates: Tensor
-    """In the frame, (n, d)."""
+    offsets: Tensor
+    """Coordinates in the frame, from x₀, (n, d)."""
+    start: Tensor
+    """Coordinates x₀ of the one adapter for all tasks, (d,); zero where there is none."""
 
 
 class AttentionNetwork(nn.Module):
@@ -78,7 +81,7 @@ class AttentionNetwork(nn.Module):
         self.importance = nn.Parameter(torch.zeros(kinds))
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
         self.sharpness = nn.Parameter(torch.zeros(kinds, width))
-        self.gates = nn.Parameter(torch.zeros(len(sizes), 1 + kinds * width), requires_grad=config.gated)
+        self.gates = nn.Parameter(torch.zeros(2, len(sizes), 1 + kinds * width), requires_grad=config.gated)
 
     def weights(self, query: Tensor, present: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
         """Shares of the experts, (n,), from a query (kinds, h), which of its parts there are, and who may serve.
@@ -95,12 +98,13 @@ class AttentionNetwork(nn.Module):
         moved = torch.einsum("krh,...kh->...kr", self.down, vectors)
         return F.normalize(vectors + torch.einsum("khr,...kr->...kh", self.up, moved), dim=-1)
 
-    def merge(self, weights: Tensor, query: Tensor, present: Tensor, coordinates: Tensor) -> Tensor:
+    def merge(self, weights: Tensor, query: Tensor, present: Tensor, offsets: Tensor, start: Tensor) -> Tensor:
         """Coordinates (d,) of the gated merge."""
         features = (query * present[:, None]).flatten() / present.sum().clamp(min=1)
         gates = 2 * torch.sigmoid(self.gates @ torch.cat([query.new_ones(1), features]))
         sizes = torch.tensor(self.sizes, device=gates.device)
-        return torch.repeat_interleave(gates, sizes, output_size=sum(self.sizes)) * (weights @ coordinates)
+        stay, go = torch.repeat_interleave(gates, sizes, dim=1, output_size=sum(self.sizes))
+        return stay * start + go * (weights @ offsets)
 
 
 def _masked_softmax(values: Tensor, mask: Tensor) -> Tensor:
@@ -112,19 +116,19 @@ class AttentionMaker(nn.Module):
     """The network and what it attends to, as `task_loss.TaskObjective` wants it: from a batch to coordinates."""
 
     keys: Tensor
-    coordinates: Tensor
+    offsets: Tensor
 
     def __init__(self, network: AttentionNetwork, experts: Experts) -> None:
         super().__init__()
         self.network = network
         # Buffers, which move between devices with the network; in no checkpoint, since they do not change.
         self.register_buffer("keys", experts.keys, persistent=False)
-        self.register_buffer("coordinates", experts.coordinates, persistent=False)
+        self.register_buffer("offsets", experts.offsets, persistent=False)
 
     def forward(self, batch: TaskBatch) -> Tensor:
         """Coordinates (d,) for the batch's task."""
         weights = self.network.weights(batch.query, batch.present, self.keys, batch.allowed)
-        return self.network.merge(weights, batch.query, batch.present, self.coordinates)
+        return self.network.merge(weights, batch.query, batch.present, self.offsets, batch.start)
 
 
 class AttentionManifest(Provenance):
@@ -181,7 +185,7 @@ class Attention(TrainedGenerator):
         ids = self.manifest.experts
         allowed = torch.tensor([expert not in self.exclude for expert in ids])
         weights = self.network.weights(query, present, self.experts.keys, allowed)
-        coordinates = self.network.merge(weights, query, present, self.experts.coordinates)
+        coordinates = self.network.merge(weights, query, present, self.experts.offsets, self.experts.start)
         adapter = self.frame.adapter(coordinates, base=self.manifest.base, task_type=self.manifest.task_type)
         similarity = F.cosine_similarity(self.experts.keys, query, dim=-1) @ (present / present.sum())
         neighbours = [
@@ -206,7 +210,8 @@ class Attention(TrainedGenerator):
         """The generator as the files of its folder; the experts in bfloat16."""
         tensors = network_tensors(self.network) | {
             "keys": self.experts.keys,
-            "coordinates": self.experts.coordinates.bfloat16(),
+            "offsets": self.experts.offsets.bfloat16(),
+            "start": self.experts.start,
             "conditions.centres": self.conditions.centres,
             "conditions.scales": self.conditions.scales,
         }
@@ -226,7 +231,7 @@ class Attention(TrainedGenerator):
         with reading_folder(folder, "attention"):
             manifest, frame = AttentionManifest.from_yaml(folder / MANIFEST), Frame.load(folder / FRAME)
             tensors = load_file(folder / TENSORS)
-            experts = Experts(tensors["keys"], tensors["coordinates"].float())
+            experts = Experts(tensors["keys"], tensors["offsets"].float(), tensors["start"])
             network = AttentionNetwork(experts.keys.shape[-1], tuple(frame.sizes.values()), manifest.config)
             load_network(network, tensors)
             conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])

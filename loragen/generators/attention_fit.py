@@ -65,7 +65,7 @@ def fit_attention(
     judge = Judge.of(judged, config, material, backbone) if judged else None
     # Task vectors were read as those of a new task will be; from here on speed is what matters.
     backbone.model.to(choose_dtype(config.dtype))
-    experts = Experts(material.keys, material.coordinates)
+    experts = Experts(material.keys, material.offsets, material.start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = AttentionNetwork(material.keys.shape[-1], tuple(material.frame.sizes.values()), config.attention)
@@ -127,7 +127,7 @@ class Judge:
             data = TaskData.of(task, first, backbone, max_length=config.max_length)
             vectors = reader.task_vectors(task.description)
             query = material.conditions.of(vectors, kinds).reshape(len(kinds), -1)
-            found.append(TaskBatch(data, query, present, allowed))
+            found.append(TaskBatch(data, query, present, allowed, material.start))
         others = [*found[1:], *found[:1]]
         judged = [(one.data, one, other) for one, other in zip(found, others, strict=True)]
         return cls(backbone, material.frame, tuple(judged))

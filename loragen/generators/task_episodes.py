@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from loragen.backbone import Backbone, DtypeName
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, ZooError
 from loragen.experts import TaskData
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
@@ -16,7 +16,7 @@ from loragen.generators.task_loss import TaskBatch
 from loragen.generators.trained import TrainConfig
 from loragen.task_vectors import Evidence, Reader, Reading, Support
 from loragen.tasks import Examples, Task, TaskSet
-from loragen.zoo import Zoo
+from loragen.zoo import MULTITASK, Zoo
 
 
 class TaskTrainConfig(TrainConfig):
@@ -42,6 +42,8 @@ class TaskTrainConfig(TrainConfig):
     """Sizes of a support."""
     evidence_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the episodes in which a kind of evidence is missing."""
+    near_share: float = Field(0.5, ge=0, le=1)
+    """Share of the episodes in which others of a task's family may help, where the zoo has folds that know them."""
     dtype: DtypeName = "auto"
     """In which the frozen base computes losses and scores; task vectors are read in float32."""
 
@@ -72,14 +74,52 @@ class Material:
     """For each expert its task, and then the variants of it."""
     related: Tensor
     """Whether two experts are of one family, boolean (n, n)."""
-    coordinates: Tensor
-    """Of the experts, as precise as they will be stored, (n, d)."""
+    offsets: Tensor
+    """From ``start`` to the experts, as precise as they will be stored, (n, d)."""
+    start: Tensor
+    """Coordinates of the one adapter for all tasks, (d,); zero where the zoo has none."""
+    folds: "Folds"
     frame: Frame
     evidence: tuple[Evidence, ...]
     conditions: ConditionCodec
     keys: Tensor
     """Task vectors of the experts from all there is, encoded, (n, kinds, h)."""
     reading: Reading
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Where each task starts from in training: an adapter for all tasks but some, this one among them."""
+
+    starts: Tensor
+    """Coordinates of the adapters, (folds, d)."""
+    far: Tensor
+    """For each expert the fold that was kept from its whole family, (n,)."""
+    near: Tensor
+    """For each expert the fold that was kept from its task but not from all its family, (n,); -1 where there is none."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, frame: Frame, start: Tensor) -> "Folds":
+        """The folds of a zoo; a zoo without folds has one, its adapter for all tasks, which was kept from nothing.
+
+        Raises:
+            ZooError: a fold leaves an expert out of account.
+        """
+        folds, n = zoo.folds(), len(zoo)
+        if not folds:
+            return cls(start[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
+        far = {task: at for at, fold in enumerate(folds) for task in fold.plan.far}
+        near = {task: at for at, fold in enumerate(folds) for task in fold.plan.near}
+        if missing := [expert for expert in zoo.ids if expert not in far]:
+            raise ZooError(
+                f"The folds of {zoo.root} were made without {', '.join(missing[:3])}, which it has experts of; remove "
+                "its folder 'folds' and build it again."
+            )
+        return cls(
+            torch.stack([frame.coordinates(fold.adapter) for fold in folds]),
+            torch.tensor([far[expert] for expert in zoo.ids]),
+            torch.tensor([near.get(expert, -1) for expert in zoo.ids]),
+        )
 
 
 def open_base(zoo: Zoo) -> Backbone:
@@ -121,10 +161,15 @@ def prepare(config: TaskTrainConfig, zoo: Zoo, backbone: Backbone, evidence: tup
     conditions = ConditionCodec.fit([[known[0].states[kind] for known in tasks] for kind in evidence])
     means = torch.stack([torch.stack([known[0].states[kind].mean(0) for kind in evidence]) for known in tasks])
     keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
+    has_multitask = (zoo.root / MULTITASK).is_dir()
+    start = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
+    coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters])
     return Material(
         tasks,
         torch.tensor([[one == other for other in families] for one in families]),
-        torch.stack([frame.coordinates(adapter) for adapter in adapters]).bfloat16().float(),
+        (coordinates - start).bfloat16().float(),
+        start,
+        Folds.of(zoo, frame, start),
         frame,
         evidence,
         conditions,
@@ -204,5 +249,16 @@ def episodes(material: Material, config: TaskTrainConfig, *, rng: torch.Generato
         vectors = torch.stack([known.vector(kind, told=told, rows=rows) for kind in kinds])
         query = material.conditions.encode(vectors, present).reshape(len(kinds), -1)
         data = next(known.data.batches(1, config.batch_size, rng=rng))
-        batches.append(TaskBatch(data, query, present, ~material.related[expert]))
+        start, allowed = _apart(material, expert, is_near=float(torch.rand((), generator=rng)) < config.near_share)
+        batches.append(TaskBatch(data, query, present, allowed, start))
     return batches
+
+
+def _apart(material: Material, expert: int, *, is_near: bool) -> tuple[Tensor, Tensor]:
+    """Where a task starts from and who may help: nothing that has seen it, nor, unless near, its family."""
+    folds, near = material.folds, int(material.folds.near[expert])
+    if is_near and near >= 0:
+        allowed = torch.ones(len(material.tasks), dtype=torch.bool)
+        allowed[expert] = False
+        return folds.starts[near], allowed
+    return folds.starts[int(folds.far[expert])], ~material.related[expert]

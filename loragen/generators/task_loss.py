@@ -21,11 +21,13 @@ class TaskBatch:
     present: Tensor
     """Which of them there are, boolean (kinds,)."""
     allowed: Tensor
-    """Experts of other families, boolean (n,): those of the task's own would know its texts."""
+    """Who may help, boolean (n,): never the task's own expert, which knows its texts."""
+    start: Tensor
+    """What is added to, coordinates (d,): of one adapter for all tasks, in training one that has not seen this task."""
 
     def to(self, device: torch.device) -> "TaskBatch":
         """The same batch on a device."""
-        tensors = {name: getattr(self, name).to(device) for name in ("query", "present", "allowed")}
+        tensors = {name: getattr(self, name).to(device) for name in ("query", "present", "allowed", "start")}
         return replace(self, data=self.data.to(device), **tensors)
 
 
