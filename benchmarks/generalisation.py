@@ -1,0 +1,189 @@
+"""What helps a generator on tasks it has not seen: the search behind the defaults, on the 13 validation tasks.
+
+    python benchmarks/generalisation.py [--zoo zoo/minilm] [--only NAME …]   # what is not yet in the table
+    python benchmarks/generalisation.py --show                               # the table again, from the figures kept
+
+A variant changes a training config as stated, and leaves its generator in runs/generalisation. Each is judged by the
+description alone, on whole test files; "steers" is what it costs to be told the next task's description instead, on the
+first 100 texts. Figures go to benchmarks/results/generalisation.json; benchmarks/generalisation.md reads them.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loragen import console
+from loragen.adapter import Adapter
+from loragen.backbone import Backbone, choose_dtype
+from loragen.embedding import TextEncoder
+from loragen.evaluation.scoring import Scores, embed_task, scores_of
+from loragen.experts import TaskData
+from loragen.generators.base import AdapterGenerator
+from loragen.generators.catalogue import open_generator
+from loragen.generators.conditions import Conditioner
+from loragen.generators.library import Library
+from loragen.generators.merge import Mean, TopK
+from loragen.runs import read_config, train_generator
+from loragen.tasks import Task, TaskSet
+from loragen.zoo import Zoo
+
+RESULTS = Path("benchmarks/results/generalisation.json")
+RUNS = Path("runs/generalisation")
+SEEDS = (0, 1, 2)
+SHORT = 100
+"""Texts a task on which two descriptions are compared."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A generator to train, or a merge that needs no training."""
+
+    config: str = ""
+    """Of configs/train; empty for a merge."""
+    changes: tuple[str, ...] = ()
+    top_k: int | None = None
+    """Of a merge; the mean of all experts where it is empty too."""
+    temperature: float = 0.1
+    experts: int | None = None
+    """Of the zoo, drawn at random; all where empty."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "mean of all experts": Variant(),
+    **{f"mean of {n} experts": Variant(experts=n) for n in (25, 50, 75)},
+    "topk: K 4, τ 0.1": Variant(top_k=4),
+    **{f"topk: K 4, τ 0.1, {n} experts": Variant(top_k=4, experts=n) for n in (25, 50, 75)},
+    "topk: K 16, τ 0.1": Variant(top_k=16),
+    "topk: all, τ 0.05": Variant(top_k=101, temperature=0.05),
+    "topk: all, τ 0.2": Variant(top_k=101, temperature=0.2),
+    "attention": Variant("attention"),
+    "attention, no folds": Variant("attention", ("folds=false",)),
+    "attention, far episodes alone": Variant("attention", ("near_share=0",)),
+    "attention, near episodes alone": Variant("attention", ("near_share=1",)),
+    "attention, no gates": Variant("attention", ("attention.gated=false",)),
+    "attention, description alone": Variant("attention", ("attention.evidence=[description]",)),
+    "attention, contrast 0": Variant("attention", ("contrast_weight=0",)),
+    "hyper": Variant("hyper"),
+    "hyper, no folds": Variant("hyper", ("folds=false",)),
+    "hyper, weights": Variant("hyper", ("objective=weights",)),
+    "hyper, weights, then task": Variant("hyper", ("objective=both",)),
+    "hyper, absolute": Variant("hyper", ("hyper.residual=false",)),
+    "hyper, basis 4": Variant("hyper", ("hyper.basis_size=4",)),
+    "hyper, contrast 0": Variant("hyper", ("contrast_weight=0",)),
+    "sg": Variant("sg"),
+    "sg, weights, then task": Variant("sg", ("objective=both",)),
+    "icm": Variant("icm"),
+    "icm, weights, then task": Variant("icm", ("objective=both",)),
+}
+
+
+def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) -> AdapterGenerator:
+    """The generator of a variant, trained where an earlier run has not left it."""
+    experts = zoo.select(splits={"experts"})
+    if variant.experts is not None:
+        order = torch.randperm(len(experts), generator=torch.Generator().manual_seed(0)).tolist()
+        experts = experts.select(without={experts.ids[at] for at in order[variant.experts :]})
+    if not variant.config:
+        library = Library.of(experts, encoder)
+        return Mean(library) if variant.top_k is None else TopK(library, variant.top_k, variant.temperature)
+    folder = RUNS / name.replace(",", "").replace(" ", "-")
+    if not folder.exists():
+        path = Path(f"configs/train/{variant.config}.yaml")
+        config = read_config(path, [f"zoo={zoo.root}", f"out={folder}", *variant.changes])
+        with console.progress() as update:
+            train_generator(config, on_step=lambda step: update(name, step, config.steps))
+    return open_generator(str(folder), zoo, encoder)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The validation tasks, tokenised."""
+
+    backbone: Backbone
+    encoder: TextEncoder
+    tasks: Sequence[Task]
+    data: Mapping[str, TaskData]
+
+    @classmethod
+    def open(cls, zoo: Zoo, encoder: TextEncoder) -> "Bench":
+        """Read the tasks' test files."""
+        backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+        tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml")).split("validation")
+        length = zoo.manifest.recipe.score_length
+        data = {task.id: TaskData.of(task, task.load_test(), backbone, max_length=length) for task in tasks}
+        return cls(backbone, encoder, tasks, data)
+
+    def judge(self, generator: AdapterGenerator) -> dict[str, float]:
+        """Means over the tasks, and over the seeds of a stochastic generator."""
+        conditioner = Conditioner.of(generator, self.encoder)
+        found: dict[str, list[float]] = {}
+        for task, other in zip(self.tasks, [*self.tasks[1:], *self.tasks[:1]], strict=True):
+            right, wrong = (conditioner.condition(each.description) for each in (task, other))
+            for seed in SEEDS if generator.is_stochastic else SEEDS[:1]:
+                adapters = [
+                    generator.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
+                    for condition in (right, wrong)
+                ]
+                whole, first = self._scores(task, adapters[0])
+                _, told = self._scores(task, adapters[1], whole=False)
+                for score in ("accuracy", "knn_accuracy"):
+                    found.setdefault(score, []).append(getattr(whole, score))
+                    found.setdefault(f"{score} steers", []).append(getattr(first, score) - getattr(told, score))
+        return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+
+    def _scores(self, task: Task, adapter: Adapter, *, whole: bool = True) -> tuple[Scores, Scores]:
+        data = self.data[task.id] if whole else self.data[task.id].first(SHORT)
+        embedded = embed_task(self.backbone, adapter, data)
+        return scores_of(embedded), scores_of(embedded.first(SHORT))
+
+
+def kept() -> dict[str, Any]:
+    """The figures there are."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def table() -> str:
+    """The figures kept as Markdown."""
+    head = ["variant", "label text", "steers", "kNN", "steers", "epochs", "minutes"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, figures in kept().items():
+        cells = [f"{figures['accuracy']:.3f}", f"{figures['accuracy steers']:+.3f}"]
+        cells += [f"{figures['knn_accuracy']:.3f}", f"{figures['knn_accuracy steers']:+.3f}"]
+        cells += [str(figures.get("epochs", "")), str(figures.get("minutes", ""))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--show", action="store_true", help="print the table of the last run")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(table())
+        return
+    zoo, encoder = Zoo.open(arguments.zoo), TextEncoder.load()
+    bench = Bench.open(zoo, encoder)
+    for name in arguments.only or VARIANTS:
+        if name in kept():
+            continue
+        begun = time.monotonic()
+        generator = generator_of(name, VARIANTS[name], zoo, encoder)
+        facts: dict[str, Any] = {}
+        if VARIANTS[name].config:
+            facts["minutes"] = round((time.monotonic() - begun) / 60)
+            facts["epochs"] = getattr(getattr(generator, "manifest", None), "epochs", "")
+        figures = bench.judge(generator) | facts
+        RESULTS.write_text(json.dumps(kept() | {name: figures}, indent=1, ensure_ascii=False) + "\n")
+        print(f"{name}: {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
