@@ -1,4 +1,4 @@
-"""A zoo on disk: expert adapters of one base, each with a card, the variance of its training and some snapshots."""
+"""A zoo on disk: expert adapters of one base, each with a card, training variance and snapshots; and folds, if any."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
