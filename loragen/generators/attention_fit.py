@@ -28,7 +28,6 @@ from loragen.generators.attention import (
 from loragen.generators.task_episodes import Material, TaskTrainConfig, episodes, open_base, prepare
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.schedule import Schedule
-from loragen.task_vectors import Reader
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 
@@ -116,8 +115,7 @@ class Judge:
         Raises:
             TaskError: a task's examples are missing.
         """
-        reader, kinds = Reader(backbone, material.reading), material.evidence
-        present = torch.tensor([kind == "description" for kind in kinds])
+        present = torch.tensor([kind == "description" for kind in material.evidence])
         allowed = torch.ones(len(material.tasks), dtype=torch.bool)
         found = []
         for task in tasks:
@@ -125,9 +123,7 @@ class Judge:
             order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(config.seed))
             first = examples.subset(order[: config.judged_texts])
             data = TaskData.of(task, first, backbone, max_length=config.max_length)
-            vectors = reader.task_vectors(task.description)
-            query = material.conditions.of(vectors, kinds).reshape(len(kinds), -1)
-            found.append(TaskBatch(data, query, present, allowed, material.start))
+            found.append(TaskBatch(data, material.told(task.description), present, allowed, material.start))
         others = [*found[1:], *found[:1]]
         judged = [(one.data, one, other) for one, other in zip(found, others, strict=True)]
         return cls(backbone, material.frame, tuple(judged))
