@@ -163,7 +163,7 @@ def prepare(
     backbone: Backbone,
     evidence: tuple[Evidence, ...],
     *,
-    reader: Reader | TextEncoder | None = None,
+    reading: Reading | TextEncoder | None = None,
     conditions: ConditionCodec | None = None,
 ) -> Material:
     """Read experts, the states of their prompts for the kinds of evidence wanted, and their tasks' texts.
@@ -172,8 +172,8 @@ def prepare(
         config: numbers of variants and of texts.
         zoo: the experts.
         backbone: the base, which tokenises the texts.
-        evidence: kinds of it that are read; a text encoder reads descriptions alone.
-        reader: of the prompts; by default the base.
+        evidence: kinds of it that are read.
+        reading: how; by default by the base, and by a text encoder descriptions alone.
         conditions: how task vectors become a query; by default fitted to those of the experts.
 
     Raises:
@@ -190,8 +190,9 @@ def prepare(
             "part in what is made for it in training: nobody would be left. Name a zoo of at least two families with "
             "'zoo', or more of its 'splits'."
         )
-    reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
-    reader, task_set = reader or Reader(backbone, reading), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    if reading is None:
+        reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
+    reader, task_set = _reader(reading, backbone), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
     rng = torch.Generator().manual_seed(config.seed)
     tasks = tuple(_known(config, task_set[expert], backbone, reader, evidence, rng=rng) for expert in zoo.ids)
     if conditions is None:
@@ -213,6 +214,13 @@ def prepare(
         keys.reshape(len(tasks), len(evidence), -1),
         reader,
     )
+
+
+def _reader(reading: Reading | TextEncoder, backbone: Backbone) -> Reader | TextEncoder:
+    """What reads the prompts; the base is not loaded again."""
+    if isinstance(reading, TextEncoder):
+        return reading
+    return Reader(backbone, reading) if reading.model == backbone.name else Reader.load(reading)
 
 
 def _known(
