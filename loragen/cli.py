@@ -403,7 +403,7 @@ def zoo_build(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the experts of a zoo; an interrupted build goes on where it was."""
+    """Train the experts of a zoo, and its folds if asked for; an interrupted build goes on where it was."""
     from loragen import console
     from loragen.foundry import Progress, ZooConfig, build
     from loragen.zoo import Zoo
@@ -412,9 +412,8 @@ def zoo_build(
     with console.progress() as update:
 
         def report(progress: Progress) -> None:
-            update(
-                {"multitask": "multi-task steps", "experts": "experts"}[progress.stage], progress.done, progress.total
-            )
+            shown = {"multitask": "multi-task steps"}.get(progress.stage, progress.stage)
+            update(shown, progress.done, progress.total)
 
         build(settings, report)
     _show_zoo(Zoo.open(settings.out), as_json=as_json)
@@ -513,18 +512,21 @@ def zoo_search(
 
 @zoo_app.command("check")
 def zoo_check(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
-    """Verify every expert of a zoo: files whole, shapes and base as the zoo's, statistics finite."""
+    """Verify every expert and fold of a zoo: files whole, shapes and base as the zoo's, statistics finite."""
     from loragen import console
     from loragen.zoo import Zoo, default_zoo
 
     opened = Zoo.open(zoo or default_zoo())
-    faults = {expert: fault for expert, fault in opened.check() if fault is not None}
+    checked = dict(opened.check())
+    folds = len(checked) - len(opened)
+    faults = {name: fault for name, fault in checked.items() if fault is not None}
     if as_json:
-        console.say_json({"experts": len(opened), "faults": faults})
+        console.say_json({"experts": len(opened), "folds": folds, "faults": faults})
     else:
-        for expert, fault in faults.items():
-            console.say_error(f"{expert}: {fault}")
+        for name, fault in faults.items():
+            console.say_error(f"{name}: {fault}")
         if not faults:
-            console.say(f"[green]✓[/] {len(opened)} experts, all whole")
+            also = f" and {folds} folds" if folds else ""
+            console.say(f"[green]✓[/] {len(opened)} experts{also}, all whole")
     if faults:
         raise typer.Exit(2)

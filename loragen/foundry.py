@@ -1,4 +1,7 @@
-"""Builds a zoo: one multi-task adapter if the start asks for it, then experts in parallel, each whole or not there."""
+"""Builds a zoo: one multi-task adapter if the start asks for it, then experts and folds in parallel.
+
+Everything is whole or not there.
+"""
 
 import json
 import os
@@ -12,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +30,7 @@ from loragen.errors import ConfigError, ZooError
 from loragen.evaluation.scoring import score_task
 from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert, train_multitask
 from loragen.files import atomic_write
+from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, FoldRecipe, assign, read_plan, write_fold
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, card_text, expert_files
 
@@ -44,7 +49,7 @@ class ZooConfig(StrictModel):
     splits: tuple[str, ...]
     """Splits of the task file to train experts on."""
     pooled: str = "experts"
-    """The split whose train files the multi-task adapter sees."""
+    """The split whose train files the multi-task adapter sees, and whose tasks folds hold out."""
     only: tuple[str, ...] | None = None
     """Train these tasks alone; the rest can follow in a later run."""
     start_of: Path | None = None
@@ -53,18 +58,20 @@ class ZooConfig(StrictModel):
     start: Literal["zero", "multitask"] = "multitask"
     recipe: ExpertRecipe = ExpertRecipe()
     multitask: MultitaskRecipe = MultitaskRecipe()
+    folds: FoldRecipe | None = None
+    """None trains no folds, and leaves those of an earlier build alone."""
     score: bool = True
     """Score base and expert on each task's test file."""
     dtype: DtypeName = "auto"
     workers: int = Field(0, ge=0)
-    """Processes that train experts; 0 takes one a core."""
+    """Processes that train experts and folds; 0 takes one a core."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """One step of a build, for whoever shows it."""
 
-    stage: Literal["multitask", "experts"]
+    stage: Literal["multitask", "experts", "folds"]
     done: int
     total: int
     card: Card | None = None
@@ -77,17 +84,22 @@ def build(config: ZooConfig, report: Report = lambda _progress: None) -> None:
     """Train what is missing in ``config.out``; call again after an interruption to go on.
 
     Raises:
-        ZooError: the folder holds a zoo of another base or recipe.
+        ConfigError: tasks or folds are asked for that there cannot be.
+        ZooError: the folder holds a zoo of another base or recipe, or folds of other tasks.
         TaskError: a task's data cannot be used.
     """
     task_set = TaskSet.from_yaml(config.tasks)
     jobs = _jobs(config, task_set)
+    plans = _plans(config, task_set)
     dtype = choose_dtype(config.dtype)
     backbone = Backbone.load(config.base, dtype=dtype)
     manifest = _manifest(config, backbone)
+    _check_folds(config, plans)
     _make_start(config, task_set, backbone, report)
     del backbone
-    _train_all(config, manifest, jobs, dtype, report)
+    workshop = _Workshop(config, manifest, dtype, report)
+    _train_experts(workshop, jobs)
+    _train_folds(workshop, plans, task_set)
 
 
 def _manifest(config: ZooConfig, backbone: Backbone) -> Manifest:
@@ -99,18 +111,24 @@ def _manifest(config: ZooConfig, backbone: Backbone) -> Manifest:
         start=config.start,
         recipe=config.recipe,
         multitask=config.multitask,
+        folds=config.folds,
     )
     path = config.out / MANIFEST
     if not path.exists():
         atomic_write(path, wanted.to_yaml())
         return wanted
-    met = Manifest.from_yaml(path)
+    there = Manifest.from_yaml(path)
+    # Folds can be added to a zoo that has none, and stay where the config asks for none.
+    met = there.model_copy(update={"folds": there.folds or config.folds})
+    wanted = wanted.model_copy(update={"folds": config.folds or there.folds})
     differing = list(_differences(met.model_dump(), wanted.model_dump()))
     if differing:
         raise ZooError(
             f"{config.out} holds a zoo made otherwise: {', '.join(differing)}; "
             f"give another `out`, or make the config agree with {path}."
         )
+    if met != there:
+        atomic_write(path, met.to_yaml())
     return met
 
 
@@ -130,6 +148,24 @@ def _jobs(config: ZooConfig, task_set: TaskSet) -> list[tuple[Task, str]]:
             raise ConfigError(f"`only` names tasks outside the splits {list(config.splits)}: {', '.join(unknown)}.")
         jobs = [(task, split) for task, split in jobs if task.id in config.only]
     return jobs
+
+
+def _plans(config: ZooConfig, task_set: TaskSet) -> tuple[FoldPlan, ...]:
+    if config.folds is None:
+        return ()
+    rng = torch.Generator().manual_seed(config.recipe.seed)
+    return assign(task_set.split(config.pooled), config.folds.number, rng=rng)
+
+
+def _check_folds(config: ZooConfig, plans: Sequence[FoldPlan]) -> None:
+    """The folds that are there hold out what the plans say; else some tasks would be held out in none."""
+    for number, plan in enumerate(plans):
+        folder = config.out / FOLDS / str(number)
+        if folder.exists() and read_plan(folder) != plan:
+            raise ZooError(
+                f"{folder} holds out other tasks than it would now: the split {config.pooled!r}, or families of its "
+                f"tasks, have changed; undo that, or remove {folder.parent} to train all folds again."
+            )
 
 
 def _make_start(config: ZooConfig, task_set: TaskSet, backbone: Backbone, report: Report) -> None:
@@ -182,12 +218,15 @@ def _train_multitask(config: ZooConfig, task_set: TaskSet, backbone: Backbone, s
             checkpoints=config.out / ".multitask.partial",
             on_step=lambda step: report(Progress("multitask", min(step, total), total)),
         )
-        adapter = Adapter.from_factors(
-            trained.lora_A, trained.lora_B, base_model_name_or_path=config.base, task_type="FEATURE_EXTRACTION"
-        )
-        adapter.save(folder, extra_files={"losses.json": json.dumps(history)})
+        _adapter(trained, config.base).save(folder, extra_files={"losses.json": json.dumps(history)})
         shutil.rmtree(config.out / ".multitask.partial")
     return Adapter.load(folder)
+
+
+def _adapter(trained: Start, base: str) -> Adapter:
+    return Adapter.from_factors(
+        trained.lora_A, trained.lora_B, base_model_name_or_path=base, task_type="FEATURE_EXTRACTION"
+    )
 
 
 # --- workers -----------------------------------------------------------------------------------------------------
@@ -195,23 +234,25 @@ def _train_multitask(config: ZooConfig, task_set: TaskSet, backbone: Backbone, s
 
 @dataclass(frozen=True)
 class _Bench:
-    """What a worker process keeps between experts."""
+    """What a worker process keeps between experts, or folds."""
 
     backbone: Backbone
     start: Start
     manifest: Manifest
     config: ZooConfig
+    stop: Event
+    """Set when the build ends before its time: a fold, which takes long, then ends at its next step."""
 
 
 _bench: _Bench | None = None
 
 
-def _open_bench(config: ZooConfig, manifest: Manifest, dtype: torch.dtype, threads: int) -> None:
+def _open_bench(config: ZooConfig, manifest: Manifest, dtype: torch.dtype, threads: int, stop: Event) -> None:
     global _bench
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _bench = _Bench(Backbone.load(config.base, dtype=dtype), read_start(config.out), manifest, config)
+    _bench = _Bench(Backbone.load(config.base, dtype=dtype), read_start(config.out), manifest, config, stop)
 
 
 def _end_with_parent() -> None:
@@ -257,32 +298,92 @@ def _scored(card: Card, task: Task, adapter: Adapter, bench: _Bench) -> Card:
     return card.model_copy(update=scores)
 
 
-def _train_all(
-    config: ZooConfig, manifest: Manifest, jobs: Sequence[tuple[Task, str]], dtype: torch.dtype, report: Report
-) -> None:
-    calls: list[tuple[Callable[..., Card], tuple[object, ...]]] = []
-    done = 0
+def _train_fold(number: int, plan: FoldPlan, tasks: Sequence[Task]) -> None:
+    """Train B of one fold over the zoo's frame, from zero, on the tasks that it may see."""
+    assert _bench is not None
+    bench, recipe, folder = _bench, _bench.manifest.folds, _bench.config.out / FOLDS / str(number)
+    assert recipe is not None
+    checkpoints = folder.with_name(f".{number}.partial")
+    if not (checkpoints / PLAN).exists() or read_plan(checkpoints) != plan:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # its state may have seen tasks that it must not see now
+        atomic_write(checkpoints / PLAN, plan.to_yaml())
+
+    def check_stop(_step: int) -> None:
+        if bench.stop.is_set():
+            raise KeyboardInterrupt
+
+    trained, history = train_multitask(
+        tasks,
+        bench.backbone,
+        bench.start.from_zero(),
+        bench.manifest.recipe,
+        recipe,
+        train_a=False,
+        checkpoints=checkpoints,
+        on_step=check_stop,
+    )
+    write_fold(folder, Fold(plan, _adapter(trained, bench.manifest.base)), history)
+    shutil.rmtree(checkpoints)
+
+
+# --- what they are given to do -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Workshop:
+    """What all work of a build has in common."""
+
+    config: ZooConfig
+    manifest: Manifest
+    dtype: torch.dtype
+    report: Report
+
+
+_Call = tuple[Callable[..., Card | None], tuple[object, ...]]
+
+
+def _train_experts(workshop: _Workshop, jobs: Sequence[tuple[Task, str]]) -> None:
+    calls: list[_Call] = []
     for task, split in jobs:
-        path = config.out / "experts" / task.id / "card.yaml"
+        path = workshop.config.out / "experts" / task.id / "card.yaml"
         card = Card.from_yaml(path) if path.exists() else None
         if card is None:
             calls.append((_train_one, (task, split)))
-        elif config.score and card.after is None:
+        elif workshop.config.score and card.after is None:
             calls.append((_score_one, (task, card)))
-        else:
-            done += 1
-    report(Progress("experts", done, len(jobs)))
+    _run(workshop, "experts", calls, len(jobs))
+
+
+def _train_folds(workshop: _Workshop, plans: Sequence[FoldPlan], task_set: TaskSet) -> None:
+    if not plans:
+        return
+    pooled = task_set.split(workshop.config.pooled)
+    calls: list[_Call] = [
+        (_train_fold, (number, plan, tuple(task for task in pooled if task.id not in plan.held_out)))
+        for number, plan in enumerate(plans)
+        if not (workshop.config.out / FOLDS / str(number)).exists()
+    ]
+    _run(workshop, "folds", calls, len(plans))
+
+
+def _run(workshop: _Workshop, stage: Literal["experts", "folds"], calls: Sequence[_Call], total: int) -> None:
+    """Make the calls in worker processes; the ones missing of ``total`` were made in an earlier build."""
+    config, report = workshop.config, workshop.report
+    done = total - len(calls)
+    report(Progress(stage, done, total))
     if not calls:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = config.workers or cores
     # "spawn" because forked children inherit the parent's OpenMP threads, which do not survive a fork.
+    context = get_context("spawn")
+    stop = context.Event()
     pool = ProcessPoolExecutor(
         min(workers, len(calls)),
-        mp_context=get_context("spawn"),
+        mp_context=context,
         initializer=_open_bench,
         # The number of threads bears on the last bits: it does not go by how much there is left to do.
-        initargs=(config, manifest, dtype, max(1, cores // workers)),
+        initargs=(config, workshop.manifest, workshop.dtype, max(1, cores // workers), stop),
     )
     try:
         pending = {pool.submit(function, *arguments) for function, arguments in calls}
@@ -290,11 +391,12 @@ def _train_all(
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 done += 1
-                report(Progress("experts", done, len(jobs), future.result()))
+                report(Progress(stage, done, total, future.result()))
     except BrokenProcessPool as error:
         raise ZooError(
-            f"A process that trained experts was ended from outside, perhaps for want of memory; what was finished is "
+            f"A process that trained {stage} was ended from outside, perhaps for want of memory; what was finished is "
             f"kept. Build again to go on, with fewer `workers` than {workers} if memory is short."
         ) from error
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -17,12 +17,14 @@ from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.evaluation.scoring import Scores
 from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe
 from loragen.files import sha256_of
+from loragen.folds import FOLDS, Fold, FoldRecipe, fold_folders, read_fold, read_folds
 from loragen.tasks import Task
 
 MANIFEST = "zoo.yaml"
 MULTITASK = "multitask"
 VARIANCE = "variance.safetensors"
 SNAPSHOTS = "snapshots.safetensors"
+_SILENT = "all delta weights are zero: the adapter does nothing"
 
 
 def default_zoo() -> Path:
@@ -45,6 +47,8 @@ class Manifest(StrictModel):
     """Where B begins."""
     recipe: ExpertRecipe
     multitask: MultitaskRecipe
+    folds: FoldRecipe | None = None
+    """None where the zoo has no folds."""
 
 
 class Card(StrictModel):
@@ -213,6 +217,23 @@ class Zoo:
         """
         return Adapter.load(self.root / MULTITASK)
 
+    def folds(self) -> tuple[Fold, ...]:
+        """The multi-task adapters that have each not seen some tasks, by number; empty where the zoo has none.
+
+        Raises:
+            ZooError: some are missing, or the plan of one is damaged.
+            AdapterError: the adapter of one is damaged.
+        """
+        if missing := self._missing_folds():
+            raise ZooError(
+                f"The zoo in {self.root} has no {', '.join(missing)}; build it again to train what is missing."
+            )
+        return read_folds(self.root / FOLDS)
+
+    def _missing_folds(self) -> list[str]:
+        names = [f"{FOLDS}/{k}" for k in range(self.manifest.folds.number)] if self.manifest.folds else []
+        return [name for name in names if not (self.root / name).is_dir()]
+
     def variance(self, expert: str) -> dict[str, Tensor]:
         """Site → variance of B over the last steps of training, float32 (out, r)."""
         return _read_tensors(self.folder(expert) / VARIANCE)
@@ -230,7 +251,10 @@ class Zoo:
         return digest.hexdigest()
 
     def check(self) -> Iterator[tuple[str, str | None]]:
-        """Verify that every expert's files are whole and fit the zoo; yields ids with what is wrong, if anything."""
+        """Verify that the files of every expert and fold are whole and fit the zoo.
+
+        Yields ids, for folds such as ``folds/0``, with what is wrong, if anything.
+        """
         reference = None
         for card in self:
             try:
@@ -239,12 +263,28 @@ class Zoo:
                 yield card.id, adapter.spec.difference(reference) or self._fault(card, adapter)
             except (AdapterError, ZooError) as error:
                 yield card.id, str(error)
+        for folder in fold_folders(self.root / FOLDS):
+            name = f"{FOLDS}/{folder.name}"
+            try:
+                adapter = read_fold(folder).adapter
+                reference = reference or adapter.spec
+                yield name, adapter.spec.difference(reference) or self._fold_fault(adapter)
+            except (AdapterError, ZooError) as error:
+                yield name, str(error)
+        for name in self._missing_folds():
+            yield name, "missing; build the zoo again to train it"
+
+    def _fold_fault(self, adapter: Adapter) -> str | None:
+        base = adapter.settings.base_model_name_or_path
+        if base != self.manifest.base:
+            return f"trained on the base {base}, the zoo's is {self.manifest.base}"
+        return _SILENT if adapter.norm() == 0 else None
 
     def _fault(self, card: Card, adapter: Adapter) -> str | None:
         if card.base_hash != self.manifest.base_hash:
             return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
         if adapter.norm() == 0:
-            return "all delta weights are zero: the adapter does nothing"
+            return _SILENT
         variance, snapshots = self.variance(card.id), self.snapshots(card.id)
         for site in adapter.sites:
             if site not in variance or site not in snapshots:

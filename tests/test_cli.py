@@ -221,6 +221,35 @@ def test_zoo_check_names_the_damaged_expert(run, tiny_zoo, tmp_path) -> None:
     assert "bank" not in result.err
 
 
+def test_zoo_check_speaks_of_folds_too(run, tiny_zoo, tmp_path) -> None:
+    import shutil
+
+    from loragen.folds import FOLDS, Fold, FoldPlan, write_fold
+
+    assert "8 experts, all whole" in run("zoo", "check", "--zoo", tiny_zoo.root).out
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_zoo.root, copy)
+    write_fold(copy / FOLDS / "0", Fold(FoldPlan(far=("bank",), near=()), tiny_zoo.adapter("bank")))
+    assert "8 experts and 1 folds, all whole" in run("zoo", "check", "--zoo", copy).out
+    assert json.loads(run("zoo", "check", "--zoo", copy, "--json").out) == {"experts": 8, "folds": 1, "faults": {}}
+
+
+def test_zoo_build_shows_every_stage(run, tiny_zoo, tmp_path, monkeypatch) -> None:
+    from loragen import foundry
+
+    def build(_config, report) -> None:
+        for stage in ("multitask", "experts", "folds"):
+            report(foundry.Progress(stage, 2, 3))
+
+    monkeypatch.setattr(foundry, "build", build)
+    config = tmp_path / "zoo.yaml"
+    config.write_text(f"name: tiny\nout: {tiny_zoo.root}\nbase: b\ntasks: t\nsplits: [experts]\nfolds: {{}}\n")
+    result = run("zoo", "build", config)
+    assert result.status == 0, result.err
+    shown = [line.split("━")[0].strip() for line in result.err.splitlines() if "2/3" in line]
+    assert shown == ["multi-task steps", "experts", "folds"]
+
+
 def test_train_and_generate_end_to_end(run, tiny_zoo, tmp_path) -> None:
     import shutil
 

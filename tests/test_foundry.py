@@ -17,24 +17,33 @@ from models import word_task, write_tiny_encoder
 from safetensors.torch import load_file
 
 from loragen import foundry
+from loragen.backbone import Backbone
 from loragen.config import dump_yaml
 from loragen.embedding import weights_hash
 from loragen.errors import ConfigError, TaskError, ZooError
-from loragen.experts import ExpertRecipe, MultitaskRecipe
+from loragen.experts import ExpertRecipe, MultitaskRecipe, train_multitask
+from loragen.folds import FOLDS, PLAN
 from loragen.foundry import START, Progress, ZooConfig, build, read_start
-from loragen.zoo import MULTITASK, Zoo
+from loragen.tasks import TaskSet
+from loragen.zoo import MANIFEST, MULTITASK, Zoo
 
 WEIGHTS = "adapter_model.safetensors"
 TASKS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm")}
+POOL = ("drinks", "meals", "weather", "stove")  # of three families, for folds
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    """A tiny base and a task file: two tasks for experts, one for validation."""
+    """A tiny base and a task file: two tasks for experts, one for validation; these and one more for folds."""
     root = tmp_path_factory.mktemp("workshop")
     write_tiny_encoder(root / "base", seed=1)
-    tasks = [word_task(root / "data", name, words=words, train=60) for name, words in TASKS.items()]
-    splits = {"experts": ["drinks", "meals"], "validation": ["weather"]}
+    tasks = [
+        word_task(root / "data", name, words=words, train=60).model_copy(update={"family": family})
+        for (name, words), family in zip(
+            {**TASKS, "stove": ("tea", "warm")}.items(), ("table", "table", "sky", ""), strict=True
+        )
+    ]
+    splits = {"experts": ["drinks", "meals"], "validation": ["weather"], "pool": list(POOL)}
     (root / "tasks.yaml").write_text(dump_yaml({"tasks": [t.model_dump(mode="json") for t in tasks], "splits": splits}))
     return root
 
@@ -322,6 +331,156 @@ def test_frame_and_start_can_be_another_zoos(built, config, fresh, tmp_path):
         build(changed(fresh, out=tmp_path / "third", start_of=tmp_path / "nowhere"))
 
 
+# --- folds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folding(again) -> ZooConfig:
+    """A config that adds three folds to the built zoo."""
+    recipe = {"number": 3, "steps": 6, "steps_per_checkpoint": 2, "learning_rate": 3e-2}
+    return changed(again, pooled="pool", folds=recipe)
+
+
+def test_folds_are_added_to_a_zoo_that_has_none(folding):
+    before, reports, named = state(folding.out), [], Zoo.open(folding.out).fingerprint
+    build(folding, reports.append)
+    after, zoo = state(folding.out), Zoo.open(folding.out)
+    assert [name for name in before if after[name] != before[name]] == [MANIFEST]
+    assert zoo.manifest.folds == folding.folds
+    assert zoo.fingerprint == named
+    assert [(p.stage, p.done, p.total) for p in reports] == [
+        ("experts", 3, 3),
+        *(("folds", done, 3) for done in range(4)),
+    ]
+    assert dict(zoo.check()) == dict.fromkeys((*zoo.ids, "folds/0", "folds/1", "folds/2"))
+    assert sorted(task for fold in zoo.folds() for task in fold.plan.far) == sorted(POOL)
+    assert sorted(task for fold in zoo.folds() for task in fold.plan.near) == ["drinks", "meals"]
+    assert not list(folding.out.rglob(".*")), "nothing unfinished is left"
+
+
+def test_a_folds_adapter_is_trained_on_the_other_tasks_over_the_zoos_frame(folding):
+    build(folding)
+    start, pool = read_start(folding.out).from_zero(), TaskSet.from_yaml(folding.tasks).split("pool")
+    backbone = Backbone.load(folding.base, dtype=torch.float32)
+    for number, fold in enumerate(Zoo.open(folding.out).folds()):
+        others = [task for task in pool if task.id not in fold.held_out]
+        assert 0 < len(others) == 4 - len(fold.held_out) < 4
+        wanted, history = train_multitask(others, backbone, start, folding.recipe, folding.folds, train_a=False)
+        assert fold.adapter.settings.base_model_name_or_path == folding.base
+        for site in fold.adapter.sites:
+            assert torch.equal(fold.adapter.lora_A[site], start.lora_A[site])
+            torch.testing.assert_close(fold.adapter.lora_B[site], wanted.lora_B[site], rtol=0, atol=1e-5)
+        assert json.loads((folding.out / FOLDS / str(number) / "losses.json").read_text()) == [
+            pytest.approx(row, abs=1e-5) for row in history
+        ]
+
+
+def test_held_out_tasks_are_not_even_read(folding, monkeypatch):
+    read = []
+
+    def watched(tasks, *args, **options):
+        read.append({task.id for task in tasks})
+        return train_multitask(tasks, *args, **options)
+
+    monkeypatch.setattr(foundry, "train_multitask", watched)
+    build(folding)
+    assert read == [set(POOL) - set(fold.held_out) for fold in Zoo.open(folding.out).folds()]
+
+
+def test_a_missing_fold_alone_is_trained_again(folding, monkeypatch):
+    build(folding)
+    whole = Zoo.open(folding.out).folds()
+    shutil.rmtree(folding.out / FOLDS / "1")
+    before, reports = state(folding.out), []
+    build(folding, reports.append)
+    after = state(folding.out)
+    assert {name: after[name] for name in before} == before
+    assert [(p.done, p.total) for p in reports if p.stage == "folds"] == [(2, 3), (3, 3)]
+    for fold, wanted in zip(Zoo.open(folding.out).folds(), whole, strict=True):
+        assert fold.plan == wanted.plan
+        torch.testing.assert_close(dict(fold.adapter.lora_B), dict(wanted.adapter.lora_B), rtol=0, atol=1e-5)
+    monkeypatch.setattr(foundry, "train_multitask", None)
+    build(folding)
+    build(changed(folding, folds=None))
+    assert state(folding.out) == after, "a config that asks for no folds leaves them"
+
+
+def interrupt_at(monkeypatch, last: int) -> list[int]:
+    """Let folds train until this step and no further; returns the steps that are done."""
+    steps = []
+
+    def interrupted(*args, on_step, **options):
+        def count(step):
+            steps.append(step)
+            if step == last:
+                foundry._bench.stop.set()
+            on_step(step)
+
+        return train_multitask(*args, on_step=count, **options)
+
+    monkeypatch.setattr(foundry, "train_multitask", interrupted)
+    return steps
+
+
+def test_an_interrupted_fold_is_taken_up_where_it_was(folding, monkeypatch, tmp_path):
+    shutil.copytree(folding.out, tmp_path / "whole")
+    build(changed(folding, out=tmp_path / "whole"))
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        build(folding)
+    assert not (folding.out / FOLDS / "0").exists()
+    steps = interrupt_at(monkeypatch, 0)
+    build(folding)
+    assert steps[:4] == [3, 4, 5, 6]
+    assert len(steps) == 4 + 2 * 6
+    for fold, wanted in zip(Zoo.open(folding.out).folds(), Zoo.open(tmp_path / "whole").folds(), strict=True):
+        assert fold.plan == wanted.plan
+        torch.testing.assert_close(dict(fold.adapter.lora_B), dict(wanted.adapter.lora_B), rtol=0, atol=1e-5)
+    assert not list(folding.out.rglob(".*"))
+
+
+def test_a_state_that_has_seen_tasks_it_must_not_see_is_thrown_away(folding, monkeypatch):
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        build(folding)
+    plan = folding.out / FOLDS / ".0.partial" / PLAN
+    plan.write_text("far: [somewhere]\nnear: []\n")
+    steps = interrupt_at(monkeypatch, 0)
+    build(folding)
+    assert steps[:6] == [1, 2, 3, 4, 5, 6]
+
+
+def test_folds_made_otherwise_are_refused_and_left_alone(folding, workshop, tmp_path):
+    build(folding)
+    before, recipe, other = state(folding.out), folding.folds.model_dump(), four_families(workshop, tmp_path)
+    for named, values in (
+        (r"folds\.steps \(6 there, 7 asked for\)", {"folds": recipe | {"steps": 7}}),
+        (r"folds\.number \(3 there, 4 asked for\)", {"folds": recipe | {"number": 4}, "tasks": other}),
+        (r"folds/\d holds out other tasks.*remove .*folds to train all", {"tasks": other}),
+    ):
+        with pytest.raises(ZooError, match=named):
+            build(changed(folding, **values))
+    assert state(folding.out) == before
+
+
+def four_families(workshop: Path, folder: Path) -> Path:
+    text = (workshop / "tasks.yaml").read_text()
+    assert text.count("family: table") == 2
+    (folder / "tasks.yaml").write_text(text.replace("family: table", "family: ''"))
+    return folder / "tasks.yaml"
+
+
+def test_folds_that_cannot_be_assigned_are_refused_before_anything_is_written(fresh):
+    with pytest.raises(ConfigError, match=r"3 folds were asked for.*2 tasks are of 1 families"):
+        build(changed(fresh, folds={"number": 3}))
+    assert not fresh.out.exists()
+
+
+def test_a_new_zoo_can_have_folds_at_once(fresh, folding):
+    build(changed(folding, out=fresh.out, only=("weather",)))
+    assert len(Zoo.open(fresh.out).folds()) == 3
+
+
 # --- the plug is pulled ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -363,3 +522,28 @@ def test_a_build_that_is_killed_leaves_whole_experts_and_no_process(fresh, tmp_p
     assert dict(Zoo.open(fresh.out).check()) == dict.fromkeys(TASKS)
     for expert in finished:
         assert all(state(fresh.out)[name] == left[name] for name in left if name.startswith(f"experts/{expert}/"))
+
+
+def test_ctrl_c_does_not_wait_for_a_folds_end(folding, tmp_path):
+    (tmp_path / "build.py").write_text(SCRIPT)
+    asked = changed(folding, workers=1, folds={"number": 3, "steps": 1_000_000, "steps_per_checkpoint": 2})
+    (tmp_path / "zoo.yaml").write_text(asked.to_yaml())
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "build.py", tmp_path / "zoo.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    try:
+        while not list((asked.out / FOLDS).glob(".0.partial/*.ckpt")):
+            assert process.poll() is None, process.communicate()[0].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        shown = process.communicate(timeout=60)[0].decode()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "KeyboardInterrupt" in shown
+    assert list((asked.out / FOLDS).glob(".0.partial/*.ckpt")), "to go on from"
