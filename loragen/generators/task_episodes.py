@@ -96,7 +96,7 @@ class Folds:
     far: Tensor
     """For each expert the fold that was kept from its whole family, (n,)."""
     near: Tensor
-    """For each expert the fold that was kept from its task but not from all its family, (n,); -1 where there is none."""
+    """For each expert the fold that was kept from its task but not from all its family, (n,); -1 if there is none."""
 
     @classmethod
     def of(cls, zoo: Zoo, frame: Frame, start: Tensor) -> "Folds":
