@@ -30,11 +30,12 @@ from loragen.generators.attention import (
     AttentionNetwork,
     Experts,
 )
-from loragen.generators.attention_fit import AttentionTrainConfig, Candidates, Judge, fit_attention
+from loragen.generators.attention_fit import AttentionTrainConfig, fit_attention
 from loragen.generators.base import Condition
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
 from loragen.generators.task_episodes import Known, Material, episodes, open_base, prepare
+from loragen.generators.task_fit import Candidates, Judge
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.runs import LOSSES, read_config, train_generator
 from loragen.task_vectors import Reader, Support
