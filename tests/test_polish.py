@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from loragen.generators.task_fit import Judge
 from models import word_task, write_tiny_encoder
 from torch import Tensor, nn
 
@@ -34,6 +33,7 @@ from loragen.generators.sg import SG, SGBatch, SGConfig, SGLibrary, SGNetwork, S
 from loragen.generators.sg_fit import SGCoder, SGTrainConfig, fit_sg, training_batches
 from loragen.generators.sg_fit import prepare as prepare_sg
 from loragen.generators.task_episodes import Material, episodes, prepare
+from loragen.generators.task_fit import Judge
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.runs import LOSSES, PLOT, read_config
 from loragen.schedule import Schedule

@@ -166,7 +166,7 @@ def polish(
     checkpoints: Path | None,
     on_step: Callable[[int], None] | None,
 ) -> tuple[Polished, list[dict[str, float]]]:
-    """Train a generator in place on the tasks of a zoo's experts; returns what came of it, and its losses, a row a step.
+    """Train a generator in place on the experts' tasks; returns what came of it, and its losses, a row a step.
 
     Args:
         config: of the whole run.
