@@ -267,7 +267,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/train/sg.yaml.")],
     objective: Annotated[
         str | None,
-        typer.Option(help="weights, task or both: what is learnt, for sg, icm (default: what the config says)."),
+        typer.Option(help="What is learnt: weights, task or both (default: what the config says)."),
     ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,

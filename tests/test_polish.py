@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -443,6 +444,17 @@ def test_a_step_draws_once_from_the_prior_and_judging_takes_its_mean(fitted, mat
     torch.testing.assert_close(drawn[0], generator.codec.decode(codes) + shift, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_makes_with_moves_with_the_network_and_is_no_part_of_its_state(
+    fitted, materials, configs, kind: str
+) -> None:
+    maker = maker_of(fitted[kind, "weights"][0], materials[kind])
+    assert set(maker.state_dict()) == {f"coder.network.{name}" for name in maker.coder.network.state_dict()}
+    meta = torch.device("meta")  # refuses to mix with what is not there
+    batch = episodes(materials[kind], configs[kind].on_tasks(), rng=seeded())[0].to(meta)
+    assert maker.to(meta)(batch).device == meta
+
+
 # --- the loss -------------------------------------------------------------------------------------------------------
 
 
@@ -686,12 +698,26 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(zoo, encoder) -> Callable[[Config], tuple[Trained, list[int]]]:
+    """From a config to what its training gives, and the steps it told of."""
+    known: dict[str, tuple[Trained, list[int]]] = {}
+
+    def run(config: Config) -> tuple[Trained, list[int]]:
+        if (key := config.to_yaml()) not in known:
+            steps: list[int] = []
+            known[key] = (train(config, zoo, encoder, on_step=steps.append), steps)
+        return known[key]
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("kind", "objective", "at"),
     [("sg", "both", 3), ("sg", "both", 22), ("sg", "task", 22), ("icm", "both", 8), ("icm", "both", 36)],
 )
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
-    fitted, configs, zoo, encoder, tmp_path, kind: str, objective: str, at: int
+    uninterrupted, configs, zoo, encoder, tmp_path, kind: str, objective: str, at: int
 ) -> None:
     asked = changed(configs[kind], objective=objective, **({"folds": 2} if kind == "icm" else {}))
     before = asked.steps - 30
@@ -700,15 +726,15 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
         if step == at:
             raise Interrupted
 
-    first: list[int] = []
-    whole, whole_history = train(asked, zoo, encoder, on_step=first.append)
+    (whole, whole_history), first = uninterrupted(asked)
     assert first[-30:] == list(range(before + 1, asked.steps + 1)), "steps of all trainings"
     with pytest.raises(Interrupted):
         train(asked, zoo, encoder, checkpoints=tmp_path, on_step=stop)
     steps: list[int] = []
     resumed, history = train(asked, zoo, encoder, checkpoints=tmp_path, on_step=steps.append)
-    per_epoch = 10 if at > before else 2
-    assert steps == [step for step in first if step > at - 1 - (at - 1 - (before if at > before else 0)) % per_epoch]
+    begun, per_epoch = (before, 10) if at > before else (0, 2)
+    whole_epochs = begun + (at - 1 - begun) // per_epoch * per_epoch
+    assert steps == [step for step in first if step > whole_epochs]
     assert distance(state(resumed), state(whole)) < 1e-5
     assert len(history) == len(whole_history)
     for one, other in zip(history, whole_history, strict=True):
