@@ -265,6 +265,10 @@ def _base_name(named: str | None, given: str | None) -> str:
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/train/sg.yaml.")],
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What is learnt: weights, task or both (default: what the config says)."),
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -272,7 +276,7 @@ def train(
     from loragen import console
     from loragen.runs import read_config, train_generator
 
-    settings = read_config(config, overrides or ())
+    settings = read_config(config, overrides or (), objective=objective)
     with console.progress() as update:
         trained = train_generator(settings, on_step=lambda step: update("training steps", step, settings.steps))
     if as_json:

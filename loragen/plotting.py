@@ -41,12 +41,13 @@ STYLE: Mapping[str, Any] = {
 
 
 def loss_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw every loss of ``rows`` over ``step``, on a logarithmic axis, and write a PNG."""
+    """Draw every loss of ``rows`` over ``step``, where there is one, on a logarithmic axis, and write a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    names = [name for name in rows[0] if name != "step"]
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
     for name in names:
-        axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, linewidth=1.5)
+        known = [row for row in rows if name in row]
+        axes.plot([row["step"] for row in known], [row[name] for row in known], label=name, linewidth=1.5)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

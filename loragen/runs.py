@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from loragen.config import read_yaml
@@ -28,7 +29,7 @@ class Trained:
 
     experts: tuple[str, ...]
     final: dict[str, float]
-    """Losses by name, the mean over the last tenth of the steps."""
+    """Losses by name, the mean over the last tenth of the steps, of the last training where there were two."""
     plot: Path | None
     """The curves, where matplotlib is installed."""
 
@@ -41,8 +42,13 @@ KINDS: dict[str, type[GeneratorConfig]] = {
 }
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> GeneratorConfig:
+def read_config(path: Path, overrides: Sequence[str] = (), *, objective: str | None = None) -> GeneratorConfig:
     """Read a training config of any kind of generator; its ``generator`` says which.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key.sub=value`` each.
+        objective: in place of the config's own, for generators that have a choice.
 
     Raises:
         ConfigError: the file is missing, its ``generator`` is unknown, or values do not fit.
@@ -50,7 +56,15 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> GeneratorConfig:
     kind = read_yaml(path).get("generator")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"{path} trains the generator {kind!r}; known are {', '.join(KINDS)}.")
-    return KINDS[kind].from_yaml(path, overrides)
+    if objective is None:
+        return KINDS[kind].from_yaml(path, overrides)
+    if "objective" not in KINDS[kind].model_fields:
+        choice = ", ".join(name for name, config in KINDS.items() if "objective" in config.model_fields)
+        raise ConfigError(
+            f"--objective does not apply to {kind!r}, which {path} trains and which has one objective alone; it "
+            f"applies to {choice}."
+        )
+    return KINDS[kind].from_yaml(path, [*overrides, f"objective={objective}"])
 
 
 def train_generator(config: GeneratorConfig, *, on_step: Callable[[int], None] | None = None) -> Trained:
@@ -80,7 +94,7 @@ def train_generator(config: GeneratorConfig, *, on_step: Callable[[int], None] |
         atomic_write(folder / LOSSES, json.dumps(_thinned(history)))
         plotted = _plot(history, folder / PLOT)
     shutil.rmtree(state)
-    tail = history[-max(1, len(history) // 10) :]
+    tail = [row for row in history[-max(1, len(history) // 10) :] if row.keys() == history[-1].keys()]
     final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
     return Trained(zoo.ids, final, config.out / PLOT if plotted else None)
 
@@ -96,9 +110,10 @@ def _fit(
 
 
 def _thinned(history: list[dict[str, float]], *, points: int = 200) -> list[dict[str, float]]:
-    """At most ``points`` rows, each the mean of as many consecutive steps, with the step it ends at."""
+    """Rows, about ``points``, each the mean of as many consecutive steps of one training, with the step it ends at."""
     width = -(-len(history) // points)
-    chunks = [history[start : start + width] for start in range(0, len(history), width)]
+    trainings = [list(rows) for _, rows in groupby(history, key=lambda row: row.keys())]
+    chunks = [rows[start : start + width] for rows in trainings for start in range(0, len(rows), width)]
     rows, step = [], 0
     for chunk in chunks:
         step += len(chunk)

@@ -16,10 +16,12 @@ from loragen.adapter import Adapter
 from loragen.backbone import Backbone, contrast_loss, label_text_loss
 from loragen.config import dump_yaml, read_yaml
 from loragen.embedding import TextEncoder
-from loragen.errors import ConfigError, GeneratorError, TaskError
+from loragen.errors import ConfigError, GeneratorError, TaskError, ZooError
 from loragen.evaluation.scoring import score_task
 from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert
 from loragen.files import atomic_write
+from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, write_fold
+from loragen.frame import Frame
 from loragen.generators import attention_fit
 from loragen.generators.attention import (
     Attention,
@@ -28,16 +30,17 @@ from loragen.generators.attention import (
     AttentionNetwork,
     Experts,
 )
-from loragen.generators.attention_fit import AttentionTrainConfig, Candidates, Judge, fit_attention
+from loragen.generators.attention_fit import AttentionTrainConfig, fit_attention
 from loragen.generators.base import Condition
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
 from loragen.generators.task_episodes import Known, Material, episodes, open_base, prepare
+from loragen.generators.task_fit import Candidates, Judge
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.runs import LOSSES, read_config, train_generator
 from loragen.task_vectors import Reader, Support
 from loragen.tasks import Task, TaskSet, TaskSource
-from loragen.zoo import MANIFEST, Card, Manifest, Zoo, expert_files
+from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, Zoo, expert_files
 
 EXPERTS = {
     "cups": ("tea", "warm"),
@@ -51,6 +54,9 @@ EXPERTS = {
 LEFT_OUT = {"menus": ("cold", "soup"), "ovens": ("bread", "warm"), "plates": ("bread", "cold")}
 FAMILY = {"cups": "drink", "drinks": "drink"}
 """The others have none: each is its own."""
+FAR = {"cups": 0, "drinks": 0, "meals": 0, "mugs": 1, "suppers": 1, "weather": 2, "words": 2}
+NEAR = {"cups": 1, "drinks": 2}
+"""Folds by number; one family alone has a task more to be near to."""
 WORDS = ("soup", "bread", "cold", "warm", "tea")
 RECIPE = ExpertRecipe(r=2, steps=12, batch_size=16, learning_rate=5e-2, window=4, snapshots=2)
 KINDS = AttentionConfig().evidence
@@ -91,7 +97,8 @@ def mask(*places: int, size: int) -> Tensor:
 
 QUERY = torch.randn(4, WIDTH, generator=seeded(1))
 KEYS = torch.randn(N, 4, WIDTH, generator=seeded(2))
-COORDINATES = torch.randn(N, sum(SIZES), generator=seeded(3))
+OFFSETS = torch.randn(N, sum(SIZES), generator=seeded(3))
+START = torch.randn(sum(SIZES), generator=seeded(4))
 EVERY, ALL = torch.ones(4, dtype=torch.bool), torch.ones(N, dtype=torch.bool)
 
 
@@ -103,20 +110,26 @@ def test_before_training_it_is_a_softmax_merge_by_mean_cosine(places: tuple[int,
     cosines = torch.cosine_similarity(KEYS, QUERY, dim=-1)[:, list(places)].mean(1)
     weights = net.weights(QUERY * present[:, None], present, KEYS, ALL)
     torch.testing.assert_close(weights, torch.softmax(cosines / temperature, 0))
-    torch.testing.assert_close(net.merge(weights, QUERY, present, COORDINATES), weights @ COORDINATES)
+    merged = net.merge(weights, QUERY, present, OFFSETS, START)
+    torch.testing.assert_close(merged, weights @ (START + OFFSETS))
 
 
 @torch.no_grad()
-def test_a_trained_one_weighs_and_scales_otherwise() -> None:
-    before, after = network(), trained_network()
-    one, other = (net.weights(QUERY, EVERY, KEYS, ALL) for net in (before, after))
+def test_a_trained_one_weighs_otherwise() -> None:
+    one, other = (net.weights(QUERY, EVERY, KEYS, ALL) for net in (network(), trained_network()))
     assert (one - other).abs().max() > 0.01
-    merged = after.merge(one, QUERY, EVERY, COORDINATES) / (one @ COORDINATES)
-    gates = [part for part in torch.split(merged, SIZES)]
-    for gate in gates:
-        torch.testing.assert_close(gate, gate[0].expand_as(gate))
-        assert 0 < gate[0] < 2
-    assert abs(gates[0][0] - gates[1][0]) > 0.01, "a gate a site"
+
+
+@torch.no_grad()
+def test_one_gate_a_site_scales_the_start_and_another_the_offsets() -> None:
+    net = trained_network()
+    weights = net.weights(QUERY, EVERY, KEYS, ALL)
+    features = torch.cat([torch.ones(1), QUERY.flatten() / 4])
+    for which, (offsets, start) in enumerate([(0 * OFFSETS, START), (OFFSETS, 0 * START)]):
+        scale = net.merge(weights, QUERY, EVERY, offsets, start) / (start + weights @ offsets)
+        for site, part in enumerate(scale.split(SIZES)):
+            torch.testing.assert_close(part, (2 * torch.sigmoid(net.gates[which, site] @ features)).expand_as(part))
+    assert torch.pdist((net.gates @ features).reshape(-1, 1)).min() > 0.01, "four gates"
 
 
 @pytest.mark.parametrize("places", [(0,), (1, 4), (0, 1, 2, 3)])
@@ -138,7 +151,7 @@ def test_what_is_absent_does_not_matter(places: tuple[int, ...]) -> None:
         query[~present] *= noise
         keys[:, ~present] += noise
         weights = net.weights(query, present, keys, ALL)
-        found.append((weights, net.merge(weights, query, present, COORDINATES)))
+        found.append((weights, net.merge(weights, query, present, OFFSETS, START)))
     torch.testing.assert_close(found[0], found[1])
     assert (net.weights(QUERY, EVERY, KEYS, ALL) - found[0][0]).abs().max() > 0.01, "unlike what is there"
 
@@ -152,7 +165,7 @@ def test_weights_and_gradients_are_finite_whatever_is_absent(present: Tensor, al
     query = QUERY * present[:, None]
     weights = net.weights(query, present, keys, allowed)
     assert float(weights.detach().sum()) == pytest.approx(float(allowed.any()))
-    merged = net.merge(weights, query, present, COORDINATES)
+    merged = net.merge(weights, query, present, OFFSETS, START)
     assert merged.isfinite().all()
     merged.square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
@@ -165,10 +178,10 @@ def test_without_evidence_all_who_may_serve_have_equal_shares() -> None:
 
 
 def test_the_experts_move_with_the_network_and_are_no_part_of_its_state() -> None:
-    maker = AttentionMaker(network(), Experts(KEYS, COORDINATES))
+    maker = AttentionMaker(network(), Experts(KEYS, OFFSETS, START))
     assert set(maker.state_dict()) == {f"network.{name}" for name in network().state_dict()}
     data = TaskData(((1, 2),), torch.tensor([0]), ((1,), (2,)))
-    batch = TaskBatch(data, QUERY, EVERY, ALL).to(torch.device("meta"))  # refuses to mix with what is not there
+    batch = TaskBatch(data, QUERY, EVERY, ALL, START).to(torch.device("meta"))  # refuses to mix with what is not there
     assert batch.data.targets.device.type == "meta"
     assert maker.to("meta")(batch).device.type == "meta"
     assert KEYS.device.type == "cpu"
@@ -289,7 +302,24 @@ def maker_of(material: Material, *, trained: bool = False, **values: object) -> 
     with torch.no_grad():
         for parameter in net.parameters() if trained else ():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
-    return AttentionMaker(net, Experts(material.keys, material.coordinates))
+    return AttentionMaker(net, Experts(material.keys, material.offsets, material.start))
+
+
+@pytest.fixture(scope="module")
+def folded(zoo, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """The same zoo, with an adapter for all tasks and three folds of it."""
+    other = Zoo.open(shutil.copytree(zoo.root, tmp_path_factory.mktemp("folded") / "zoo"))
+    frame, rng = Frame.fit([zoo.adapter(expert) for expert in zoo.ids]), seeded(11)
+
+    def drawn() -> Adapter:
+        coordinates = 0.3 * torch.randn(frame.size, generator=rng)
+        return frame.adapter(coordinates, base=zoo.manifest.base, task_type="FEATURE_EXTRACTION")
+
+    drawn().save(other.root / MULTITASK)
+    for fold in range(3):
+        far, near = (tuple(task for task, at in plan.items() if at == fold) for plan in (FAR, NEAR))
+        write_fold(other.root / FOLDS / str(fold), Fold(FoldPlan(far=far, near=near), drawn()))
+    return other
 
 
 # --- what it learns from --------------------------------------------------------------------------------------------
@@ -305,7 +335,7 @@ def test_experts_are_keyed_by_all_that_their_tasks_say(material, zoo, tasks, bac
     vectors = {"description": described, "labels": named}
     vectors |= {kind: whole.states[kind].mean(0) for kind in ("texts", "examples")}
     torch.testing.assert_close(material.keys[expert].flatten(), material.conditions.of(vectors, KINDS))
-    adapter = material.frame.adapter(material.coordinates[expert], base=None)
+    adapter = material.frame.adapter(material.start + material.offsets[expert], base=None)
     for site in adapter.sites:
         torch.testing.assert_close(adapter.delta_weight(site), zoo.adapter("meals").delta_weight(site))
 
@@ -314,9 +344,9 @@ def test_what_is_attended_to_is_what_is_stored(config, zoo, backbone, material, 
     other = Zoo.open(shutil.copytree(zoo.root, tmp_path / "zoo"))
     settings = other.folder("meals") / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"lora_alpha": 0.7}))  # a factor of 0.35
-    coordinates = prepare(config, other, backbone, ("description",)).coordinates
-    torch.testing.assert_close(coordinates[2], 0.35 * material.coordinates[2], rtol=2**-8, atol=0)
-    assert torch.equal(coordinates, coordinates.bfloat16().float())
+    offsets = prepare(config, other, backbone, ("description",)).offsets
+    torch.testing.assert_close(offsets[2], 0.35 * material.offsets[2], rtol=2**-8, atol=0)
+    assert torch.equal(offsets, offsets.bfloat16().float())
 
 
 def test_experts_of_one_family_are_related_and_each_to_itself(material) -> None:
@@ -386,7 +416,7 @@ def test_variants_can_be_done_without_and_fill_a_batch(config, zoo, backbone) ->
 def same(one: list[TaskBatch], other: list[TaskBatch]) -> bool:
     return all(
         a.data.ids == b.data.ids
-        and all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("query", "present", "allowed"))
+        and all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("query", "present", "allowed", "start"))
         for a, b in zip(one, other, strict=True)
     )
 
@@ -430,6 +460,59 @@ def source_of(batch: TaskBatch, material: Material) -> tuple[int, Known]:
         for known in variants
         if known.data.label_ids == batch.data.label_ids and all(ids in known.data.ids for ids in batch.data.ids)
     )
+
+
+@pytest.mark.parametrize("near_share", [0.0, 0.5, 1.0])
+def test_an_episode_starts_from_a_fold_that_has_not_seen_its_task(config, folded, backbone, near_share: float) -> None:
+    asked = changed(config, near_share=near_share, steps_per_epoch=120)
+    material = prepare(asked, folded, backbone, ("labels",))
+    starts = torch.stack([material.frame.coordinates(fold.adapter) for fold in folded.folds()])
+    met = set()
+    for batch in episodes(material, asked, rng=seeded()):
+        expert, _ = source_of(batch, material)
+        name = folded.ids[expert]
+        (fold,) = (starts == batch.start).all(1).nonzero().flatten().tolist()
+        is_near = fold != FAR[name]
+        met.add((name, fold))
+        assert fold == (NEAR if is_near else FAR)[name]
+        assert batch.allowed.tolist() == [
+            other != name and (is_near or name not in FAMILY or other not in FAMILY) for other in folded.ids
+        ]
+    far, near = set(FAR.items()), set(NEAR.items())
+    assert (
+        met == {0.0: far, 0.5: far | near, 1.0: near | {(name, at) for name, at in far if name not in NEAR}}[near_share]
+    )
+
+
+@pytest.mark.parametrize("is_multitask", [False, True])
+def test_without_folds_every_task_starts_from_the_adapter_for_all(
+    config, zoo, folded, backbone, tmp_path, is_multitask: bool
+) -> None:
+    other = Zoo.open(shutil.copytree(zoo.root, tmp_path / "zoo"))
+    if is_multitask:
+        shutil.copytree(folded.root / MULTITASK, other.root / MULTITASK)
+    asked = changed(config, near_share=1.0, steps_per_epoch=30)
+    material = prepare(asked, other, backbone, ("labels",))
+    wanted = material.frame.coordinates(folded.multitask()) if is_multitask else torch.zeros(material.frame.size)
+    assert torch.equal(material.start, wanted)
+    adapter = material.frame.adapter(material.start + material.offsets[2], base=None)
+    for site in adapter.sites:
+        torch.testing.assert_close(
+            adapter.delta_weight(site), zoo.adapter("meals").delta_weight(site), atol=4e-3, rtol=0
+        )
+    for batch in episodes(material, asked, rng=seeded()):
+        assert torch.equal(batch.start, wanted)
+        assert torch.equal(batch.allowed, ~material.related[source_of(batch, material)[0]])
+
+
+def test_folds_that_do_not_know_an_expert_are_refused(config, folded, backbone, tmp_path) -> None:
+    other = Zoo.open(shutil.copytree(folded.root, tmp_path / "zoo"))
+    plan = other.root / FOLDS / "1" / PLAN
+    plan.write_text(plan.read_text().replace("mugs", "pots"))
+    with pytest.raises(
+        ZooError, match=r"were made without mugs, which it has experts of; remove .* and build it again"
+    ):
+        prepare(config, other, backbone, ("labels",))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.9])
@@ -490,7 +573,13 @@ def test_gradients_reach_the_network_and_nothing_else(material, config, backbone
     objective.loss(batch)["loss"].backward()
     for name, parameter in maker.network.named_parameters():
         assert parameter.grad.abs().max() > 0, name
-    others = [*backbone.model.parameters(), *material.frame.lora_A.values(), material.keys, material.coordinates]
+    others = [
+        *backbone.model.parameters(),
+        *material.frame.lora_A.values(),
+        material.keys,
+        material.offsets,
+        material.start,
+    ]
     assert all(tensor.grad is None for tensor in others)
 
 
@@ -534,13 +623,13 @@ def test_training_lowers_the_loss_of_tasks_whose_family_does_not_help(fitted, co
     generator, history = fitted[None]
     assert len(history) == 30
     assert history[0].keys() == {"loss", "label_text", "contrast"}
-    fresh = episodes(material, changed(config, steps_per_epoch=60), rng=seeded(99))
+    fresh = episodes(material, changed(config, steps_per_epoch=150), rng=seeded(99))
     means = []
     for maker in (maker_of(material), AttentionMaker(generator.network, generator.experts)):
         objective = TaskObjective(backbone, maker, material.frame, contrast_weight=1.0)
         with torch.no_grad():
             means.append(sum(float(objective.loss(batch)["loss"]) for batch in fresh) / len(fresh))
-    assert means[1] < 0.97 * means[0]
+    assert means[1] < 0.98 * means[0]
     assert (generator.manifest.epochs, generator.manifest.worth) == (3, ())
 
 
@@ -757,6 +846,25 @@ def test_saved_and_loaded_it_makes_the_same_adapter(generator, asked, folder, en
     assert all(torch.equal(one.adapter.lora_A[site], other.adapter.lora_A[site]) for site in one.adapter.sites)
     assert all(torch.equal(one.adapter.lora_B[site], other.adapter.lora_B[site]) for site in one.adapter.sites)
     assert one.neighbours == other.neighbours
+
+
+def test_the_start_is_part_of_what_is_made_and_kept(config, folded, encoder, asked, tmp_path) -> None:
+    short = changed(config, judged_on=None, epochs=1, steps_per_epoch=1)
+    trained, _ = fit_attention(short, folded, encoder)
+    loaded = Attention.load(saved(trained, tmp_path / "attention"))
+    for experts in (trained.experts, loaded.experts):
+        assert torch.equal(experts.start, trained.frame.coordinates(folded.multitask()))
+    one, other = (made_by(g, asked) for g in (trained, loaded))
+    assert torch.equal(deltas(one), deltas(other))
+    unbegun = dataclasses.replace(loaded, experts=dataclasses.replace(loaded.experts, start=0 * loaded.experts.start))
+    assert (deltas(one) - deltas(made_by(unbegun, asked))).abs().max() > 0.1
+
+
+def test_left_out_tasks_are_judged_from_the_start_that_is_generated_from(config, folded, backbone, tasks) -> None:
+    material = prepare(config, folded, backbone, ("description",))
+    judge = Judge.of(tasks.split("validation"), config, material, backbone)
+    assert all(torch.equal(batch.start, material.start) for _, *told in judge.tasks for batch in told)
+    assert material.start.any()
 
 
 @pytest.mark.parametrize("damage", ["none there", "truncated", "part", "other", "kind", "frame"])

@@ -36,6 +36,8 @@ LAYERS = [
     {"generators.library", "generators.trained", "generators.conditions"},
     {"generators.task_loss"},
     {"generators.task_episodes"},
+    {"generators.task_fit"},
+    {"generators.polish"},
     {"generators.attention", "generators.merge", "generators.ridge", "generators.sg", "generators.icm"},
     {"generators.sg_fit", "generators.icm_episodes", "generators.catalogue"},
     {"generators.icm_fit", "generators.attention_fit"},

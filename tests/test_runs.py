@@ -68,7 +68,7 @@ def changed(config: GeneratorConfig, **values) -> GeneratorConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def unfinished(config: GeneratorConfig, at: int = 13) -> None:

@@ -104,7 +104,8 @@ class AttentionNetwork(nn.Module):
         gates = 2 * torch.sigmoid(self.gates @ torch.cat([query.new_ones(1), features]))
         sizes = torch.tensor(self.sizes, device=gates.device)
         stay, go = torch.repeat_interleave(gates, sizes, dim=1, output_size=sum(self.sizes))
-        return stay * start + go * (weights @ offsets)
+        merged: Tensor = stay * start + go * (weights @ offsets)
+        return merged
 
 
 def _masked_softmax(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,22 +1,12 @@
 """Trains attention over experts through the frozen base; left-out tasks choose how long."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load, load_file, save
-from torch import Tensor, nn
 
-from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
-from loragen.errors import ConfigError
-from loragen.evaluation.scoring import score_task
-from loragen.experts import TaskData
-from loragen.files import atomic_write
-from loragen.frame import Frame
 from loragen.generators.attention import (
     Attention,
     AttentionConfig,
@@ -25,11 +15,9 @@ from loragen.generators.attention import (
     AttentionNetwork,
     Experts,
 )
-from loragen.generators.task_episodes import Material, TaskTrainConfig, episodes, open_base, prepare
-from loragen.generators.task_loss import TaskBatch, TaskObjective
-from loragen.schedule import Schedule
-from loragen.task_vectors import Reader
-from loragen.tasks import Task, TaskSet
+from loragen.generators.task_episodes import TaskTrainConfig, episodes
+from loragen.generators.task_fit import Ground, fit_through_base
+from loragen.generators.task_loss import TaskBatch
 from loragen.zoo import Zoo
 
 
@@ -58,150 +46,24 @@ def fit_attention(
             tasks to judge on will not do.
         TaskError: a task or its examples are missing.
     """
-    from loragen.training import fit
-
-    backbone, judged = open_base(zoo), _left_out(config, zoo)
-    material = prepare(config, zoo, backbone, config.attention.evidence)
-    judge = Judge.of(judged, config, material, backbone) if judged else None
-    # Task vectors were read as those of a new task will be; from here on speed is what matters.
-    backbone.model.to(choose_dtype(config.dtype))
+    ground = Ground.open(config, zoo, config.attention.evidence)
+    material = ground.material
     experts = Experts(material.keys, material.offsets, material.start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = AttentionNetwork(material.keys.shape[-1], tuple(material.frame.sizes.values()), config.attention)
+
+    def draw(rng: torch.Generator) -> list[TaskBatch]:
+        return episodes(material, config, rng=rng)
+
     maker = AttentionMaker(network, experts)
-    candidates = Candidates(checkpoints)
-
-    def batches(epoch: int) -> list[TaskBatch]:
-        return episodes(material, config, rng=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
-
-    def keep(epoch: int) -> None:
-        if judge is not None:
-            candidates.add(epoch, judge.worth(maker), network.state_dict())
-
-    keep(0)
-    schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
-    objective = TaskObjective(backbone, maker, material.frame, contrast_weight=config.contrast_weight)
-    history = fit(
-        objective, batches, schedule, seed=config.seed, checkpoints=checkpoints, on_step=on_step, on_epoch=keep
-    )
-    epochs, worth = config.epochs, dict[int, float]()
-    if judge is not None:
-        worth = candidates.worth
-        epochs, state = candidates.best()
-        network.load_state_dict(state)
+    fitted = fit_through_base(config, ground, maker, draw, checkpoints=checkpoints, on_step=on_step)
     manifest = AttentionManifest(
         **AttentionManifest.facts(zoo, encoder),
         reading=material.reading,
         config=config.attention,
-        epochs=epochs,
-        worth=tuple(round(worth[epoch], 4) for epoch in sorted(worth)),
+        epochs=fitted.epochs,
+        worth=fitted.worth,
     )
     trained = network.cpu().eval().requires_grad_(False)
-    return Attention(manifest, trained, experts, material.conditions, material.frame), history
-
-
-@dataclass(frozen=True, eq=False)
-class Judge:
-    """Left-out tasks, with what a generator is told of each and what it is told in the control."""
-
-    backbone: Backbone
-    frame: Frame
-    tasks: tuple[tuple[TaskData, TaskBatch, TaskBatch], ...]
-
-    @classmethod
-    def of(cls, tasks: Sequence[Task], config: TaskTrainConfig, material: Material, backbone: Backbone) -> "Judge":
-        """Read the left-out tasks' descriptions; the control is the description of the next task in the list.
-
-        Raises:
-            TaskError: a task's examples are missing.
-        """
-        reader, kinds = Reader(backbone, material.reading), material.evidence
-        present = torch.tensor([kind == "description" for kind in kinds])
-        allowed = torch.ones(len(material.tasks), dtype=torch.bool)
-        found = []
-        for task in tasks:
-            examples = task.load_test()
-            order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(config.seed))
-            first = examples.subset(order[: config.judged_texts])
-            data = TaskData.of(task, first, backbone, max_length=config.max_length)
-            vectors = reader.task_vectors(task.description)
-            query = material.conditions.of(vectors, kinds).reshape(len(kinds), -1)
-            found.append(TaskBatch(data, query, present, allowed, material.start))
-        others = [*found[1:], *found[:1]]
-        judged = [(one.data, one, other) for one, other in zip(found, others, strict=True)]
-        return cls(backbone, material.frame, tuple(judged))
-
-    @torch.no_grad()
-    def worth(self, maker: nn.Module) -> float:
-        """Mean score, plus what of it is lost under another task's description; a score is that of both kinds.
-
-        The second part alone would prefer a generator that does harm when it is told something else.
-        """
-        device = next(maker.parameters()).device
-        found = []
-        for data, *told in self.tasks:
-            right, other = (self._score(maker(batch.to(device)).cpu(), data) for batch in told)
-            found.append(right + (right - other))
-        return sum(found) / len(found)
-
-    def _score(self, coordinates: Tensor, data: TaskData) -> float:
-        scores = score_task(self.backbone, self.frame.adapter(coordinates, base=None), data)
-        return (scores.accuracy + scores.knn_accuracy) / 2
-
-
-def _left_out(config: AttentionTrainConfig, zoo: Zoo) -> tuple[Task, ...]:
-    """The tasks to judge on; none where the config wants it so.
-
-    Raises:
-        ConfigError: there are fewer than two, experts were trained on some, or descriptions are not read.
-        TaskError: there is no such split.
-    """
-    if config.judged_on is None:
-        return ()
-    tasks = TaskSet.from_yaml(config.tasks, root=config.tasks_root).split(config.judged_on)
-    way_out = "name another split with 'judged_on', or null to train to the end."
-    if len(tasks) < 2:
-        raise ConfigError(
-            f"The split {config.judged_on!r} holds {len(tasks)} tasks to judge on; at least two were wanted, for the "
-            f"description of another is the control; {way_out}"
-        )
-    if known := [task.id for task in tasks if task.id in zoo.cards]:
-        raise ConfigError(
-            f"The split {config.judged_on!r} is to be judged on, but experts of {zoo.root} were trained on "
-            f"{', '.join(known)}; {way_out}"
-        )
-    if "description" not in config.attention.evidence:
-        raise ConfigError(
-            f"Left-out tasks are judged from their descriptions, but the evidence is "
-            f"{', '.join(config.attention.evidence)}; add the description to it, or set 'judged_on: null'."
-        )
-    return tasks
-
-
-class Candidates:
-    """The network after every epoch and what it was worth, on disk where the run can be resumed."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._states: dict[int, bytes] = {}
-        self._worth = folder / "worth.json" if folder is not None else None
-        kept = json.loads(self._worth.read_text()) if self._worth is not None and self._worth.exists() else {}
-        self.worth = {int(epoch): float(value) for epoch, value in kept.items()}
-
-    def add(self, epoch: int, worth: float, state: Mapping[str, Tensor]) -> None:
-        """Keep a candidate."""
-        content = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-        self.worth[epoch] = worth
-        if self._folder is None or self._worth is None:
-            self._states[epoch] = content
-            return
-        atomic_write(self._folder / f"epoch-{epoch}.safetensors", content)
-        atomic_write(self._worth, json.dumps(self.worth))
-
-    def best(self) -> tuple[int, dict[str, Tensor]]:
-        """The epoch that was worth most, the first of equals, and the network's state after it."""
-        epoch = max(sorted(self.worth), key=lambda at: self.worth[at])
-        if self._folder is None:
-            return epoch, load(self._states[epoch])
-        return epoch, load_file(self._folder / f"epoch-{epoch}.safetensors")
+    return Attention(manifest, trained, experts, material.conditions, material.frame), fitted.history

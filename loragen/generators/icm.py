@@ -36,6 +36,7 @@ from loragen.generators.conditions import ConditionCodec
 from loragen.generators.gaussian import Gaussian
 from loragen.generators.trained import (
     MANIFEST,
+    Polished,
     Provenance,
     TrainedGenerator,
     load_network,
@@ -98,6 +99,18 @@ class ICMNetwork(nn.Module):
         self.log_variance = nn.Linear(latent + condition_size, latent)
         self.seeds = nn.Linear(latent + condition_size, seeds)
         self.decoder = _up((*reversed(channels), channels[0]), kernel)
+        self.keeps_statistics = False
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module; with ``keeps_statistics`` batch normalisation stays as it is when generating.
+
+        A batch of one adapter, as a step of training on task loss decodes, has no statistics to normalise by.
+        """
+        super().train(mode)
+        for module in self.modules() if self.keeps_statistics else ():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()
+        return self
 
     def posterior_of(self, x: Tensor, condition: Tensor) -> Gaussian:
         """The posterior q(z | X, c) of codes (b, size) under conditions (b, c)."""
@@ -172,6 +185,8 @@ class ICMManifest(Provenance):
     """Of the training, chosen on left-out tasks where ``left_out`` holds values."""
     left_out: tuple[float, ...] = ()
     """Alignment with left-out tasks after each epoch."""
+    polished: Polished | None = None
+    """On task loss; `None` where weights alone were learnt."""
 
     def spec(self) -> AdapterSpec:
         """The layout of the raw factors."""

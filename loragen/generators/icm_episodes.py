@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from loragen.adapter import Adapter
@@ -17,14 +17,14 @@ from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
 from loragen.generators.icm import ICMBatch, ICMConfig
 from loragen.generators.library import Library
-from loragen.generators.trained import TrainConfig
+from loragen.generators.polish import PolishedTrainConfig
 from loragen.raw import RawFactors
 from loragen.task_vectors import Evidence, Reader, Reading, Support
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 
 
-class ICMTrainConfig(TrainConfig):
+class ICMTrainConfig(PolishedTrainConfig):
     """What `loragen train` is told for ICM-LoRA."""
 
     generator: Literal["icm"]
@@ -48,10 +48,19 @@ class ICMTrainConfig(TrainConfig):
     """Left-out tasks choose the number of epochs: in how many parts they are left out; as many as experts leaves out
     one at a time, and 0 trains to the end."""
 
+    @model_validator(mode="after")
+    def _can_be_polished(self) -> Self:
+        if self.objective != "weights" and (self.icm.codec, self.through) != ("frame", "base"):
+            raise ValueError(
+                f"'objective: {self.objective}' goes with 'icm.codec: frame' and 'through: base': new tasks have no "
+                "adapter to be read through"
+            )
+        return self
+
     @property
-    def steps(self) -> int:
-        """Optimiser steps of all trainings together; the last may end earlier."""
-        return (self.folds + 1) * super().steps
+    def weights_steps(self) -> int:
+        """Optimiser steps of all trainings on weights together; the last may end earlier."""
+        return (self.folds + 1) * super().weights_steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loragen.codec import Codec
 from loragen.embedding import TextEncoder
@@ -16,6 +16,8 @@ from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
 from loragen.generators.icm import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
+from loragen.generators.polish import Own, Unpolished, polish, subfolder
+from loragen.generators.task_loss import TaskBatch
 from loragen.raw import RawFactors
 from loragen.schedule import Schedule
 from loragen.zoo import Zoo
@@ -33,21 +35,22 @@ def fit_icm(
 
     With ``folds``, it is first trained without each part of the tasks in turn, and how well the left-out tasks'
     adapters were met (their alignment) chooses the number of epochs (`longest_as_good`).
+
+    Raises:
+        ConfigError: training on task loss is asked for, and the zoo, its base or the tasks to judge on will not do.
+        TaskError: there too, a task or its examples are missing.
     """
     material = prepare(config, zoo, encoder)
-    done = 0
-
-    def report(step: int) -> None:
-        if on_step is not None:
-            on_step(done + step)
-
-    curves = []
-    for fold, left_out in enumerate(_folds(len(zoo), config)):
-        curves += _left_out_curves(config, material, left_out, _beside(checkpoints, f"fold-{fold}"), report)
-        done += config.epochs * config.steps_per_epoch
-    epochs = longest_as_good(torch.tensor(curves)) if curves else config.epochs
     run = Run.of(config, material, range(len(zoo)))
-    history = run.fit(_beside(checkpoints, "all"), on_step=report, epochs=epochs)
+    epochs, curves, history = 0, list[list[float]](), list[dict[str, float]]()
+    if config.objective != "task":
+        epochs, curves, history = _fit_weights(run, checkpoints, on_step)
+    polished = None
+    if config.objective != "weights":
+        coder = ICMCoder(run.network, config.icm.prior_scale)
+        generator = Unpolished(coder, run.codec, run.own(), config.icm.evidence, material.reading, run.conditions)
+        polished, of_tasks = polish(config, zoo, generator, checkpoints=checkpoints, on_step=on_step)
+        history += of_tasks
     manifest = ICMManifest(
         **ICMManifest.facts(zoo, encoder),
         reading=material.reading,
@@ -55,8 +58,28 @@ def fit_icm(
         factors=_layout(material.space),
         epochs=epochs,
         left_out=tuple(round(sum(values) / len(values), 4) for values in zip(*curves, strict=True)),
+        polished=polished,
     )
     return ICM(manifest, run.trained(), run.conditions, run.codec, material.space, material.embeddings), history
+
+
+def _fit_weights(
+    run: "Run", checkpoints: Path | None, on_step: Callable[[int], None] | None
+) -> tuple[int, list[list[float]], list[dict[str, float]]]:
+    """Train a run of all tasks; returns its epochs, the curves of left-out tasks that chose them, and its losses."""
+    config, material = run.config, run.material
+    done = 0
+
+    def report(step: int) -> None:
+        if on_step is not None:
+            on_step(done + step)
+
+    curves = []
+    for fold, left_out in enumerate(_folds(len(run.experts), config)):
+        curves += _left_out_curves(config, material, left_out, subfolder(checkpoints, f"fold-{fold}"), report)
+        done += config.epochs * config.steps_per_epoch
+    epochs = longest_as_good(torch.tensor(curves)) if curves else config.epochs
+    return epochs, curves, run.fit(subfolder(checkpoints, "all"), on_step=report, epochs=epochs)
 
 
 def longest_as_good(curves: Tensor) -> int:
@@ -101,19 +124,13 @@ class Run:
         """Train the network; returns its losses, a row a step."""
         from loragen.training import fit
 
-        config = self.config
-        codes = self.material.codes(self.experts, self.codec, config.icm)
-
-        def batches(epoch: int) -> list[ICMBatch]:
-            rng = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-            return episodes(self.material, self.experts, codes, self.conditions, config, rng=rng)
-
+        config, own = self.config, self.own()
         schedule = Schedule(
             config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay
         )
         return fit(
-            ICMObjective(self.network, config.icm.kl_weight),
-            batches,
+            own.objective,
+            own.of_epochs(config),
             schedule,
             seed=config.seed,
             checkpoints=checkpoints,
@@ -121,6 +138,16 @@ class Run:
             on_epoch=on_epoch,
             epochs=epochs,
         )
+
+    def own(self) -> Own:
+        """The network's own loss."""
+        codes = self.material.codes(self.experts, self.codec, self.config.icm)
+
+        def batches(steps: int, rng: torch.Generator) -> list[ICMBatch]:
+            config = self.config.model_copy(update={"steps_per_epoch": steps})
+            return episodes(self.material, self.experts, codes, self.conditions, config, rng=rng)
+
+        return Own(ICMObjective(self.network, self.config.icm.kl_weight), batches)
 
     def trained(self) -> ICMNetwork:
         """The network for generating, its matrices as precise as they will be stored."""
@@ -152,6 +179,29 @@ class Run:
         own = (self.material.samples[list(left_out), 0] - self.codec.centre) / self.codec.scale
         cosines = torch.cosine_similarity(made, own.repeat_interleave(2, 0), dim=1)
         return [float(value) for value in cosines.reshape(-1, 2).mean(1)]
+
+
+class ICMCoder(nn.Module):
+    """The network as training on task loss wants it: from a batch to codes, one adapter at a time.
+
+    Batch normalisation stays as training on weights left it, and untrained where there was none.
+    """
+
+    def __init__(self, network: ICMNetwork, prior_scale: float) -> None:
+        super().__init__()
+        self.network = network
+        self.network.keeps_statistics = True
+        self.prior_scale = prior_scale
+        self.train()
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        """Codes (k,) of one draw from the prior in training, otherwise of its mean."""
+        condition = batch.query.flatten()[None]
+        z = condition.new_zeros(1, self.network.mean.out_features)
+        if self.training:
+            z = self.prior_scale * torch.randn_like(z)
+        codes: Tensor = self.network.decode(z, condition)[0]
+        return codes
 
 
 def _left_out_curves(
@@ -193,10 +243,6 @@ def _folds(n: int, config: ICMTrainConfig) -> list[list[int]]:
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).tolist()
     return [sorted(order[fold::folds]) for fold in range(folds)]
-
-
-def _beside(folder: Path | None, name: str) -> Path | None:
-    return None if folder is None else folder / name
 
 
 def _layout(space: Frame | RawFactors) -> dict[str, tuple[int, int, int]] | None:

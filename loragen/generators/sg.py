@@ -32,6 +32,7 @@ from loragen.generators.gaussian import Gaussian
 from loragen.generators.library import neighbours_in
 from loragen.generators.trained import (
     MANIFEST,
+    Polished,
     Provenance,
     TrainedGenerator,
     load_network,
@@ -183,6 +184,8 @@ class SGManifest(Provenance):
 
     kind: Literal["sg"] = "sg"
     config: SGConfig
+    polished: Polished | None = None
+    """On task loss; `None` where weights alone were learnt."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loragen.codec import Codec
 from loragen.embedding import TextEncoder
 from loragen.frame import Frame
+from loragen.generators.conditions import ConditionCodec
 from loragen.generators.library import Library
-from loragen.generators.sg import SG, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
-from loragen.generators.trained import TrainConfig
+from loragen.generators.polish import Own, PolishedTrainConfig, Unpolished, polish, subfolder
+from loragen.generators.sg import SG, Mixture, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
+from loragen.generators.task_loss import TaskBatch
 from loragen.schedule import Schedule
 from loragen.zoo import Zoo
 
 
-class SGTrainConfig(TrainConfig):
+class SGTrainConfig(PolishedTrainConfig):
     """What `loragen train` is told for SG-LoRA."""
 
     generator: Literal["sg"]
@@ -106,7 +108,12 @@ def fit_sg(
     checkpoints: Path | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[SG, list[dict[str, float]]]:
-    """Train SG-LoRA on the experts of a zoo; returns the generator and its losses, a row a step."""
+    """Train SG-LoRA on the experts of a zoo; returns the generator and its losses, a row a step.
+
+    Raises:
+        ConfigError: training on task loss is asked for, and the zoo, its base or the tasks to judge on will not do.
+        TaskError: there too, a task or its examples are missing.
+    """
     from loragen.training import fit
 
     material = prepare(zoo, encoder, components=config.sg.components)
@@ -114,15 +121,59 @@ def fit_sg(
         torch.manual_seed(config.seed)
         network = SGNetwork(material.codec.size, config.sg)
 
-    def batches(epoch: int) -> list[SGBatch]:
-        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        return training_batches(
-            material, config.sg, steps=config.steps_per_epoch, batch_size=config.batch_size, rng=rng
-        )
+    def batches(steps: int, rng: torch.Generator) -> list[SGBatch]:
+        return training_batches(material, config.sg, steps=steps, batch_size=config.batch_size, rng=rng)
 
-    schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
-    objective = SGObjective(network, config.sg.kl_weight)
-    history = fit(objective, batches, schedule, seed=config.seed, checkpoints=checkpoints, on_step=on_step)
-    manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg)
+    own = Own(SGObjective(network, config.sg.kl_weight), batches)
+    history: list[dict[str, float]] = []
+    if config.objective != "task":
+        history = fit(
+            own.objective,
+            own.of_epochs(config),
+            Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay),
+            seed=config.seed,
+            checkpoints=subfolder(checkpoints, "weights"),
+            on_step=on_step,
+        )
+    polished = None
+    if config.objective != "weights":
+        size = material.library.embeddings.shape[1]
+        as_it_is = ConditionCodec(torch.zeros(1, size), torch.ones(1))
+        coder = SGCoder(network, material.library, config.sg)
+        generator = Unpolished(coder, material.codec, own, ("description",), encoder, as_it_is)
+        polished, of_tasks = polish(config, zoo, generator, checkpoints=checkpoints, on_step=on_step)
+        history += of_tasks
+    manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg, polished=polished)
     trained = network.cpu().eval().requires_grad_(False)
     return SG(manifest, trained, material.library, material.codec, material.frame), history
+
+
+class SGCoder(nn.Module):
+    """The network and the experts of its conditions, as training on task loss wants them: from a batch to codes."""
+
+    means: Tensor
+    variances: Tensor
+    embeddings: Tensor
+
+    def __init__(self, network: SGNetwork, library: SGLibrary, config: SGConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.ids = library.ids
+        # Buffers, which move between devices with the network; in no checkpoint, since they do not change.
+        for name in ("means", "variances", "embeddings"):
+            self.register_buffer(name, getattr(library, name), persistent=False)
+
+    def mixture(self, batch: TaskBatch) -> Mixture:
+        """The condition of the batch's task, of those experts alone that may help."""
+        library = SGLibrary(self.ids, self.means, self.variances, self.embeddings)
+        similarities = (self.embeddings @ batch.query[0]).masked_fill(~batch.allowed, float("-inf"))
+        top_k, temperature = self.config.top_k, self.config.temperature
+        return library.mixture(library.weights(similarities[None], top_k=top_k, temperature=temperature)[0])
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        """Codes (k,) of one draw from the prior in training, otherwise of its mean."""
+        condition = self.mixture(batch)
+        prior = self.network.prior_of(condition)
+        noise = torch.randn_like(prior.mean) if self.training else torch.zeros_like(prior.mean)
+        return self.network.decode(prior.sample(noise, scale=self.config.prior_scale), condition)

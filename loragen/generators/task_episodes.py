@@ -1,5 +1,6 @@
 """What a generator trained on task loss learns from: the experts' tasks and variants of them, in episodes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from loragen.backbone import Backbone, DtypeName
+from loragen.config import StrictModel
+from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, ZooError
 from loragen.experts import TaskData
 from loragen.frame import Frame
@@ -19,8 +22,8 @@ from loragen.tasks import Examples, Task, TaskSet
 from loragen.zoo import MULTITASK, Zoo
 
 
-class TaskTrainConfig(TrainConfig):
-    """What `loragen train` is told for any generator that is trained on task loss."""
+class TaskSettings(StrictModel):
+    """What any training on task loss is told."""
 
     tasks: Path
     """The experts' tasks: their texts are what it learns from."""
@@ -36,16 +39,21 @@ class TaskTrainConfig(TrainConfig):
     """Tokens of a text in training, and of a prompt that task vectors are read from."""
     variants: int = Field(3, ge=0)
     """Tasks made of a random part of a task's labels, for each task of at least four."""
+    near_share: float = Field(0.5, ge=0, le=1)
+    """Share of the episodes in which others of a task's family may help, where the zoo has folds that know them."""
+    dtype: DtypeName = "auto"
+    """In which the frozen base computes losses and scores; task vectors are read in float32."""
+
+
+class TaskTrainConfig(TaskSettings, TrainConfig):
+    """What `loragen train` is told for any generator that is trained on task loss."""
+
     pool: int = Field(96, ge=1)
     """Training examples a task from which supports are drawn."""
     shots: tuple[PositiveInt, ...] = Field((4, 8, 16, 32), min_length=1)
     """Sizes of a support."""
     evidence_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the episodes in which a kind of evidence is missing."""
-    near_share: float = Field(0.5, ge=0, le=1)
-    """Share of the episodes in which others of a task's family may help, where the zoo has folds that know them."""
-    dtype: DtypeName = "auto"
-    """In which the frozen base computes losses and scores; task vectors are read in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +92,19 @@ class Material:
     conditions: ConditionCodec
     keys: Tensor
     """Task vectors of the experts from all there is, encoded, (n, kinds, h)."""
-    reading: Reading
+    reader: Reader | TextEncoder
+    """Of the prompts; a text encoder reads descriptions alone."""
+
+    @property
+    def reading(self) -> Reading:
+        """How task vectors are read, where a base reads them."""
+        assert isinstance(self.reader, Reader)
+        return self.reader.reading
+
+    def told(self, description: str) -> Tensor:
+        """The query of a description alone, (kinds, h)."""
+        vectors: dict[Evidence, Tensor] = {"description": _descriptions(self.reader, [description])[0]}
+        return self.conditions.of(vectors, self.evidence).reshape(len(self.evidence), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +116,7 @@ class Folds:
     far: Tensor
     """For each expert the fold that was kept from its whole family, (n,)."""
     near: Tensor
-    """For each expert the fold that was kept from its task but not from all its family, (n,); -1 where there is none."""
+    """For each expert the fold that was kept from its task but not from all its family, (n,); -1 if there is none."""
 
     @classmethod
     def of(cls, zoo: Zoo, frame: Frame, start: Tensor) -> "Folds":
@@ -137,8 +157,24 @@ def open_base(zoo: Zoo) -> Backbone:
     return backbone
 
 
-def prepare(config: TaskTrainConfig, zoo: Zoo, backbone: Backbone, evidence: tuple[Evidence, ...]) -> Material:
+def prepare(
+    config: TaskTrainConfig,
+    zoo: Zoo,
+    backbone: Backbone,
+    evidence: tuple[Evidence, ...],
+    *,
+    reading: Reading | TextEncoder | None = None,
+    conditions: ConditionCodec | None = None,
+) -> Material:
     """Read experts, the states of their prompts for the kinds of evidence wanted, and their tasks' texts.
+
+    Args:
+        config: numbers of variants and of texts.
+        zoo: the experts.
+        backbone: the base, which tokenises the texts.
+        evidence: kinds of it that are read.
+        reading: how; by default by the base, and by a text encoder descriptions alone.
+        conditions: how task vectors become a query; by default fitted to those of the experts.
 
     Raises:
         ConfigError: all experts are of one family.
@@ -154,11 +190,13 @@ def prepare(config: TaskTrainConfig, zoo: Zoo, backbone: Backbone, evidence: tup
             "part in what is made for it in training: nobody would be left. Name a zoo of at least two families with "
             "'zoo', or more of its 'splits'."
         )
-    reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
-    reader, task_set = Reader(backbone, reading), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    if reading is None:
+        reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
+    reader, task_set = _reader(reading, backbone), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
     rng = torch.Generator().manual_seed(config.seed)
-    tasks = tuple(_known(config, task_set[expert], reader, evidence, rng=rng) for expert in zoo.ids)
-    conditions = ConditionCodec.fit([[known[0].states[kind] for known in tasks] for kind in evidence])
+    tasks = tuple(_known(config, task_set[expert], backbone, reader, evidence, rng=rng) for expert in zoo.ids)
+    if conditions is None:
+        conditions = ConditionCodec.fit([[known[0].states[kind] for known in tasks] for kind in evidence])
     means = torch.stack([torch.stack([known[0].states[kind].mean(0) for kind in evidence]) for known in tasks])
     keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
     has_multitask = (zoo.root / MULTITASK).is_dir()
@@ -174,17 +212,30 @@ def prepare(config: TaskTrainConfig, zoo: Zoo, backbone: Backbone, evidence: tup
         evidence,
         conditions,
         keys.reshape(len(tasks), len(evidence), -1),
-        reading,
+        reader,
     )
 
 
+def _reader(reading: Reading | TextEncoder, backbone: Backbone) -> Reader | TextEncoder:
+    """What reads the prompts; the base is not loaded again."""
+    if isinstance(reading, TextEncoder):
+        return reading
+    return Reader(backbone, reading) if reading.model == backbone.name else Reader.load(reading)
+
+
 def _known(
-    config: TaskTrainConfig, task: Task, reader: Reader, evidence: tuple[Evidence, ...], *, rng: torch.Generator
+    config: TaskTrainConfig,
+    task: Task,
+    backbone: Backbone,
+    reader: Reader | TextEncoder,
+    evidence: tuple[Evidence, ...],
+    *,
+    rng: torch.Generator,
 ) -> tuple[Known, ...]:
     """A task and its variants."""
     examples = task.load_train()
     pool = examples.subset(torch.randperm(len(examples), generator=rng)[: config.pool])
-    data = TaskData.of(task, examples, reader.backbone, max_length=config.max_length)
+    data = TaskData.of(task, examples, backbone, max_length=config.max_length)
     whole = Known(data, {kind: _states(kind, task, pool, reader) for kind in evidence}, len(pool))
     variants = []
     for _ in range(config.variants if len(task.labels) >= 4 else 0):
@@ -196,10 +247,15 @@ def _known(
     return whole, *variants
 
 
-def _states(kind: Evidence, task: Task, pool: Examples, reader: Reader) -> Tensor:
+def _descriptions(reader: Reader | TextEncoder, texts: Sequence[str]) -> Tensor:
+    return reader.encode(texts) if isinstance(reader, TextEncoder) else reader.descriptions(texts)
+
+
+def _states(kind: Evidence, task: Task, pool: Examples, reader: Reader | TextEncoder) -> Tensor:
+    if kind == "description":
+        return _descriptions(reader, task.descriptions)
+    assert isinstance(reader, Reader), "a text encoder reads descriptions alone"
     match kind:
-        case "description":
-            return reader.descriptions(task.descriptions)
         case "labels":
             return reader.labels(task.labels)
         case "texts":
@@ -208,7 +264,7 @@ def _states(kind: Evidence, task: Task, pool: Examples, reader: Reader) -> Tenso
             return reader.examples(Support.of(task, pool))
 
 
-def _variant(whole: Known, task: Task, kept: Tensor, pool: Examples, reader: Reader) -> Known:
+def _variant(whole: Known, task: Task, kept: Tensor, pool: Examples, reader: Reader | TextEncoder) -> Known:
     """The part of a task with some of its labels, positions (c,) in ascending order; its descriptions name them."""
     data, labels = whole.data, kept.tolist()
     texts = data.subset(torch.isin(data.targets, kept).nonzero()[:, 0].tolist())
@@ -220,7 +276,8 @@ def _variant(whole: Known, task: Task, kept: Tensor, pool: Examples, reader: Rea
     for kind, values in whole.states.items():
         if kind == "description":
             names = ", ".join(task.labels[label] for label in labels)
-            states[kind] = reader.descriptions([f"{text} The answer is one of: {names}." for text in task.descriptions])
+            told = [f"{text} The answer is one of: {names}." for text in task.descriptions]
+            states[kind] = _descriptions(reader, told)
         else:
             states[kind] = values[kept] if kind == "labels" else values[pooled]
     return Known(part, states, int(pooled.sum()))

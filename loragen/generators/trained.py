@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -48,6 +48,16 @@ class Provenance(StrictModel):
             "experts": zoo.ids,
             "versions": {name: version(name) for name in ("loragen", "torch", "lightning")},
         }
+
+
+class Polished(StrictModel):
+    """What training on task loss made of a generator that learns to reconstruct weights."""
+
+    objective: Literal["task", "both"]
+    epochs: int
+    """Of that training, chosen on left-out tasks where there were any; with 0 it bettered nothing."""
+    worth: tuple[float, ...] = ()
+    """On those, before it and after each epoch: score, plus what another task's description costs of it."""
 
 
 class TrainedGenerator(AdapterGenerator):
