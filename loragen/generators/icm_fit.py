@@ -16,6 +16,7 @@ from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
 from loragen.generators.icm import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
+from loragen.generators.trained import rounded
 from loragen.raw import RawFactors
 from loragen.schedule import Schedule
 from loragen.zoo import Zoo
@@ -56,7 +57,7 @@ def fit_icm(
         epochs=epochs,
         left_out=tuple(round(sum(values) / len(values), 4) for values in zip(*curves, strict=True)),
     )
-    return ICM(manifest, run.trained(), run.conditions, run.codec, material.space, material.embeddings), history
+    return ICM(manifest, rounded(run.network), run.conditions, run.codec, material.space, material.embeddings), history
 
 
 def longest_as_good(curves: Tensor) -> int:
@@ -121,14 +122,6 @@ class Run:
             on_epoch=on_epoch,
             epochs=epochs,
         )
-
-    def trained(self) -> ICMNetwork:
-        """The network for generating, its matrices as precise as they will be stored."""
-        network = self.network.cpu().eval().requires_grad_(False)
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(parameter.bfloat16())
-        return network
 
     @torch.no_grad()
     def alignment(self, left_out: Sequence[int]) -> list[float]:

@@ -162,11 +162,13 @@ class Judge:
 
         The second part alone would prefer a generator that does harm when it is told something else.
         """
-        device = next(maker.parameters()).device
+        device, is_training = next(maker.parameters()).device, maker.training
+        maker.eval()
         found = []
         for data, *told in self.tasks:
             right, other = (self._score(maker(batch.to(device)).cpu(), data) for batch in told)
             found.append(right + (right - other))
+        maker.train(is_training)
         return sum(found) / len(found)
 
     def _score(self, coordinates: Tensor, data: TaskData) -> float:
