@@ -52,14 +52,14 @@ def main() -> None:
 def generate(
     description: Annotated[str, typer.Argument(help="The task, in words.", show_default=False)],
     generator: Annotated[
-        str, typer.Option(help="sg, icm, attention, ridge, topk, nearest, mean, or a generator's folder.")
+        str, typer.Option(help="sg, icm, attention, hyper, ridge, topk, nearest, mean, or a generator's folder.")
     ] = "sg",
     examples: Annotated[
         Path | None,
-        typer.Option(help="A few texts of the task (column text), labelled (label) or not; for icm, attention."),
+        typer.Option(help="A few texts of the task (column text), labelled (label) or not; for icm, attention, hyper."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="The task's label names, separated by commas; for attention.")
+        str | None, typer.Option(help="The task's label names, separated by commas; for attention, hyper.")
     ] = None,
     own_adapter: Annotated[
         Path | None,

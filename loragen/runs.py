@@ -12,6 +12,7 @@ from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write
 from loragen.generators.attention_fit import AttentionTrainConfig, fit_attention
+from loragen.generators.hyper_fit import HyperTrainConfig, fit_hyper
 from loragen.generators.icm_episodes import ICMTrainConfig
 from loragen.generators.icm_fit import fit_icm
 from loragen.generators.sg_fit import SGTrainConfig, fit_sg
@@ -34,11 +35,12 @@ class Trained:
     """The curves, where matplotlib is installed."""
 
 
-GeneratorConfig = SGTrainConfig | ICMTrainConfig | AttentionTrainConfig
+GeneratorConfig = SGTrainConfig | ICMTrainConfig | AttentionTrainConfig | HyperTrainConfig
 KINDS: dict[str, type[GeneratorConfig]] = {
     "sg": SGTrainConfig,
     "icm": ICMTrainConfig,
     "attention": AttentionTrainConfig,
+    "hyper": HyperTrainConfig,
 }
 
 
@@ -106,6 +108,8 @@ def _fit(
         return fit_icm(config, zoo, encoder, checkpoints=state, on_step=on_step)
     if isinstance(config, AttentionTrainConfig):
         return fit_attention(config, zoo, encoder, checkpoints=state, on_step=on_step)
+    if isinstance(config, HyperTrainConfig):
+        return fit_hyper(config, zoo, encoder, checkpoints=state, on_step=on_step)
     return fit_sg(config, zoo, encoder, checkpoints=state, on_step=on_step)
 
 

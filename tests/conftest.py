@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from toys import write_toys
 
 from loragen.evaluation.scoring import Scores
 from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe, Start
@@ -85,3 +86,9 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         adapter, files = expert_files(expert, card)
         adapter.save(root / "experts" / name, extra_files=files)
     return Zoo.open(root)
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `write_toys` writes: ``base``, ``tasks.yaml`` and ``zoo``, for generators trained through the base."""
+    return write_toys(tmp_path_factory.mktemp("toys"))

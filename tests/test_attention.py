@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import word_task, write_tiny_encoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from toys import EXPERTS, FAMILY, TESTS, WORDS
 
 from loragen import cli
 from loragen.adapter import Adapter
 from loragen.backbone import Backbone, contrast_loss, label_text_loss
-from loragen.config import dump_yaml, read_yaml
+from loragen.config import read_yaml
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, TaskError, ZooError
 from loragen.evaluation.scoring import score_task
-from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert
+from loragen.experts import TaskData
 from loragen.files import atomic_write
 from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, write_fold
 from loragen.frame import Frame
@@ -39,29 +39,13 @@ from loragen.generators.task_fit import Candidates, Judge
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.runs import LOSSES, read_config, train_generator
 from loragen.task_vectors import Reader, Support
-from loragen.tasks import Task, TaskSet, TaskSource
-from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, Zoo, expert_files
+from loragen.tasks import TaskSet
+from loragen.zoo import MULTITASK, Zoo
 
-EXPERTS = {
-    "cups": ("tea", "warm"),
-    "drinks": ("soup", "tea"),
-    "meals": ("bread", "soup"),
-    "mugs": ("tea", "warm"),
-    "suppers": ("bread", "soup"),
-    "weather": ("cold", "warm"),
-}
-"""Cups and mugs are much alike, and meals and suppers: each can help the other."""
-LEFT_OUT = {"menus": ("cold", "soup"), "ovens": ("bread", "warm"), "plates": ("bread", "cold")}
-FAMILY = {"cups": "drink", "drinks": "drink"}
-"""The others have none: each is its own."""
 FAR = {"cups": 0, "drinks": 0, "meals": 0, "mugs": 1, "suppers": 1, "weather": 2, "words": 2}
 NEAR = {"cups": 1, "drinks": 2}
 """Folds by number; one family alone has a task more to be near to."""
-WORDS = ("soup", "bread", "cold", "warm", "tea")
-RECIPE = ExpertRecipe(r=2, steps=12, batch_size=16, learning_rate=5e-2, window=4, snapshots=2)
 KINDS = AttentionConfig().evidence
-TESTS = 40
-"""Texts of a test file: judged on are all of them."""
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -190,66 +174,14 @@ def test_the_experts_move_with_the_network_and_are_no_part_of_its_state() -> Non
 # --- a base, tasks and a zoo ----------------------------------------------------------------------------------------
 
 
-def five_way_task(folder: Path) -> Task:
-    """Which of the five words stands among letters?"""
-    rng = seeded(5)
-    for part, size in (("train", 150), ("test", TESTS)):
-        rows = []
-        for i in range(size):
-            letters = ["abcdefghij"[j] for j in torch.randint(10, (4,), generator=rng).tolist()]
-            letters.insert(i % 4, WORDS[i % 5])
-            rows.append(json.dumps({"text": " ".join(letters), "label": WORDS[i % 5]}))
-        (folder / f"words.{part}.jsonl").write_text("\n".join(rows))
-    source = TaskSource(train=str(folder / "words.train.jsonl"), test=str(folder / "words.test.jsonl"))
-    return Task(id="words", description="Which word is it?", labels=WORDS, source=source, licence="MIT")
+@pytest.fixture(scope="module")
+def zoo(toys) -> Zoo:
+    return Zoo.open(toys / "zoo")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base, a task file, and a zoo of seven experts of six families."""
-    root = tmp_path_factory.mktemp("attention")
-    base = Backbone.load(str(write_tiny_encoder(root / "base", seed=1)))
-    tasks = [
-        word_task(root / "data", name, words=words, train=100).model_copy(
-            update={
-                "family": FAMILY.get(name, ""),
-                "paraphrases": (f"{words[1]}, or {words[0]}?",),
-                "licence": "MIT" if name in ("drinks", "weather") else "CC0",
-            }
-        )
-        for name, words in (EXPERTS | LEFT_OUT).items()
-    ]
-    tasks.append(five_way_task(root / "data"))
-    splits = {"experts": [*EXPERTS, "words"], "validation": [*LEFT_OUT], "one": ["menus"], "known": ["menus", "cups"]}
-    (root / "tasks.yaml").write_text(dump_yaml({"tasks": [t.model_dump(mode="json") for t in tasks], "splits": splits}))
-    manifest = Manifest(
-        name="tiny",
-        base=str(root / "base"),
-        base_hash=base.fingerprint,
-        frame="random",
-        start="zero",
-        recipe=RECIPE,
-        multitask=MultitaskRecipe(),
-    )
-    atomic_write(root / "zoo" / MANIFEST, manifest.to_yaml())
-    start = Start.random(base.sites(RECIPE.target_modules), RECIPE.r, rng=seeded())
-    for task in tasks:
-        if task.id not in LEFT_OUT:
-            expert = train_expert(task, base, start, RECIPE)
-            card = Card.of(task, expert, manifest, split="experts", seconds=1.0, dtype="float32", versions={})
-            adapter, files = expert_files(expert, card)
-            adapter.save(root / "zoo" / "experts" / task.id, extra_files=files)
-    return root
-
-
-@pytest.fixture(scope="module")
-def zoo(root) -> Zoo:
-    return Zoo.open(root / "zoo")
-
-
-@pytest.fixture(scope="module")
-def encoder(root) -> TextEncoder:
-    return TextEncoder.load(str(root / "base"))
+def encoder(toys) -> TextEncoder:
+    return TextEncoder.load(str(toys / "base"))
 
 
 @pytest.fixture(scope="module")
@@ -258,13 +190,13 @@ def backbone(zoo) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def config(root) -> AttentionTrainConfig:
+def config(toys) -> AttentionTrainConfig:
     return AttentionTrainConfig(
         generator="attention",
-        zoo=root / "zoo",
-        encoder=str(root / "base"),
-        tasks=root / "tasks.yaml",
-        out=root / "out",
+        zoo=toys / "zoo",
+        encoder=str(toys / "base"),
+        tasks=toys / "tasks.yaml",
+        out=toys / "out",
         attention=AttentionConfig(metric_rank=2, temperature=1.0),
         judged_texts=TESTS,
         pool=30,
@@ -287,8 +219,8 @@ def material(config, zoo, backbone) -> Material:
 
 
 @pytest.fixture(scope="module")
-def tasks(root) -> TaskSet:
-    return TaskSet.from_yaml(root / "tasks.yaml")
+def tasks(toys) -> TaskSet:
+    return TaskSet.from_yaml(toys / "tasks.yaml")
 
 
 def maker_of(material: Material, *, trained: bool = False, **values: object) -> AttentionMaker:
@@ -933,10 +865,10 @@ def test_a_run_leaves_a_generator_that_opens(fitted, config, zoo, encoder, tmp_p
     assert generator.manifest.worth == fitted["validation"][0].manifest.worth
 
 
-def test_generate_tells_it_the_labels_and_the_card_says_so(folder, zoo, root, tmp_path, monkeypatch, capsys) -> None:
+def test_generate_tells_it_the_labels_and_the_card_says_so(folder, zoo, toys, tmp_path, monkeypatch, capsys) -> None:
     def generate(out: str, *more: str) -> dict:
         asked = ["generate", "Which is it?", "--generator", str(folder), "--zoo", str(zoo.root), "--out", out, "--json"]
-        monkeypatch.setattr(sys, "argv", ["loragen", *asked, "--encoder", str(root / "base"), *more])
+        monkeypatch.setattr(sys, "argv", ["loragen", *asked, "--encoder", str(toys / "base"), *more])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert not end.value.code

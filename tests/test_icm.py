@@ -864,7 +864,7 @@ def test_it_serves_only_the_experts_and_the_encoder_it_was_trained_with(briefly,
         open_generator(folder, tiny_zoo, stranger)
 
 
-@pytest.mark.parametrize("text", ["kind: hyper\n", "zoo: tiny\n", "kind: [icm]\n"])
+@pytest.mark.parametrize("text", ["kind: oracle\n", "zoo: tiny\n", "kind: [icm]\n"])
 def test_an_unknown_kind_of_generator_is_refused(tiny_zoo, encoder, tmp_path, text: str) -> None:
     (tmp_path / "generator.yaml").write_text(text)
     with pytest.raises(GeneratorError, match=r"of the kind .*; known are .*icm"):

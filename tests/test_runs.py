@@ -231,7 +231,7 @@ def test_a_config_says_which_generator_it_trains(config, icm, tmp_path):
         assert read_config(path, ["epochs=7", "out=there"]) == changed(wanted, epochs=7, out=Path("there"))
 
 
-@pytest.mark.parametrize("first_line", ["generator: hyper", "generator: [sg]", "epochs: 3"])
+@pytest.mark.parametrize("first_line", ["generator: oracle", "generator: [sg]", "epochs: 3"])
 def test_an_unknown_generator_is_named_with_the_known_ones(config, tmp_path, first_line):
     path = tmp_path / "train.yaml"
     path.write_text(config.to_yaml().replace("generator: sg", first_line).replace("epochs: 4\n", ""))

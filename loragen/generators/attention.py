@@ -26,7 +26,7 @@ from loragen.config import StrictModel
 from loragen.errors import GeneratorError
 from loragen.frame import Frame
 from loragen.generators.base import Condition, Generation, Neighbour
-from loragen.generators.conditions import ConditionCodec
+from loragen.generators.conditions import ConditionCodec, require_evidence
 from loragen.generators.task_loss import TaskBatch
 from loragen.generators.trained import (
     MANIFEST,
@@ -176,11 +176,7 @@ class Attention(TrainedGenerator):
             GeneratorError: the condition holds no evidence that this generator reads.
         """
         kinds = self.evidence
-        if not set(kinds) & set(condition.task_vectors):
-            raise GeneratorError(
-                f"This generator reads {' or '.join(kinds)}, but the condition holds "
-                f"{' and '.join(condition.task_vectors) or 'no task vector'}; give a few of the task's texts as well."
-            )
+        require_evidence(condition, kinds)
         query = self.conditions.of(condition.task_vectors, kinds).reshape(len(kinds), -1)
         present = torch.tensor([kind in condition.task_vectors for kind in kinds])
         ids = self.manifest.experts

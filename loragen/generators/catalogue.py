@@ -8,6 +8,7 @@ from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, GeneratorError
 from loragen.generators.attention import Attention
 from loragen.generators.base import AdapterGenerator
+from loragen.generators.hyper import Hyper
 from loragen.generators.icm import ICM
 from loragen.generators.library import Library
 from loragen.generators.merge import Mean, Nearest, TopK, Uniform
@@ -20,7 +21,7 @@ SPLIT = "experts"
 """Generators draw on this split of a zoo alone; its other experts are there for choosing settings."""
 
 MERGES = ("mean", "nearest", "uniform", "topk", "ridge")
-TRAINED: dict[str, type[TrainedGenerator]] = {"sg": SG, "icm": ICM, "attention": Attention}
+TRAINED: dict[str, type[TrainedGenerator]] = {"sg": SG, "icm": ICM, "attention": Attention, "hyper": Hyper}
 
 
 def available(zoo: Zoo) -> tuple[str, ...]:

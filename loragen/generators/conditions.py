@@ -51,8 +51,8 @@ class Conditioner:
         if self.reading is None:
             if support is not None or labels is not None:
                 raise GeneratorError(
-                    "This generator reads the description alone; examples apply to icm and attention, labels to "
-                    "attention."
+                    "This generator reads the description alone; examples apply to icm, attention and hyper, "
+                    "labels to attention and hyper."
                 )
             return Condition(description, embedding, own_adapter=own_adapter)
         self._refuse_unread(labels, support)
@@ -89,6 +89,19 @@ class Conditioner:
     def _reader(self) -> Reader:
         assert self.reading is not None
         return Reader.load(self.reading)
+
+
+def require_evidence(condition: Condition, evidence: Sequence[Evidence]) -> None:
+    """Refuse a condition without any of the evidence that a generator reads.
+
+    Raises:
+        GeneratorError: there is none.
+    """
+    if not set(evidence) & set(condition.task_vectors):
+        raise GeneratorError(
+            f"This generator reads {' or '.join(evidence)}, but the condition holds "
+            f"{' and '.join(condition.task_vectors) or 'no task vector'}; give a few of the task's texts as well."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,19 +31,20 @@ from loragen.codec import Codec
 from loragen.config import StrictModel
 from loragen.errors import GeneratorError
 from loragen.frame import Frame
-from loragen.generators.base import Condition, Generation, Neighbour
-from loragen.generators.conditions import ConditionCodec
+from loragen.generators.base import Condition, Generation
+from loragen.generators.conditions import ConditionCodec, require_evidence
 from loragen.generators.gaussian import Gaussian
+from loragen.generators.library import in_equal_shares
 from loragen.generators.trained import (
     MANIFEST,
     Polished,
     Provenance,
     TrainedGenerator,
+    compact,
     load_network,
     network_tensors,
     reading_folder,
 )
-from loragen.index import Index
 from loragen.objective import Objective
 from loragen.raw import RawFactors
 from loragen.task_vectors import Evidence, Reading
@@ -229,14 +230,10 @@ class ICM(TrainedGenerator):
         Raises:
             GeneratorError: the condition holds no evidence that this generator reads.
         """
-        if not set(self.config.evidence) & set(condition.task_vectors):
-            raise GeneratorError(
-                f"This generator reads {' or '.join(self.config.evidence)}, but the condition holds "
-                f"{' and '.join(condition.task_vectors) or 'no task vector'}; give a few of the task's texts as well."
-            )
+        require_evidence(condition, self.config.evidence)
         c = self.conditions.of(condition.task_vectors, self.config.evidence)[None]
         codec = self._codec_for(condition)
-        neighbours = self._neighbours(condition)
+        neighbours = in_equal_shares(self.manifest.experts, self.embeddings, condition.embedding)
         generations = []
         for _ in range(num_samples):
             z = self.config.prior_scale * torch.randn(1, self.config.latent_size, generator=rng)
@@ -256,17 +253,9 @@ class ICM(TrainedGenerator):
             )
         return Codec.per_tensor(self.space.coordinates(condition.own_adapter), self.space.sizes)
 
-    def _neighbours(self, condition: Condition) -> tuple[Neighbour, ...]:
-        """All experts in equal shares, nearest first: the network has learnt from every one."""
-        ids = self.manifest.experts
-        hits = Index.build(ids, self.embeddings).search(condition.embedding, len(ids))
-        return tuple(Neighbour(hit.id, hit.similarity, 1 / len(ids)) for hit in hits)
-
     def files(self) -> dict[str, str | bytes]:
         """The generator as the files of its folder; the large matrices in bfloat16."""
-        tensors = network_tensors(self.network) | self.codec.tensors()
-        tensors = {name: value.bfloat16() if value.ndim > 1 else value for name, value in tensors.items()}
-        tensors |= {
+        tensors = compact(network_tensors(self.network) | self.codec.tensors()) | {
             "conditions.centres": self.conditions.centres,
             "conditions.scales": self.conditions.scales,
             "embeddings": self.embeddings,

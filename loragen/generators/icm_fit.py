@@ -18,6 +18,7 @@ from loragen.generators.icm import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMOb
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
 from loragen.generators.polish import Own, Unpolished, polish, subfolder
 from loragen.generators.task_loss import TaskBatch
+from loragen.generators.trained import rounded
 from loragen.raw import RawFactors
 from loragen.schedule import Schedule
 from loragen.zoo import Zoo
@@ -60,7 +61,7 @@ def fit_icm(
         left_out=tuple(round(sum(values) / len(values), 4) for values in zip(*curves, strict=True)),
         polished=polished,
     )
-    return ICM(manifest, run.trained(), run.conditions, run.codec, material.space, material.embeddings), history
+    return ICM(manifest, rounded(run.network), run.conditions, run.codec, material.space, material.embeddings), history
 
 
 def _fit_weights(
@@ -148,14 +149,6 @@ class Run:
             return episodes(self.material, self.experts, codes, self.conditions, config, rng=rng)
 
         return Own(ICMObjective(self.network, self.config.icm.kl_weight), batches)
-
-    def trained(self) -> ICMNetwork:
-        """The network for generating, its matrices as precise as they will be stored."""
-        network = self.network.cpu().eval().requires_grad_(False)
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(parameter.bfloat16())
-        return network
 
     @torch.no_grad()
     def alignment(self, left_out: Sequence[int]) -> list[float]:

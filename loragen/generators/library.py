@@ -50,6 +50,12 @@ def neighbours_in(
     return tuple(Neighbour(hit.id, hit.similarity, weight) for hit, weight in zip(hits, weights, strict=True))
 
 
+def in_equal_shares(ids: Sequence[str], embeddings: Tensor, query: Tensor) -> tuple[Neighbour, ...]:
+    """All experts, nearest to a query (c,) first, where a network has learnt from every one; embeddings (n, c)."""
+    hits = Index.build(ids, embeddings).search(query, len(ids))
+    return tuple(Neighbour(hit.id, hit.similarity, 1 / len(ids)) for hit in hits)
+
+
 def mean_direction(embeddings: Tensor) -> Tensor:
     """The unit vector along the mean of some embeddings (p, c)."""
     return F.normalize(embeddings.mean(0), dim=0)

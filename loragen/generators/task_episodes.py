@@ -291,24 +291,32 @@ def episodes(material: Material, config: TaskTrainConfig, *, rng: torch.Generato
         config: sizes and numbers of the batches.
         rng: the only source of randomness.
     """
-    kinds, batches = material.evidence, []
+    batches = []
     for _ in range(config.steps_per_epoch):
         expert = int(torch.randint(len(material.tasks), (), generator=rng))
         variants = material.tasks[expert]
         known = variants[int(torch.randint(len(variants), (), generator=rng))]
-        present = torch.rand(len(kinds), generator=rng) >= config.evidence_dropout
-        if not present.any():
-            present[int(torch.randint(len(kinds), (), generator=rng))] = True
-        told = int(torch.randint(1_000_000, (), generator=rng))
-        shots = config.shots[int(torch.randint(len(config.shots), (), generator=rng))]
-        # Texts and examples come from the same rows; at most as many as there are.
-        rows = torch.randperm(known.pool, generator=rng)[:shots]
-        vectors = torch.stack([known.vector(kind, told=told, rows=rows) for kind in kinds])
-        query = material.conditions.encode(vectors, present).reshape(len(kinds), -1)
+        query, present = known_of(known, material, config, rng=rng)
         data = next(known.data.batches(1, config.batch_size, rng=rng))
         start, allowed = _apart(material, expert, is_near=float(torch.rand((), generator=rng)) < config.near_share)
         batches.append(TaskBatch(data, query, present, allowed, start))
     return batches
+
+
+def known_of(
+    known: Known, material: Material, config: TaskTrainConfig, *, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What an episode knows of a task: its vectors as networks read them, (kinds, h), and which there are, (kinds,)."""
+    kinds = material.evidence
+    present = torch.rand(len(kinds), generator=rng) >= config.evidence_dropout
+    if not present.any():
+        present[int(torch.randint(len(kinds), (), generator=rng))] = True
+    told = int(torch.randint(1_000_000, (), generator=rng))
+    shots = config.shots[int(torch.randint(len(config.shots), (), generator=rng))]
+    # Texts and examples come from the same rows; at most as many as there are.
+    rows = torch.randperm(known.pool, generator=rng)[:shots]
+    vectors = torch.stack([known.vector(kind, told=told, rows=rows) for kind in kinds])
+    return material.conditions.encode(vectors, present).reshape(len(kinds), -1), present
 
 
 def _apart(material: Material, expert: int, *, is_near: bool) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ from loragen.generators.base import AdapterGenerator
 from loragen.zoo import Zoo
 
 MANIFEST = "generator.yaml"
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Provenance(StrictModel):
@@ -82,6 +84,20 @@ class TrainedGenerator(AdapterGenerator):
 def network_tensors(network: nn.Module) -> dict[str, Tensor]:
     """A network's state under the names that a generator's file gives it."""
     return {f"network.{name}": value for name, value in network.state_dict().items()}
+
+
+def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they are stored: matrices in bfloat16, and vectors as they are."""
+    return {name: value.bfloat16() if value.ndim > 1 else value for name, value in tensors.items()}
+
+
+def rounded(network: Network) -> Network:
+    """A trained network for generating, on the CPU, its matrices as precise as `compact` will store them."""
+    network.cpu().eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.bfloat16())
+    return network
 
 
 def load_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
