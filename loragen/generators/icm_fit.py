@@ -46,11 +46,11 @@ def fit_icm(
     epochs, curves, history = 0, list[list[float]](), list[dict[str, float]]()
     if config.objective != "task":
         epochs, curves, history = _fit_weights(run, checkpoints, on_step)
-    polished = None
+    polished, codec = None, run.codec
     if config.objective != "weights":
         coder = ICMCoder(run.network, config.icm.prior_scale)
         generator = Unpolished(coder, run.codec, run.own(), config.icm.evidence, material.reading, run.conditions)
-        polished, of_tasks = polish(config, zoo, generator, checkpoints=checkpoints, on_step=on_step)
+        polished, codec, of_tasks = polish(config, zoo, generator, checkpoints=checkpoints, on_step=on_step)
         history += of_tasks
     manifest = ICMManifest(
         **ICMManifest.facts(zoo, encoder),
@@ -61,7 +61,7 @@ def fit_icm(
         left_out=tuple(round(sum(values) / len(values), 4) for values in zip(*curves, strict=True)),
         polished=polished,
     )
-    return ICM(manifest, rounded(run.network), run.conditions, run.codec, material.space, material.embeddings), history
+    return ICM(manifest, rounded(run.network), run.conditions, codec, material.space, material.embeddings), history
 
 
 def _fit_weights(

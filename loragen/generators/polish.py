@@ -2,12 +2,13 @@
 
 The loss of a step is that of the texts (`task_loss`) under the adapter of one draw of z, plus the generator's own loss
 on a batch of experts, without which the latent would collapse and draws would no longer differ. What is made is shifted
-to the adapter for all tasks that has not seen the task, so that the network learns what helps where a task is new; a
-generation is not shifted. Left-out tasks choose the epoch, judged at the prior's mean.
+from the adapter for all tasks to that of a fold that has not seen the task, so that the network learns what helps where
+a task is new; a generation is shifted to the mean of the folds. Left-out tasks choose the epoch, judged at the prior's
+mean.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -116,19 +117,20 @@ class PolishMaker(nn.Module):
     centre: Tensor
     scale: Tensor
     basis: Tensor | None
-    start: Tensor
+    origin: Tensor
 
-    def __init__(self, coder: nn.Module, codec: Codec, start: Tensor) -> None:
+    def __init__(self, coder: nn.Module, codec: Codec, origin: Tensor) -> None:
         super().__init__()
         self.coder = coder
         # Buffers, which move between devices with the network; in no checkpoint, since they do not change.
-        for name, value in {"centre": codec.centre, "scale": codec.scale, "basis": codec.basis, "start": start}.items():
+        parts = {"centre": codec.centre, "scale": codec.scale, "basis": codec.basis, "origin": origin}
+        for name, value in parts.items():
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, batch: TaskBatch) -> Tensor:
         """For the batch's task: of one draw of z in training, otherwise at the mean of the prior."""
         coordinates = Codec(self.centre, self.scale, self.basis).decode(self.coder(batch))
-        return coordinates + (batch.start - self.start)
+        return coordinates + (batch.start - self.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +167,10 @@ def polish(
     *,
     checkpoints: Path | None,
     on_step: Callable[[int], None] | None,
-) -> tuple[Polished, list[dict[str, float]]]:
+) -> tuple[Polished, Codec, list[dict[str, float]]]:
     """Train a generator in place on the experts' tasks; returns what came of it, and its losses, a row a step.
+
+    The codec that comes back makes of codes what was judged: shifted to where a generation begins.
 
     Args:
         config: of the whole run.
@@ -185,7 +189,7 @@ def polish(
     told, own = config.on_tasks(), generator.own
     ground = Ground.open(told, zoo, generator.evidence, reading=generator.reading, conditions=generator.conditions)
     material = ground.material
-    maker = PolishMaker(generator.coder, generator.codec, material.start)
+    maker = PolishMaker(generator.coder, generator.codec, material.origin)
     on_texts = TaskObjective(ground.backbone, maker, material.frame, contrast_weight=told.contrast_weight)
     weight = config.polish.reconstruction_weight if config.objective == "both" else 0.0
 
@@ -207,7 +211,9 @@ def polish(
         checkpoints=subfolder(checkpoints, "task"),
         on_step=None if on_step is None else lambda step: on_step(before + step),
     )
-    return Polished(objective=config.objective, epochs=fitted.epochs, worth=fitted.worth), fitted.history
+    polished = Polished(objective=config.objective, epochs=fitted.epochs, worth=fitted.worth)
+    shifted = replace(generator.codec, centre=generator.codec.centre + (material.start - material.origin))
+    return polished, shifted, fitted.history
 
 
 def subfolder(folder: Path | None, name: str) -> Path | None:

@@ -135,17 +135,17 @@ def fit_sg(
             checkpoints=subfolder(checkpoints, "weights"),
             on_step=on_step,
         )
-    polished = None
+    polished, codec = None, material.codec
     if config.objective != "weights":
         size = material.library.embeddings.shape[1]
         as_it_is = ConditionCodec(torch.zeros(1, size), torch.ones(1))
         coder = SGCoder(network, material.library, config.sg)
         generator = Unpolished(coder, material.codec, own, ("description",), encoder, as_it_is)
-        polished, of_tasks = polish(config, zoo, generator, checkpoints=checkpoints, on_step=on_step)
+        polished, codec, of_tasks = polish(config, zoo, generator, checkpoints=checkpoints, on_step=on_step)
         history += of_tasks
     manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg, polished=polished)
     trained = network.cpu().eval().requires_grad_(False)
-    return SG(manifest, trained, material.library, material.codec, material.frame), history
+    return SG(manifest, trained, material.library, codec, material.frame), history
 
 
 class SGCoder(nn.Module):

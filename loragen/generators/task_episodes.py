@@ -83,9 +83,12 @@ class Material:
     related: Tensor
     """Whether two experts are of one family, boolean (n, n)."""
     offsets: Tensor
-    """From ``start`` to the experts, as precise as they will be stored, (n, d)."""
+    """From ``origin`` to the experts, as precise as they will be stored, (n, d)."""
+    origin: Tensor
+    """Coordinates of the one adapter for all tasks, where experts began, (d,); zero where the zoo has none."""
     start: Tensor
-    """Coordinates of the one adapter for all tasks, (d,); zero where the zoo has none."""
+    """Coordinates that a generation begins at, (d,): the mean of the folds, which are of one make with what the tasks
+    of the training began at; without folds the origin."""
     folds: "Folds"
     frame: Frame
     evidence: tuple[Evidence, ...]
@@ -119,15 +122,15 @@ class Folds:
     """For each expert the fold that was kept from its task but not from all its family, (n,); -1 if there is none."""
 
     @classmethod
-    def of(cls, zoo: Zoo, frame: Frame, start: Tensor) -> "Folds":
-        """The folds of a zoo; a zoo without folds has one, its adapter for all tasks, which was kept from nothing.
+    def of(cls, zoo: Zoo, frame: Frame, origin: Tensor) -> "Folds":
+        """The folds of a zoo; a zoo without folds has one, the origin, which was kept from nothing.
 
         Raises:
             ZooError: a fold leaves an expert out of account.
         """
         folds, n = zoo.folds(), len(zoo)
         if not folds:
-            return cls(start[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
+            return cls(origin[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
         far = {task: at for at, fold in enumerate(folds) for task in fold.plan.far}
         near = {task: at for at, fold in enumerate(folds) for task in fold.plan.near}
         if missing := [expert for expert in zoo.ids if expert not in far]:
@@ -200,14 +203,16 @@ def prepare(
     means = torch.stack([torch.stack([known[0].states[kind].mean(0) for kind in evidence]) for known in tasks])
     keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
     has_multitask = (zoo.root / MULTITASK).is_dir()
-    start = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
+    origin = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
+    folds = Folds.of(zoo, frame, origin)
     coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters])
     return Material(
         tasks,
         torch.tensor([[one == other for other in families] for one in families]),
-        (coordinates - start).bfloat16().float(),
-        start,
-        Folds.of(zoo, frame, start),
+        (coordinates - origin).bfloat16().float(),
+        origin,
+        folds.starts.mean(0),
+        folds,
         frame,
         evidence,
         conditions,
