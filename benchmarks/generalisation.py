@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,7 +24,8 @@ from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import Scores, embed_task, scores_of
 from loragen.experts import TaskData
-from loragen.generators.base import AdapterGenerator
+from loragen.frame import Frame
+from loragen.generators.base import AdapterGenerator, Condition, Generation
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
 from loragen.generators.library import Library
@@ -52,10 +53,58 @@ class Variant:
     temperature: float = 0.1
     experts: int | None = None
     """Of the zoo, drawn at random; all where empty."""
+    from_folds: float | None = None
+    """Adds so much of the merge, less the adapter for all tasks, to the mean of the folds."""
 
 
+@dataclass(frozen=True, eq=False)
+class FromFolds(AdapterGenerator):
+    """The mean of the folds, and what a merge of experts has beyond the adapter that they began at."""
+
+    merge: AdapterGenerator
+    frame: Frame
+    start: torch.Tensor
+    origin: torch.Tensor
+    scale: float
+    name: ClassVar[str] = "from folds"
+    is_stochastic: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, merge: AdapterGenerator, zoo: Zoo, scale: float) -> "FromFolds":
+        """For a zoo with folds."""
+        frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
+        start = torch.stack([frame.coordinates(fold.adapter) for fold in zoo.folds()]).mean(0)
+        return cls(merge, frame, start, frame.coordinates(zoo.multitask()), scale)
+
+    def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
+        """One merge, shifted."""
+        (made,) = self.merge.generate(condition, rng=rng)
+        beyond = self.frame.coordinates(made.adapter) - self.origin
+        return [Generation(self.frame.adapter(self.start + self.scale * beyond, base=None), made.neighbours)]
+
+
+@dataclass(frozen=True, eq=False)
+class Always(AdapterGenerator):
+    """One adapter, whatever the task."""
+
+    adapter: Adapter
+    name: ClassVar[str] = "always"
+    is_stochastic: ClassVar[bool] = False
+
+    def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
+        """That adapter."""
+        return [Generation(self.adapter, ())]
+
+
+MULTITASK = "multi-task LoRA"
 VARIANTS: dict[str, Variant] = {
+    MULTITASK: Variant(),
     "mean of all experts": Variant(),
+    "mean of the folds": Variant(from_folds=0),
+    "folds + mean of all experts": Variant(from_folds=1),
+    "folds + topk: K 4, τ 0.1": Variant(top_k=4, from_folds=1),
+    "folds + topk: K 16, τ 0.1": Variant(top_k=16, from_folds=1),
+    "folds + 1.5 topk: K 16, τ 0.1": Variant(top_k=16, from_folds=1.5),
     **{f"mean of {n} experts": Variant(experts=n) for n in (25, 50, 75)},
     "topk: K 4, τ 0.1": Variant(top_k=4),
     **{f"topk: K 4, τ 0.1, {n} experts": Variant(top_k=4, experts=n) for n in (25, 50, 75)},
@@ -63,14 +112,13 @@ VARIANTS: dict[str, Variant] = {
     "topk: all, τ 0.05": Variant(top_k=101, temperature=0.05),
     "topk: all, τ 0.2": Variant(top_k=101, temperature=0.2),
     "attention": Variant("attention"),
-    "attention, no folds": Variant("attention", ("folds=false",)),
     "attention, far episodes alone": Variant("attention", ("near_share=0",)),
     "attention, near episodes alone": Variant("attention", ("near_share=1",)),
-    "attention, no gates": Variant("attention", ("attention.gated=false",)),
+    "attention, no gates": Variant("attention", ("attention.gates=none",)),
+    "attention, gates by task": Variant("attention", ("attention.gates=task",)),
     "attention, description alone": Variant("attention", ("attention.evidence=[description]",)),
     "attention, contrast 0": Variant("attention", ("contrast_weight=0",)),
     "hyper": Variant("hyper"),
-    "hyper, no folds": Variant("hyper", ("folds=false",)),
     "hyper, weights": Variant("hyper", ("objective=weights",)),
     "hyper, weights, then task": Variant("hyper", ("objective=both",)),
     "hyper, absolute": Variant("hyper", ("hyper.residual=false",)),
@@ -90,8 +138,11 @@ def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) ->
         order = torch.randperm(len(experts), generator=torch.Generator().manual_seed(0)).tolist()
         experts = experts.select(without={experts.ids[at] for at in order[variant.experts :]})
     if not variant.config:
+        if name == MULTITASK:
+            return Always(zoo.multitask())
         library = Library.of(experts, encoder)
-        return Mean(library) if variant.top_k is None else TopK(library, variant.top_k, variant.temperature)
+        merge = Mean(library) if variant.top_k is None else TopK(library, variant.top_k, variant.temperature)
+        return merge if variant.from_folds is None else FromFolds.of(merge, experts, variant.from_folds)
     folder = RUNS / name.replace(",", "").replace(" ", "-")
     if not folder.exists():
         path = Path(f"configs/train/{variant.config}.yaml")

@@ -60,12 +60,12 @@ WIDTH, SIZES, N = 6, (3, 4), 5
 def network(**values: object) -> AttentionNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AttentionNetwork(WIDTH, SIZES, AttentionConfig(metric_rank=2, **values))
+        return AttentionNetwork(WIDTH, SIZES, AttentionConfig(**({"metric_rank": 2, "gates": "task"} | values)))
 
 
-def trained_network(scale: float = 0.5) -> AttentionNetwork:
+def trained_network(scale: float = 0.5, **values: object) -> AttentionNetwork:
     """With other values than those it begins with, as after a training."""
-    net = network()
+    net = network(**values)
     rng = seeded(7)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -114,6 +114,15 @@ def test_one_gate_a_site_scales_the_start_and_another_the_offsets() -> None:
         for site, part in enumerate(scale.split(SIZES)):
             torch.testing.assert_close(part, (2 * torch.sigmoid(net.gates[which, site] @ features)).expand_as(part))
     assert torch.pdist((net.gates @ features).reshape(-1, 1)).min() > 0.01, "four gates"
+
+
+@pytest.mark.parametrize("gates", ["site", "task"])
+@torch.no_grad()
+def test_gates_follow_the_task_only_where_they_are_to(gates: str) -> None:
+    net = trained_network(gates=gates)
+    one, other = (net.merge(torch.zeros(N), query, EVERY, OFFSETS, START) for query in (QUERY, QUERY.flip(0)))
+    assert torch.equal(one, other) == (gates == "site")
+    assert (one - START).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("places", [(0,), (1, 4), (0, 1, 2, 3)])
@@ -516,7 +525,7 @@ def test_gradients_reach_the_network_and_nothing_else(material, config, backbone
 
 
 def test_a_strength_that_is_not_learnt_stays_one(material, config, backbone) -> None:
-    maker = maker_of(material, gated=False)
+    maker = maker_of(material, gates="none")
     objective = TaskObjective(backbone, maker, material.frame, contrast_weight=1.0)
     objective.loss(episodes(material, config, rng=seeded())[0])["loss"].backward()
     assert maker.network.gates.grad is None

@@ -2,7 +2,7 @@
 
 For a task with vectors qₖ, one for each kind of evidence k there is, and experts i with vectors eᵢₖ and coordinates xᵢ,
 
-    sᵢ = Σₖ aₖ cos(Mₖ qₖ, Mₖ eᵢₖ)    wᵢ = softmax(sᵢ / τ(q))    x = g₀(q) ⊙ x₀ + g₁(q) ⊙ Σ wᵢ (xᵢ - m)
+    sᵢ = Σₖ aₖ cos(Mₖ qₖ, Mₖ eᵢₖ)    wᵢ = softmax(sᵢ / τ(q))    x = g₀ ⊙ x₀ + g₁ ⊙ Σ wᵢ (xᵢ - m)
 
 with the adapter m for all tasks that experts began at, the mean x₀ of the zoo's folds (without folds m), a metric
 Mₖ = I + UₖVₖ of low rank, shares aₖ of the evidence that is present, a temperature τ and two gates a site. Before
@@ -54,8 +54,9 @@ class AttentionConfig(StrictModel):
     """Rank of UₖVₖ."""
     temperature: float = Field(0.2, gt=0)
     """τ before training."""
-    gated: bool = True
-    """Whether the strength of the merge is learnt, site by site; if not it is 1."""
+    gates: Literal["none", "site", "task"] = "site"
+    """Whether strengths are learnt: not at all (they are 1), one for all tasks at each site, or by what is known of a
+    task, which learns the experts' tasks by heart (`benchmarks/generalisation.py`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,8 @@ class AttentionNetwork(nn.Module):
         self.importance = nn.Parameter(torch.zeros(kinds))
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
         self.sharpness = nn.Parameter(torch.zeros(kinds, width))
-        self.gates = nn.Parameter(torch.zeros(2, len(sizes), 1 + kinds * width), requires_grad=config.gated)
+        features = 1 + kinds * width if config.gates == "task" else 1
+        self.gates = nn.Parameter(torch.zeros(2, len(sizes), features), requires_grad=config.gates != "none")
 
     def weights(self, query: Tensor, present: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
         """Shares of the experts, (n,), from a query (kinds, h), which of its parts there are, and who may serve.
@@ -101,8 +103,9 @@ class AttentionNetwork(nn.Module):
 
     def merge(self, weights: Tensor, query: Tensor, present: Tensor, offsets: Tensor, start: Tensor) -> Tensor:
         """Coordinates (d,) of the gated merge."""
-        features = (query * present[:, None]).flatten() / present.sum().clamp(min=1)
-        gates = 2 * torch.sigmoid(self.gates @ torch.cat([query.new_ones(1), features]))
+        known = (query * present[:, None]).flatten() / present.sum().clamp(min=1)
+        features = torch.cat([query.new_ones(1), known])[: self.gates.shape[-1]]
+        gates = 2 * torch.sigmoid(self.gates @ features)
         sizes = torch.tensor(self.sizes, device=gates.device)
         stay, go = torch.repeat_interleave(gates, sizes, dim=1, output_size=sum(self.sizes))
         merged: Tensor = stay * start + go * (weights @ offsets)
