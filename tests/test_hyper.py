@@ -432,11 +432,14 @@ def test_training_lowers_the_loss_of_tasks(fitted, config, material, backbone) -
 
 
 def test_training_is_seeded_and_leaves_the_random_state_alone(config, zoo, encoder) -> None:
-    torch.manual_seed(7)
-    before = torch.get_rng_state()
     short = changed(config, epochs=1, steps_per_epoch=3, weights_steps=3, objective="both")
-    one, again, other = (fit_hyper(changed(short, seed=seed), zoo, encoder) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), before)
+    found = []
+    for around, seed in ((7, 0), (8, 0), (8, 1)):
+        torch.manual_seed(around)
+        before = torch.get_rng_state()
+        found.append(fit_hyper(changed(short, seed=seed), zoo, encoder))
+        assert torch.equal(torch.get_rng_state(), before)
+    one, again, other = found
     assert_near(states(one[0]), states(again[0]))
     assert distance(states(one[0]), states(other[0])) > 0.01
 

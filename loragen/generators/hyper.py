@@ -1,15 +1,16 @@
 """A hypernetwork: from what is known of a task to the coordinates of its adapter, at once.
 
 For a task with vectors q, one for each kind of evidence (zero where there is none, with a flag for each), coordinates
-x₀ of one adapter for all tasks and, at each site s, a learned basis Vₛ of a few rows,
+x₀ of the mean of the zoo's folds (without folds, of the adapter m for all tasks) and, at each site s, a learned basis
+Vₛ of a few rows,
 
     xₛ = gₛ(q) x₀ₛ + Vₛᵀ cₛ(q)
 
 with gates g and coefficients c that are linear in the features an MLP makes of q. The basis begins with the top right
-singular vectors of the experts' offsets from x₀ at that site, each times the root mean square of the experts' codes, so
+singular vectors of the experts' offsets from m at that site, each times the root mean square of the experts' codes, so
 that a coefficient of order 1 is an offset of an expert's size. Coefficients begin at 0 and gates at 1: before training
-all tasks get x₀. Without ``residual`` there is no x₀: the first row of Vₛ begins as the mean of the experts, the others
-hold how they differ from it, and before training all tasks get that mean.
+all tasks get x₀. Without ``residual`` there is no x₀: the first row of Vₛ begins as x₀ and the experts' mean offset,
+the others hold how offsets differ from that mean, and before training all tasks get the first row.
 
 After HyperNetworks (Ha et al. 2017), with a task's description for the input as in Text-to-LoRA (Charakorn et al.
 2025); the basis and the start from an adapter that has not seen the task are ours.

@@ -72,7 +72,7 @@ class WeightsBatch:
 
 
 class WeightsObjective(Objective):
-    """Mean squared error of the experts' coordinates; at each site 1 is the mean square of their offsets from x₀."""
+    """Mean squared error of what is made beyond x₀ to the experts' offsets; at each site 1 is their mean square."""
 
     offsets: Tensor
     start: Tensor
