@@ -303,14 +303,16 @@ def _train_fold(number: int, plan: FoldPlan, tasks: Sequence[Task]) -> None:
     assert _bench is not None
     bench, recipe, folder = _bench, _bench.manifest.folds, _bench.config.out / FOLDS / str(number)
     assert recipe is not None
+
+    def check_stop(_step: int = 0) -> None:
+        if bench.stop.is_set():
+            raise KeyboardInterrupt
+
+    check_stop()  # a pool hands out work ahead, which cannot be taken back
     checkpoints = folder.with_name(f".{number}.partial")
     if not (checkpoints / PLAN).exists() or read_plan(checkpoints) != plan:
         shutil.rmtree(checkpoints, ignore_errors=True)  # its state may have seen tasks that it must not see now
         atomic_write(checkpoints / PLAN, plan.to_yaml())
-
-    def check_stop(_step: int) -> None:
-        if bench.stop.is_set():
-            raise KeyboardInterrupt
 
     trained, history = train_multitask(
         tasks,

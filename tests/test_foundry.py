@@ -486,10 +486,12 @@ def test_a_new_zoo_can_have_folds_at_once(fresh, folding):
 # --- the plug is pulled ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from loragen.foundry import ZooConfig, build
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background begins without
     build(ZooConfig.from_yaml(Path(sys.argv[1])))
 """
 
