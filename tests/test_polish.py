@@ -36,7 +36,7 @@ from loragen.generators.sg_fit import prepare as prepare_sg
 from loragen.generators.task_episodes import Material, episodes, prepare
 from loragen.generators.task_fit import Judge
 from loragen.generators.task_loss import TaskBatch, TaskObjective
-from loragen.runs import LOSSES, PLOT, read_config
+from loragen.runs import LOSSES, PLOT, read_config, train_generator
 from loragen.schedule import Schedule
 from loragen.task_vectors import Reader
 from loragen.tasks import Task, TaskSet, TaskSource
@@ -786,6 +786,15 @@ def test_a_run_is_told_its_objective_on_the_command_line(
     assert "label_text" not in rows[3]
     assert (out / PLOT).exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [], "no state is left"
+
+
+def test_the_final_losses_are_of_the_last_training_however_short_it_was(configs, tmp_path) -> None:
+    short = {"judged_on": None, "epochs": 1, "steps_per_epoch": 1}
+    asked = changed(configs["sg"], polish=short, epochs=10, out=tmp_path / "out")  # a tenth of 21 steps are two
+    trained = train_generator(asked)
+    rows = json.loads((tmp_path / "out" / LOSSES).read_text())
+    assert trained.final == {name: pytest.approx(rows[-1][name], abs=1e-4) for name in rows[-1] if name != "step"}
+    assert "label_text" in trained.final
 
 
 def test_the_objective_is_the_same_as_an_override(configs, tmp_path) -> None:
