@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from loragen.embedding import TextEncoder
     from loragen.emission import GeneratedCard, Written
     from loragen.evaluation.report import Report
+    from loragen.fewshot import FewShotRecipe
+    from loragen.generators.base import Generation
+    from loragen.task_vectors import Support
     from loragen.zoo import Card, Zoo
 
 app = typer.Typer(
@@ -56,10 +59,16 @@ def generate(
     ] = "sg",
     examples: Annotated[
         Path | None,
-        typer.Option(help="A few texts of the task (column text), labelled (label) or not; for icm, attention, hyper."),
+        typer.Option(
+            help="A few texts of the task (column text), labelled (label) or not; for icm, attention, hyper, and --fit."
+        ),
     ] = None,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="Then fit the adapter to the labelled --examples; eight a label will do."),
+    ] = False,
     labels: Annotated[
-        str | None, typer.Option(help="The task's label names, separated by commas; for attention, hyper.")
+        str | None, typer.Option(help="The task's label names, separated by commas; for attention, hyper, and --fit.")
     ] = None,
     own_adapter: Annotated[
         Path | None,
@@ -79,6 +88,8 @@ def generate(
     """Generate a LoRA for a task described in words."""
     if not description.strip():
         raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
+    if fit and examples is None:
+        raise ConfigError("--fit wants labelled examples of the task; give a file of them with --examples.")
     names = None if labels is None else _label_names(labels)
     import torch
 
@@ -94,13 +105,18 @@ def generate(
     opened, text_encoder = _zoo_and_encoder(zoo, encoder)
     maker = open_generator(generator, opened, text_encoder, licences=licence, top_k=top_k)
     support = None if examples is None else Support.from_file(examples)
+    # What a generator does not read is there for the fit alone.
     condition = Conditioner.of(maker, text_encoder).condition(
         description,
-        labels=names,
-        support=support,
+        labels=None if fit and "labels" not in maker.evidence else names,
+        support=None if fit and "examples" not in maker.evidence else support,
         own_adapter=None if own_adapter is None else Adapter.load(own_adapter),
     )
     generations = maker.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
+    recipe = None
+    if fit:
+        assert support is not None
+        recipe, generations = _fitted(generations, support, names, opened)
     results = []
     for sample, (generation, target) in enumerate(zip(generations, folders, strict=True)):
         card = card_of(
@@ -112,6 +128,7 @@ def generate(
             sample=sample,
             examples=0 if support is None else len(support.texts),
             labels=names or (),
+            fitted=recipe,
             encoder=encoder,
             encoder_hash=text_encoder.fingerprint,
         )
@@ -119,6 +136,28 @@ def generate(
         if merge:
             _merge(target, target.with_name(target.name + "-merged"))
     _show_generated(results, merged=merge, is_stochastic=maker.is_stochastic, as_json=as_json)
+
+
+def _fitted(
+    generations: "list[Generation]", support: "Support", labels: list[str] | None, zoo: "Zoo"
+) -> "tuple[FewShotRecipe, list[Generation]]":
+    from dataclasses import replace
+
+    from loragen import console
+    from loragen.fewshot import FewShotRecipe, examples_of, fit_examples
+
+    recipe, backbone = FewShotRecipe(), zoo.load_base()
+    data = examples_of(support, labels, backbone, max_length=recipe.max_length)
+    fitted: list[Generation] = []
+    with console.progress() as update:
+        for generation in generations:
+
+            def show(step: int, before: int = recipe.steps * len(fitted)) -> None:
+                update("fitting to the examples", before + step, recipe.steps * len(generations))
+
+            adapter = fit_examples(generation.adapter, data, backbone, recipe, on_step=show)
+            fitted.append(replace(generation, adapter=adapter))
+    return recipe, fitted
 
 
 def _refuse_to_replace(folders: list[Path], *, force: bool) -> None:

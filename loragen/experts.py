@@ -206,25 +206,37 @@ def train_expert(task: Task, backbone: Backbone, start: Start, recipe: ExpertRec
     Raises:
         TaskError: the train file is too small to leave a slice aside.
     """
-    from loragen.training import fit
-
     rng = torch.Generator().manual_seed(recipe.seed)
     data = TaskData.of(task, task.load_train(), backbone, max_length=recipe.max_length)
     if len(data.ids) < 10:
         raise TaskError(f"Task {task.id!r} has {len(data.ids)} training examples; at least 10 are needed.")
     train, held_out = data.split(recipe.held_out, rng=rng)
     objective = AdapterObjective(backbone, start, train_a=False, contrast_weight=recipe.contrast_weight)
-    trajectory: list[list[Tensor]] = []
     steps = list(train.batches(recipe.steps, recipe.batch_size, rng=rng))
-    fit(
-        objective,
-        lambda _epoch: steps,
-        Schedule(1, recipe.steps, recipe.learning_rate),
-        seed=recipe.seed,
-        on_step=lambda _step: trajectory.append([b.detach().cpu().clone() for b in objective.lora_B]),
-    )
-    points = {site: torch.stack([b[i] for b in trajectory]) for i, site in enumerate(objective.sites)}
+    points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed)
     return _choose_window(objective, points, held_out, start, recipe)
+
+
+def trajectory(
+    objective: AdapterObjective,
+    steps: Sequence[TaskData],
+    learning_rate: float,
+    *,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Train an objective in place, a batch a step; returns its B after every step by site, (steps, out, r)."""
+    from loragen.training import fit
+
+    points: list[list[Tensor]] = []
+
+    def keep(step: int) -> None:
+        points.append([b.detach().cpu().clone() for b in objective.lora_B])
+        if on_step is not None:
+            on_step(step)
+
+    fit(objective, lambda _epoch: steps, Schedule(1, len(steps), learning_rate), seed=seed, on_step=keep)
+    return {site: torch.stack([b[i] for b in points]) for i, site in enumerate(objective.sites)}
 
 
 def _choose_window(

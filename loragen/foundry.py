@@ -17,10 +17,10 @@ from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save
 
 from loragen.adapter import Adapter
@@ -30,7 +30,8 @@ from loragen.errors import ConfigError, ZooError
 from loragen.evaluation.scoring import score_task
 from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert, train_multitask
 from loragen.files import atomic_write
-from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, FoldRecipe, assign, read_plan, write_fold
+from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, FoldRecipe, assign, read_folds, read_plan, write_fold
+from loragen.merging import weighted_sum
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, card_text, expert_files
 
@@ -55,7 +56,9 @@ class ZooConfig(StrictModel):
     start_of: Path | None = None
     """Take frame and start from this zoo instead of making them."""
     frame: Literal["random", "multitask"] = "multitask"
-    start: Literal["zero", "multitask"] = "multitask"
+    start: Literal["zero", "multitask", "folds"] = "multitask"
+    """Where an expert's B begins; ``folds`` is the fold that has not seen its family, so that what an expert adds is
+    what its task needs and other families do not give, and the mean of the folds for tasks that no fold knows."""
     recipe: ExpertRecipe = ExpertRecipe()
     multitask: MultitaskRecipe = MultitaskRecipe()
     folds: FoldRecipe | None = None
@@ -65,6 +68,12 @@ class ZooConfig(StrictModel):
     dtype: DtypeName = "auto"
     workers: int = Field(0, ge=0)
     """Processes that train experts and folds; 0 takes one a core."""
+
+    @model_validator(mode="after")
+    def _folds_are_there_to_start_from(self) -> Self:
+        if self.start == "folds" and self.folds is None:
+            raise ValueError("'start: folds' wants 'folds', at least how many ('number')")
+        return self
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,12 @@ def build(config: ZooConfig, report: Report = lambda _progress: None) -> None:
     _make_start(config, task_set, backbone, report)
     del backbone
     workshop = _Workshop(config, manifest, dtype, report)
-    _train_experts(workshop, jobs)
-    _train_folds(workshop, plans, task_set)
+    if config.start == "folds":
+        _train_folds(workshop, plans, task_set)
+        _train_experts(workshop, jobs)
+    else:
+        _train_experts(workshop, jobs)
+        _train_folds(workshop, plans, task_set)
 
 
 def _manifest(config: ZooConfig, backbone: Backbone) -> Manifest:
@@ -266,7 +279,7 @@ def _end_with_parent() -> None:
 def _train_one(task: Task, split: str) -> Card:
     assert _bench is not None
     bench, begun = _bench, time.monotonic()
-    expert = train_expert(task, bench.backbone, bench.start, bench.manifest.recipe)
+    expert = train_expert(task, bench.backbone, _start_for(task, bench), bench.manifest.recipe)
     card = Card.of(
         task,
         expert,
@@ -282,6 +295,16 @@ def _train_one(task: Task, split: str) -> Card:
         files["card.yaml"] = card_text(card)
     adapter.save(bench.config.out / "experts" / task.id, extra_files=files)
     return card
+
+
+def _start_for(task: Task, bench: _Bench) -> Start:
+    """Where the expert of a task begins."""
+    if bench.manifest.start != "folds":
+        return bench.start
+    folds = read_folds(bench.config.out / FOLDS)
+    unseen = [fold.adapter for fold in folds if task.id in fold.plan.far] or [fold.adapter for fold in folds]
+    mean = weighted_sum(unseen, [1 / len(unseen)] * len(unseen))
+    return Start(bench.start.lora_A, {site: mean.scaled_factors(site)[1] for site in bench.start.lora_B})
 
 
 def _score_one(task: Task, card: Card) -> Card:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from loragen.config import StrictModel
@@ -43,6 +44,14 @@ class Examples:
             pairs=None if self.pairs is None else tuple(self.pairs[index] for index in kept),
             labels=tuple(self.labels[index] for index in kept),
         )
+
+    def few(self, shots: int, *, rng: torch.Generator) -> "Examples":
+        """At most ``shots`` of each class, drawn at random."""
+        kept: list[int] = []
+        for index in torch.randperm(len(self), generator=rng).tolist():
+            if sum(self.labels[other] == self.labels[index] for other in kept) < shots:
+                kept.append(index)
+        return self.subset(kept)
 
 
 class TaskSource(StrictModel):

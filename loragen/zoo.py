@@ -7,11 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from loragen.adapter import Adapter
+from loragen.backbone import Backbone
 from loragen.config import StrictModel, dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.evaluation.scoring import Scores
@@ -43,7 +45,7 @@ class Manifest(StrictModel):
     """Hash of the base's weights file."""
     frame: Literal["random", "multitask"]
     """Where the shared A comes from."""
-    start: Literal["zero", "multitask"]
+    start: Literal["zero", "multitask", "folds"]
     """Where B begins."""
     recipe: ExpertRecipe
     multitask: MultitaskRecipe
@@ -216,6 +218,20 @@ class Zoo:
             AdapterError: it has not.
         """
         return Adapter.load(self.root / MULTITASK)
+
+    def load_base(self, *, dtype: torch.dtype = torch.float32) -> Backbone:
+        """Load the base that the experts adapt.
+
+        Raises:
+            ConfigError: there is no such model, or it has other weights than the experts were trained on.
+        """
+        backbone = Backbone.load(self.manifest.base, dtype=dtype)
+        if backbone.fingerprint != self.manifest.base_hash:
+            raise ConfigError(
+                f"The base {self.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
+                f"{self.root} was trained on ({self.manifest.base_hash[:12]}); restore them."
+            )
+        return backbone
 
     def folds(self) -> tuple[Fold, ...]:
         """The multi-task adapters that have each not seen some tasks, by number; empty where the zoo has none.

@@ -34,7 +34,7 @@ from loragen.generators.attention_fit import AttentionTrainConfig, fit_attention
 from loragen.generators.base import Condition
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
-from loragen.generators.task_episodes import Known, Material, episodes, open_base, prepare
+from loragen.generators.task_episodes import Known, Material, episodes, prepare
 from loragen.generators.task_fit import Candidates, Judge
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.runs import LOSSES, read_config, train_generator
@@ -195,7 +195,7 @@ def encoder(toys) -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def backbone(zoo) -> Backbone:
-    return open_base(zoo)
+    return zoo.load_base()
 
 
 @pytest.fixture(scope="module")

@@ -315,6 +315,32 @@ def test_icm_is_trained_on_texts_and_told_by_examples(run, tiny_zoo, tmp_path) -
     assert "Cannot read nowhere.jsonl" in lost.err
 
 
+def test_a_generated_adapter_can_be_fitted_to_examples(run, toys, tmp_path) -> None:
+    rows = (toys / "data" / "plates.train.jsonl").read_text().splitlines()[:12]
+    (tmp_path / "few.jsonl").write_text("\n".join(rows))
+    ask = ("generate", "Is it bread or cold?", "--generator", "topk", "--zoo", toys / "zoo", "--encoder", toys / "base")
+    told = (*ask, "--examples", tmp_path / "few.jsonl", "--fit")
+    (plain,) = json.loads(run(*ask, "--out", "plain", "--json").out)
+    result = run(*told, "--labels", "bread,cold", "--out", "fitted", "--json")
+    (fitted,) = json.loads(result.out)
+    assert plain["fitted"] is None
+    assert fitted["examples"] == 12
+    assert fitted["labels"] == ["bread", "cold"]
+    assert fitted["fitted"]["steps"] > 0
+    assert "fitting to the examples" in result.err
+    assert "and then fitted to these" in Path("fitted/README.md").read_text()
+    one, other = (Adapter.load(Path(name)) for name in ("plain", "fitted"))
+    assert not torch.allclose(one.delta_weight(one.sites[0]), other.delta_weight(other.sites[0]), atol=1e-3)
+    for arguments, message in (
+        ((*ask, "--fit"), "--fit wants labelled examples"),
+        ((*told, "--labels", "bread,warm"), "label 'cold', which is not among those named"),
+    ):
+        refused = run(*arguments, "--out", "refused")
+        assert refused.status == 2
+        assert message in refused.err
+        assert not Path("refused").exists()
+
+
 @pytest.mark.parametrize("fault", ["epoch: 3", "epochs: none", "sg: {top_k: 0}"])
 def test_train_names_the_fault_of_a_config(run, tmp_path, fault) -> None:
     config = tmp_path / "sg.yaml"

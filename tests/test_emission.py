@@ -11,6 +11,7 @@ from loragen.adapter import Adapter
 from loragen.config import read_yaml
 from loragen.emission import GeneratedCard, card_of, slug, write_adapter
 from loragen.errors import AdapterError
+from loragen.fewshot import FewShotRecipe
 from loragen.generators.base import Generation, Neighbour
 from loragen.merging import weighted_sum
 
@@ -149,6 +150,7 @@ def test_a_model_card_names_twenty_experts_and_counts_the_rest(generation, card,
             "above and the names of its 2 labels (in `card.yaml`), without data of the task: no training.",
         ),
         ({"labels": ["spam", "ham"], "examples": 7}, "labels (in `card.yaml`) and 7 texts of the task: no training."),
+        ({"examples": 7, "fitted": FewShotRecipe(steps=9)}, "7 texts of the task, and then fitted to these in 9"),
     ],
 )
 def test_the_model_card_says_what_the_generator_was_told(generation, tiny_zoo, tmp_path, told, said):

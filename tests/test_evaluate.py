@@ -34,6 +34,7 @@ from loragen.evaluation.scoring import Embedded, embed_task, score_task, scores_
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import summarise
 from loragen.experts import ExpertRecipe, MultitaskRecipe, TaskData
+from loragen.fewshot import fit_examples
 from loragen.files import atomic_write
 from loragen.foundry import ZooConfig, build
 from loragen.generators.base import AdapterGenerator, Generation
@@ -534,6 +535,58 @@ def test_there_need_be_no_instructed_lora(whole, here):
 
 
 # --- interrupted ---
+
+
+# --- fitted to examples ---------------------------------------------------------------------------------------------
+
+FITTED = ("multi-task LoRA, 3 a class", "topk, 3 a class")
+
+
+@pytest.fixture
+def fitting(config, tmp_path) -> EvaluateConfig:
+    told = {"shots": 3, "generators": ("topk",), "recipe": {"steps": 4, "learning_rate": 3e-2, "window": 2}}
+    some = {"generators": ("topk",), "instructed": None, "with_controls": False, "unrelated": 0}
+    return changed(config, out=tmp_path / "fitting", few_shot=told, **some)
+
+
+def test_adapters_are_fitted_to_a_few_examples_of_each_class(fitting):
+    bench, cells = evaluate(fitting)
+    assert bench.methods == (BASE, MULTITASK, "topk", *FITTED, ORACLE)
+    found = {cell.key: cell for cell in cells}
+    for task in bench.tasks:
+        for row, begun in zip(FITTED, (MULTITASK, "topk"), strict=True):
+            assert {seed for name, method, _, seed in found if (name, method) == (task.id, row)} == {3, 5}
+            for seed in (3, 5):
+                examples = task.load_train().few(3, rng=module._rng(task, f"examples {seed}"))
+                assert sorted(examples.labels) == [0, 0, 0, 1, 1, 1]
+                adapter = module._adapter(bench, task, begun, task.description, seed)
+                data = TaskData.of(task, examples, bench.backbone, max_length=64)
+                wanted = fit_examples(adapter, data, bench.backbone, fitting.few_shot.recipe)
+                scores = score_task(bench.backbone, wanted, bench.data(task))
+                cell = found[task.id, row, RIGHT, seed]
+                assert cell.scores.cross_entropy == pytest.approx(scores.cross_entropy, abs=1e-4)
+            one, other = (found[task.id, row, RIGHT, seed].adapter for seed in (3, 5))
+            assert one != other, "another seed draws other examples"
+
+
+def test_what_is_fitted_must_be_evaluated(fitting):
+    with pytest.raises(ValueError, match="'few_shot' names sg, not among 'generators'"):
+        changed(fitting, few_shot={"generators": ("topk", "sg")})
+
+
+def test_rows_of_another_fit_are_refused(fitting):
+    few = fitting.few_shot
+    evaluate(changed(fitting, few_shot=None))
+    evaluate(fitting)
+    kept = state(fitting.out)
+    for change in ({"recipe": few.recipe.model_copy(update={"steps": 5})}, {"shots": 2}):
+        other = few.model_copy(update=change)
+        if "shots" in change:
+            assert other.row("topk") == "topk, 2 a class", "other rows, which are added"
+            continue
+        with pytest.raises(ConfigError, match=r"other settings, tasks or adapters .*topk, 3 a class"):
+            evaluate(changed(fitting, few_shot=other.model_dump()))
+    assert state(fitting.out) == kept
 
 
 @pytest.fixture

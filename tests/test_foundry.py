@@ -478,6 +478,32 @@ def test_folds_that_cannot_be_assigned_are_refused_before_anything_is_written(fr
     assert not fresh.out.exists()
 
 
+def test_an_expert_can_begin_at_the_fold_that_has_not_seen_its_family(folding, fresh, workshop, tmp_path):
+    tasks = four_families(workshop, tmp_path)
+    assert tasks.read_text().count("- weather\n") == 2
+    tasks.write_text("".join(tasks.read_text().rsplit("  - weather\n", 1)))  # of no fold any more
+    still = folding.recipe.model_copy(update={"learning_rate": 1e-12})  # so an expert shows where it began
+    settings = changed(folding, out=fresh.out, tasks=tasks, start="folds", recipe=still.model_dump())
+    reports: list[Progress] = []
+    build(settings, reports.append)
+    assert list(dict.fromkeys(p.stage for p in reports)) == ["folds", "experts"]
+    zoo = Zoo.open(fresh.out)
+    unseen_by = {task: fold.adapter for fold in zoo.folds() for task in fold.plan.far}
+    assert sorted(unseen_by) == ["drinks", "meals", "stove"]
+    begun = {task: unseen_by[task].lora_B for task in ("drinks", "meals")}
+    sites = read_start(zoo.root).lora_B
+    begun["weather"] = {site: torch.stack([a.lora_B[site] for a in unseen_by.values()]).mean(0) for site in sites}
+    assert set(begun) == set(zoo.ids)
+    for expert, lora_b in begun.items():
+        for site, b in zoo.adapter(expert).lora_B.items():
+            torch.testing.assert_close(b.float(), lora_b[site], rtol=0, atol=0.01 * float(lora_b[site].abs().max()))
+
+
+def test_folds_to_begin_at_must_be_asked_for(config):
+    with pytest.raises(ValueError, match="'start: folds' wants 'folds'"):
+        changed(config, start="folds")
+
+
 def test_a_new_zoo_can_have_folds_at_once(fresh, folding):
     build(changed(folding, out=fresh.out, only=("weather",)))
     assert len(Zoo.open(fresh.out).folds()) == 3

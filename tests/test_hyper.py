@@ -30,7 +30,7 @@ from loragen.generators.hyper_fit import (
     weights_batch,
 )
 from loragen.generators.library import Library
-from loragen.generators.task_episodes import Material, episodes, open_base, prepare
+from loragen.generators.task_episodes import Material, episodes, prepare
 from loragen.generators.task_fit import Judge
 from loragen.generators.task_loss import TaskObjective
 from loragen.generators.trained import compact, network_tensors
@@ -215,7 +215,7 @@ def encoder(toys) -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def backbone(zoo) -> Backbone:
-    return open_base(zoo)
+    return zoo.load_base()
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ LAYERS = [
     {"codec", "frame", "raw", "tasks", "embedding", "index"},
     {"merging", "backbone"},
     {"classification", "experts", "training", "plotting", "task_vectors"},
-    {"folds", "evaluation", "evaluation.scoring", "evaluation.statistics", "evaluation.controls"},
+    {"fewshot", "folds", "evaluation", "evaluation.scoring", "evaluation.statistics", "evaluation.controls"},
     {"zoo"},
     {"generators", "generators.base", "generators.gaussian"},
     {"generators.library", "generators.trained", "generators.conditions"},

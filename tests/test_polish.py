@@ -583,8 +583,8 @@ def deltas(adapter: Adapter) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_is_frozen(configs, zoo, encoder, root, monkeypatch, kind: str) -> None:
     opened = []
-    real = task_fit.open_base
-    monkeypatch.setattr(task_fit, "open_base", lambda zoo: opened.append(real(zoo)) or opened[-1])
+    real = Zoo.load_base
+    monkeypatch.setattr(Zoo, "load_base", lambda zoo: opened.append(real(zoo)) or opened[-1])
     train(changed(configs[kind], polish={"epochs": 1, "judged_on": None}), zoo, encoder)
     (base,) = opened
     assert distance(base.model.state_dict(), Backbone.load(str(root / "base")).model.state_dict()) == 0

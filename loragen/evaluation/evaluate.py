@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from loragen.adapter import Adapter
 from loragen.backbone import Backbone, DtypeName, choose_dtype
@@ -22,6 +22,7 @@ from loragen.evaluation.controls import RIGHT, controls
 from loragen.evaluation.novelty import Reference
 from loragen.evaluation.scoring import Scores, accuracy, embed_task, scores_of
 from loragen.experts import TaskData
+from loragen.fewshot import FewShotRecipe, fit_examples
 from loragen.files import atomic_write
 from loragen.generators.base import AdapterGenerator
 from loragen.generators.catalogue import SPLIT, open_generator
@@ -33,6 +34,23 @@ from loragen.zoo import Zoo
 BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
 CELLS, RUN = "cells.jsonl", "run.yaml"
 Report = Callable[[str, int, int], None]
+
+
+class FewShot(StrictModel):
+    """Adapters that are fitted to a few labelled examples of the task, drawn from its train file anew for each seed.
+
+    Beside them stands the multi-task LoRA, fitted to the same examples in the same way.
+    """
+
+    shots: int = Field(8, ge=1)
+    """Examples of each class."""
+    generators: tuple[str, ...] = ("sg",)
+    """Whose adapters are fitted, of those that are evaluated."""
+    recipe: FewShotRecipe = FewShotRecipe()
+
+    def row(self, method: str) -> str:
+        """Name of the row of a method that is fitted."""
+        return f"{method}, {self.shots} a class"
 
 
 class EvaluateConfig(StrictModel):
@@ -52,6 +70,8 @@ class EvaluateConfig(StrictModel):
     """The one LoRA for all experts' tasks; by default the one that the zoo's experts started from."""
     instructed: Path | None = None
     """A multi-task LoRA that was trained with the descriptions in sight, and is judged so."""
+    few_shot: FewShot | None = None
+    """`None` leaves its rows out."""
     oracles: Path
     """A zoo that holds an adapter trained on each of the tasks."""
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -72,6 +92,12 @@ class EvaluateConfig(StrictModel):
         if ALL in splits:
             raise ValueError(f"a split cannot be called {ALL!r}, the name of the table of all tasks")
         return splits
+
+    @model_validator(mode="after")
+    def _fitted_are_evaluated(self) -> Self:
+        if self.few_shot and (unknown := set(self.few_shot.generators) - set(self.generators)):
+            raise ValueError(f"'few_shot' names {', '.join(sorted(unknown))}, not among 'generators'")
+        return self
 
 
 class Run(StrictModel):
@@ -134,12 +160,7 @@ class Bench:
                 f"The oracles of {config.oracles} adapt other weights ({oracles.manifest.base_hash[:12]}) than the zoo "
                 f"{config.zoo} ({zoo.manifest.base_hash[:12]}); train them with the zoo's base."
             )
-        backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype(config.dtype))
-        if backbone.fingerprint != zoo.manifest.base_hash:
-            raise ConfigError(
-                f"The base {zoo.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
-                f"{config.zoo} was trained on ({zoo.manifest.base_hash[:12]}); restore them."
-            )
+        backbone = zoo.load_base(dtype=choose_dtype(config.dtype))
         encoder = TextEncoder.load(config.encoder)
         generators = {name: open_generator(name, zoo, encoder) for name in config.generators}
         return cls(
@@ -159,7 +180,13 @@ class Bench:
     def methods(self) -> tuple[str, ...]:
         """Every row of the tables, the base first and the oracle last."""
         rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
-        return (BASE, *rivals, *self.generators, ORACLE)
+        return (BASE, *rivals, *self.generators, *self.fitted, ORACLE)
+
+    @cached_property
+    def fitted(self) -> dict[str, str]:
+        """Row → the method whose adapters are fitted to examples there."""
+        few = self.config.few_shot
+        return {few.row(method): method for method in (MULTITASK, *few.generators)} if few else {}
 
     @cached_property
     def multitask(self) -> Adapter:
@@ -267,6 +294,10 @@ def _run(bench: Bench) -> Run:
             continue
         files = [folder / MANIFEST, *sorted(folder.glob("*.safetensors"))]
         rows[name] = _sha256(b"".join(file.read_bytes() for file in files))
+    for row, method in bench.fitted.items():
+        assert config.few_shot is not None
+        told = config.few_shot.model_dump(mode="json", include={"shots", "recipe"})
+        rows[row] = _sha256(json.dumps([rows[method], told]).encode())
     return Run(settings=config.model_dump(mode="json", include=shared), facts=facts, rows=rows)
 
 
@@ -277,7 +308,8 @@ def _sha256(content: bytes) -> str:
 def _keys(bench: Bench, task: Task) -> Iterator[Key]:
     for method in bench.methods:
         generator = bench.generators.get(method)
-        for seed in bench.config.seeds if generator is not None and generator.is_stochastic else bench.config.seeds[:1]:
+        is_stochastic = method in bench.fitted or (generator is not None and generator.is_stochastic)
+        for seed in bench.config.seeds if is_stochastic else bench.config.seeds[:1]:
             yield task.id, method, RIGHT, seed
         if generator is not None and bench.config.with_controls:
             for control in _told(bench, task):
@@ -343,9 +375,22 @@ def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int)
         return Adapter.load(bench.config.instructed)
     if method == ORACLE:
         return bench.oracles.adapter(task.id)
+    if method in bench.fitted:
+        begun = _adapter(bench, task, bench.fitted[method], description, seed)
+        assert begun is not None
+        return _fitted(bench, task, begun, seed)
     generator = bench.generators[method]
     condition = bench.conditioners[method].condition(description)
     return generator.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
+
+
+def _fitted(bench: Bench, task: Task, adapter: Adapter, seed: int) -> Adapter:
+    """An adapter fitted to a few labelled examples of a task; whatever the method, a seed draws the same ones."""
+    few = bench.config.few_shot
+    assert few is not None
+    examples = task.load_train().few(few.shots, rng=_rng(task, f"examples {seed}"))
+    data = TaskData.of(task, examples, bench.backbone, max_length=few.recipe.max_length)
+    return fit_examples(adapter, data, bench.backbone, few.recipe)
 
 
 def _digest(adapter: Adapter | None, instruction: str | None) -> str:

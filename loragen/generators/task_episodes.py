@@ -83,9 +83,10 @@ class Material:
     related: Tensor
     """Whether two experts are of one family, boolean (n, n)."""
     offsets: Tensor
-    """From ``origin`` to the experts, as precise as they will be stored, (n, d)."""
+    """What training added to where each expert began, as precise as it will be stored, (n, d)."""
     origin: Tensor
-    """Coordinates of the one adapter for all tasks, where experts began, (d,); zero where the zoo has none."""
+    """Coordinates where experts began, (d,): of the one adapter for all tasks, the mean of the folds where each began
+    at a fold of its own, or zero where the zoo has neither."""
     start: Tensor
     """Coordinates that a generation begins at, (d,): the mean of the folds, which are of one make with what the tasks
     of the training began at; without folds the origin."""
@@ -145,21 +146,6 @@ class Folds:
         )
 
 
-def open_base(zoo: Zoo) -> Backbone:
-    """Load the base of a zoo in float32.
-
-    Raises:
-        ConfigError: there is no such model, or it has other weights than the zoo was trained on.
-    """
-    backbone = Backbone.load(zoo.manifest.base)
-    if backbone.fingerprint != zoo.manifest.base_hash:
-        raise ConfigError(
-            f"The base {zoo.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
-            f"{zoo.root} was trained on ({zoo.manifest.base_hash[:12]}); restore them."
-        )
-    return backbone
-
-
 def prepare(
     config: TaskTrainConfig,
     zoo: Zoo,
@@ -205,11 +191,14 @@ def prepare(
     has_multitask = (zoo.root / MULTITASK).is_dir()
     origin = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
     folds = Folds.of(zoo, frame, origin)
+    began = origin.expand(len(adapters), -1)
+    if zoo.manifest.start == "folds":
+        origin, began = folds.starts.mean(0), folds.starts[folds.far]
     coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters])
     return Material(
         tasks,
         torch.tensor([[one == other for other in families] for one in families]),
-        (coordinates - origin).bfloat16().float(),
+        (coordinates - began).bfloat16().float(),
         origin,
         folds.starts.mean(0),
         folds,

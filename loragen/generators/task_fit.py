@@ -17,7 +17,7 @@ from loragen.experts import TaskData
 from loragen.files import atomic_write
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
-from loragen.generators.task_episodes import Material, TaskTrainConfig, open_base, prepare
+from loragen.generators.task_episodes import Material, TaskTrainConfig, prepare
 from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.objective import Batch, Objective
 from loragen.schedule import Schedule
@@ -53,7 +53,7 @@ class Ground:
             ZooError: the zoo has no expert, or its folds leave one out of account.
             TaskError: a task or its examples are missing.
         """
-        backbone, judged = open_base(zoo), _left_out(config, zoo, evidence)
+        backbone, judged = zoo.load_base(), _left_out(config, zoo, evidence)
         material = prepare(config, zoo, backbone, evidence, reading=reading, conditions=conditions)
         judge = Judge.of(judged, config, material, backbone) if judged else None
         # Task vectors were read as those of a new task will be; from here on speed is what matters.
