@@ -1,11 +1,12 @@
 """What helps a generator on tasks it has not seen: the search behind the defaults, on the 13 validation tasks.
 
     python benchmarks/generalisation.py [--zoo zoo/minilm] [--only NAME …]   # what is not yet in the table
-    python benchmarks/generalisation.py --show                               # the table again, from the figures kept
+    python benchmarks/generalisation.py --show                               # the tables again, from the figures kept
 
 A variant changes a training config as stated, and leaves its generator in runs/generalisation. Each is judged by the
 description alone, on whole test files; "steers" is what it costs to be told the next task's description instead, on the
-first 100 texts. Figures go to benchmarks/results/generalisation.json; benchmarks/generalisation.md reads them.
+first 100 texts. Figures go to benchmarks/results/generalisation.json, by where the zoo's experts began;
+benchmarks/generalisation.md reads them.
 """
 
 import argparse
@@ -59,12 +60,13 @@ class Variant:
 
 @dataclass(frozen=True, eq=False)
 class FromFolds(AdapterGenerator):
-    """The mean of the folds, and what a merge of experts has beyond the adapter that they began at."""
+    """The mean of the folds, and what training added to the experts of a merge."""
 
     merge: AdapterGenerator
     frame: Frame
     start: torch.Tensor
-    origin: torch.Tensor
+    began: Mapping[str, torch.Tensor]
+    """Coordinates that an expert began at, by its id."""
     scale: float
     name: ClassVar[str] = "from folds"
     is_stochastic: ClassVar[bool] = False
@@ -73,13 +75,18 @@ class FromFolds(AdapterGenerator):
     def of(cls, merge: AdapterGenerator, zoo: Zoo, scale: float) -> "FromFolds":
         """For a zoo with folds."""
         frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
-        start = torch.stack([frame.coordinates(fold.adapter) for fold in zoo.folds()]).mean(0)
-        return cls(merge, frame, start, frame.coordinates(zoo.multitask()), scale)
+        folds = {fold.plan.far: frame.coordinates(fold.adapter) for fold in zoo.folds()}
+        multitask = frame.coordinates(zoo.multitask())
+        began = {expert: at for far, at in folds.items() for expert in far}
+        if zoo.manifest.start != "folds":
+            began = dict.fromkeys(zoo.ids, multitask)
+        return cls(merge, frame, torch.stack([*folds.values()]).mean(0), began, scale)
 
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
         """One merge, shifted."""
         (made,) = self.merge.generate(condition, rng=rng)
-        beyond = self.frame.coordinates(made.adapter) - self.origin
+        began = torch.stack([neighbour.weight * self.began[neighbour.id] for neighbour in made.neighbours]).sum(0)
+        beyond = self.frame.coordinates(made.adapter) - began
         return [Generation(self.frame.adapter(self.start + self.scale * beyond, base=None), made.neighbours)]
 
 
@@ -103,11 +110,13 @@ VARIANTS: dict[str, Variant] = {
     "mean of the folds": Variant(from_folds=0),
     "folds + mean of all experts": Variant(from_folds=1),
     "folds + topk: K 4, τ 0.1": Variant(top_k=4, from_folds=1),
+    "folds + topk: K 8, τ 0.1": Variant(top_k=8, from_folds=1),
     "folds + topk: K 16, τ 0.1": Variant(top_k=16, from_folds=1),
     "folds + 1.5 topk: K 16, τ 0.1": Variant(top_k=16, from_folds=1.5),
     **{f"mean of {n} experts": Variant(experts=n) for n in (25, 50, 75)},
     "topk: K 4, τ 0.1": Variant(top_k=4),
     **{f"topk: K 4, τ 0.1, {n} experts": Variant(top_k=4, experts=n) for n in (25, 50, 75)},
+    "topk: K 8, τ 0.1": Variant(top_k=8),
     "topk: K 16, τ 0.1": Variant(top_k=16),
     "topk: all, τ 0.05": Variant(top_k=101, temperature=0.05),
     "topk: all, τ 0.2": Variant(top_k=101, temperature=0.2),
@@ -143,7 +152,7 @@ def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) ->
         library = Library.of(experts, encoder)
         merge = Mean(library) if variant.top_k is None else TopK(library, variant.top_k, variant.temperature)
         return merge if variant.from_folds is None else FromFolds.of(merge, experts, variant.from_folds)
-    folder = RUNS / name.replace(",", "").replace(" ", "-")
+    folder = RUNS / zoo.manifest.start / name.replace(",", "").replace(" ", "-")
     if not folder.exists():
         path = Path(f"configs/train/{variant.config}.yaml")
         config = read_config(path, [f"zoo={zoo.root}", f"out={folder}", *variant.changes])
@@ -194,16 +203,28 @@ class Bench:
         return scores_of(embedded), scores_of(embedded.first(SHORT))
 
 
-def kept() -> dict[str, Any]:
-    """The figures there are."""
+def kept(start: str) -> dict[str, Any]:
+    """The figures there are of a zoo whose experts began at ``start``: multitask or folds."""
+    figures: dict[str, Any] = _all_kept().get(start, {})
+    return figures
+
+
+def _all_kept() -> dict[str, Any]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def table() -> str:
+def keep(start: str, name: str, figures: Mapping[str, Any]) -> None:
+    """Add the figures of a variant."""
+    found = _all_kept()
+    found.setdefault(start, {})[name] = figures
+    RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def table(start: str) -> str:
     """The figures kept as Markdown."""
     head = ["variant", "label text", "steers", "kNN", "steers", "epochs", "minutes"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for name, figures in kept().items():
+    for name, figures in kept(start).items():
         cells = [f"{figures['accuracy']:.3f}", f"{figures['accuracy steers']:+.3f}"]
         cells += [f"{figures['knn_accuracy']:.3f}", f"{figures['knn_accuracy steers']:+.3f}"]
         cells += [str(figures.get("epochs", "")), str(figures.get("minutes", ""))]
@@ -218,12 +239,12 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()
     if arguments.show:
-        print(table())
+        print("\n\n".join(f"experts began at: {start}\n{table(start)}" for start in _all_kept()))
         return
     zoo, encoder = Zoo.open(arguments.zoo), TextEncoder.load()
     bench = Bench.open(zoo, encoder)
     for name in arguments.only or VARIANTS:
-        if name in kept():
+        if name in kept(zoo.manifest.start):
             continue
         begun = time.monotonic()
         generator = generator_of(name, VARIANTS[name], zoo, encoder)
@@ -232,7 +253,7 @@ def main() -> None:
             facts["minutes"] = round((time.monotonic() - begun) / 60)
             facts["epochs"] = getattr(getattr(generator, "manifest", None), "epochs", "")
         figures = bench.judge(generator) | facts
-        RESULTS.write_text(json.dumps(kept() | {name: figures}, indent=1, ensure_ascii=False) + "\n")
+        keep(zoo.manifest.start, name, figures)
         print(f"{name}: {figures}", flush=True)
 
 

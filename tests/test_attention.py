@@ -290,6 +290,21 @@ def test_what_is_attended_to_is_what_is_stored(config, zoo, backbone, material, 
     assert torch.equal(offsets, offsets.bfloat16().float())
 
 
+def test_offsets_count_from_where_each_expert_began(config, folded, backbone) -> None:
+    at_folds = dataclasses.replace(folded, manifest=folded.manifest.model_copy(update={"start": "folds"}))
+    seen, unseen = (prepare(config, zoo, backbone, ("description",)) for zoo in (folded, at_folds))
+    frame = unseen.frame
+    unseen_by = {task: fold.adapter for fold in folded.folds() for task in fold.plan.far}
+    for row, expert in enumerate(folded.ids):
+        own = frame.coordinates(folded.adapter(expert))
+        for material, adapter in ((seen, folded.multitask()), (unseen, unseen_by[expert])):
+            wanted = own - frame.coordinates(adapter)
+            torch.testing.assert_close(material.offsets[row], wanted, rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(seen.origin, frame.coordinates(folded.multitask()))
+    for material in (seen, unseen):
+        torch.testing.assert_close(material.start, unseen.origin)
+
+
 def test_experts_of_one_family_are_related_and_each_to_itself(material) -> None:
     wanted = torch.eye(7, dtype=torch.bool)
     wanted[0, 1] = wanted[1, 0] = True

@@ -2,15 +2,15 @@
 
 For a task with vectors qₖ, one for each kind of evidence k there is, and experts i with vectors eᵢₖ and coordinates xᵢ,
 
-    sᵢ = Σₖ aₖ cos(Mₖ qₖ, Mₖ eᵢₖ)    wᵢ = softmax(sᵢ / τ(q))    x = g₀ ⊙ x₀ + g₁ ⊙ Σ wᵢ (xᵢ - m)
+    sᵢ = Σₖ aₖ cos(Mₖ qₖ, Mₖ eᵢₖ)    wᵢ = softmax(sᵢ / τ(q))    x = g₀ ⊙ x₀ + g₁ ⊙ Σ wᵢ (xᵢ - mᵢ)
 
-with the adapter m for all tasks that experts began at, the mean x₀ of the zoo's folds (without folds m), a metric
-Mₖ = I + UₖVₖ of low rank, shares aₖ of the evidence that is present, a temperature τ and two gates a site. Before
-training Mₖ = I and g = 1: a softmax merge by similarity, the cheap rival. A gate g₀ below 1 stays nearer to the base,
-g₁ says how far from x₀ to go, and a high temperature stays near the mean of the experts. The weights are fixed once a
-task is described, so what comes out is one plain LoRA. Trained through the frozen base (`task_loss`), on tasks that
-neither experts nor the fold that stands for x₀ have seen; after AdapterFusion (Pfeiffer et al. 2021), with tasks for
-tokens.
+with mᵢ where expert i began (one adapter for all tasks, or a fold), the mean x₀ of the zoo's folds (without folds that
+adapter), a metric Mₖ = I + UₖVₖ of low rank, shares aₖ of the evidence that is present, a temperature τ and two gates a
+site. Before training Mₖ = I and g = 1: a softmax merge by similarity, the cheap rival. A gate g₀ below 1 stays nearer
+to the base, g₁ says how far from x₀ to go, and a high temperature stays near the mean of the experts. The weights are
+fixed once a task is described, so what comes out is one plain LoRA. Trained through the frozen base (`task_loss`), on
+tasks that neither experts nor the fold that stands for x₀ have seen; after AdapterFusion (Pfeiffer et al. 2021), with
+tasks for tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ class Experts:
     keys: Tensor
     """Task vectors as `ConditionCodec` encodes them, (n, kinds, h)."""
     offsets: Tensor
-    """Coordinates in the frame, from those of the adapter that they began at, (n, d)."""
+    """Coordinates in the frame, from those that each of them began at, (n, d)."""
     start: Tensor
     """Coordinates x₀ that a merge is added to, (d,)."""
 

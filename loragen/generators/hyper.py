@@ -7,10 +7,11 @@ Vₛ of a few rows,
     xₛ = gₛ(q) x₀ₛ + Vₛᵀ cₛ(q)
 
 with gates g and coefficients c that are linear in the features an MLP makes of q. The basis begins with the top right
-singular vectors of the experts' offsets from m at that site, each times the root mean square of the experts' codes, so
-that a coefficient of order 1 is an offset of an expert's size. Coefficients begin at 0 and gates at 1: before training
-all tasks get x₀. Without ``residual`` there is no x₀: the first row of Vₛ begins as x₀ and the experts' mean offset,
-the others hold how offsets differ from that mean, and before training all tasks get the first row.
+singular vectors of the experts' offsets at that site (from where each began), each times the root mean square of the
+experts' codes, so that a coefficient of order 1 is an offset of an expert's size. Coefficients begin at 0 and gates at
+1: before training all tasks get x₀. Without ``residual`` there is no x₀: the first row of Vₛ begins as x₀ and the
+experts' mean offset, the others hold how offsets differ from that mean, and before training all tasks get the first
+row.
 
 After HyperNetworks (Ha et al. 2017), with a task's description for the input as in Text-to-LoRA (Charakorn et al.
 2025); the basis and the start from an adapter that has not seen the task are ours.
