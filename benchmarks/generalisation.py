@@ -31,6 +31,7 @@ from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
 from loragen.generators.library import Library
 from loragen.generators.merge import Mean, TopK
+from loragen.generators.task_episodes import Beginnings
 from loragen.runs import read_config, train_generator
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
@@ -75,12 +76,8 @@ class FromFolds(AdapterGenerator):
     def of(cls, merge: AdapterGenerator, zoo: Zoo, scale: float) -> "FromFolds":
         """For a zoo with folds."""
         frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
-        folds = {fold.plan.far: frame.coordinates(fold.adapter) for fold in zoo.folds()}
-        multitask = frame.coordinates(zoo.multitask())
-        began = {expert: at for far, at in folds.items() for expert in far}
-        if zoo.manifest.start != "folds":
-            began = dict.fromkeys(zoo.ids, multitask)
-        return cls(merge, frame, torch.stack([*folds.values()]).mean(0), began, scale)
+        began = Beginnings.of(zoo, frame)
+        return cls(merge, frame, began.folds.starts.mean(0), dict(zip(zoo.ids, began.experts, strict=True)), scale)
 
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
         """One merge, shifted."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from loragen.adapter import Adapter
 from loragen.backbone import Backbone
 from loragen.frame import Frame
+from loragen.generators.task_episodes import Beginnings
 from loragen.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/geometry.json")
@@ -32,10 +33,8 @@ TOKENS = 64
 def offsets(zoo: Zoo) -> Tensor:
     """What training added to each expert, (n, d)."""
     frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
-    began = {task: frame.coordinates(fold.adapter) for fold in zoo.folds() for task in fold.plan.far}
-    if zoo.manifest.start != "folds":
-        began = dict.fromkeys(zoo.ids, frame.coordinates(zoo.multitask()))
-    return torch.stack([frame.coordinates(zoo.adapter(expert)) - began[expert] for expert in zoo.ids])
+    ends = torch.stack([frame.coordinates(zoo.adapter(expert)) for expert in zoo.ids])
+    return ends - Beginnings.of(zoo, frame).experts
 
 
 def masks(zoo: Zoo) -> dict[str, Tensor]:

@@ -202,9 +202,10 @@ def _show_generated(
     )
     if len(results) > 1 and not is_stochastic:
         console.say(f"[yellow]{card.generator} draws nothing at random: the {len(results)} samples are equal.[/]")
+    fitted = f"fitted to {card.examples} examples; " if card.fitted else ""
     for _card, made in results:
         console.say(
-            f"[green]✓[/] {made.folder}: rank {made.r} at {made.sites} sites; "
+            f"[green]✓[/] {made.folder}: rank {made.r} at {made.sites} sites; {fitted}"
             f"read back and not a no-op, its update has norm {made.norm:.2f}"
         )
         if merged:

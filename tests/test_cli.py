@@ -329,6 +329,8 @@ def test_a_generated_adapter_can_be_fitted_to_examples(run, toys, tmp_path) -> N
     assert fitted["fitted"]["steps"] > 0
     assert "fitting to the examples" in result.err
     assert "and then fitted to these" in Path("fitted/README.md").read_text()
+    assert "fitted to 12 examples; read back" in run(*told, "--out", "said").out
+    assert "fitted" not in run(*ask, "--out", "unsaid").out
     one, other = (Adapter.load(Path(name)) for name in ("plain", "fitted"))
     assert not torch.allclose(one.delta_weight(one.sites[0]), other.delta_weight(other.sites[0]), atol=1e-3)
     for arguments, message in (

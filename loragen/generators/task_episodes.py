@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -146,6 +147,31 @@ class Folds:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Beginnings:
+    """Where the experts of a zoo began."""
+
+    folds: Folds
+    origin: Tensor
+    """The same for all, (d,): the adapter for all tasks, the mean of the folds, or zero."""
+    experts: Tensor
+    """Of each of them, (n, d); other than the origin where it began at a fold of its own."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, frame: Frame) -> Self:
+        """Read them.
+
+        Raises:
+            ZooError: a fold leaves an expert out of account.
+        """
+        has_multitask = (zoo.root / MULTITASK).is_dir()
+        origin = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
+        folds = Folds.of(zoo, frame, origin)
+        if zoo.manifest.start == "folds":
+            return cls(folds, folds.starts.mean(0), folds.starts[folds.far])
+        return cls(folds, origin, origin.expand(len(zoo), -1))
+
+
 def prepare(
     config: TaskTrainConfig,
     zoo: Zoo,
@@ -188,20 +214,15 @@ def prepare(
         conditions = ConditionCodec.fit([[known[0].states[kind] for known in tasks] for kind in evidence])
     means = torch.stack([torch.stack([known[0].states[kind].mean(0) for kind in evidence]) for known in tasks])
     keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
-    has_multitask = (zoo.root / MULTITASK).is_dir()
-    origin = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
-    folds = Folds.of(zoo, frame, origin)
-    began = origin.expand(len(adapters), -1)
-    if zoo.manifest.start == "folds":
-        origin, began = folds.starts.mean(0), folds.starts[folds.far]
+    began = Beginnings.of(zoo, frame)
     coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters])
     return Material(
         tasks,
         torch.tensor([[one == other for other in families] for one in families]),
-        (coordinates - began).bfloat16().float(),
-        origin,
-        folds.starts.mean(0),
-        folds,
+        (coordinates - began.experts).bfloat16().float(),
+        began.origin,
+        began.folds.starts.mean(0),
+        began.folds,
         frame,
         evidence,
         conditions,
