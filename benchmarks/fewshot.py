@@ -1,6 +1,6 @@
 """What a few labelled examples are worth on the validation tasks, fitted from a generated adapter and from its rivals.
 
-    python benchmarks/fewshot.py [--zoo zoo/minilm] [--only ROW …]   # what is not yet in the table
+    python benchmarks/fewshot.py [--zoo zoo/minilm-2] [--only ROW …]   # what is not yet in the table
     python benchmarks/fewshot.py --show                              # the table again, from the figures kept
 
 A row is where the fit begins and how it is done (`loragen.fewshot`). Eight examples of each class are drawn from a
@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -128,14 +129,25 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def differences(one: str, other: str) -> str:
+    """Mean over the tasks of one row less another, with its standard error, by both scores."""
+    rows = kept()
+    parts = []
+    for score in ("accuracy", "knn_accuracy"):
+        values = [rows[one][task][score] - rows[other][task][score] for task in rows[BASE]]
+        parts.append(f"{score} {mean(values):+.3f} (standard error {stdev(values) / len(values) ** 0.5:.3f})")
+    return f"{one}, less {other}: {', '.join(parts)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
+    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm-2"))
     parser.add_argument("--only", nargs="*", choices=ROWS, metavar="ROW")
     parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()
     if arguments.show:
         print(table())
+        print(differences("topk, fitted", "multi-task LoRA, fitted"))
         return
     zoo = Zoo.open(arguments.zoo)
     bench = Bench(zoo, TextEncoder.load(), zoo.load_base(), Zoo.open(ORACLES))

@@ -65,7 +65,7 @@ def generate(
     ] = None,
     fit: Annotated[
         bool,
-        typer.Option("--fit", help="Then fit the adapter to the labelled --examples; eight a label will do."),
+        typer.Option("--fit", help="Then fit the adapter to the labelled --examples."),
     ] = False,
     labels: Annotated[
         str | None, typer.Option(help="The task's label names, separated by commas; for attention, hyper, and --fit.")

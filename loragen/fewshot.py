@@ -1,7 +1,7 @@
 """Fits an adapter to a few labelled examples of its task: B alone, for some steps, from where the adapter stands.
 
-A generated adapter is a better place to begin at than one LoRA for all tasks, and with a few examples that is what
-counts (`benchmarks/fewshot.py`). The rank stays, and so does the space that the update reads from.
+What that is worth, beside beginning at one LoRA for all tasks, `benchmarks/fewshot.py` measures. The rank stays, and so
+does the space that the update reads from.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from loragen.task_vectors import Support
 
 
 class FewShotRecipe(StrictModel):
-    """How an adapter is fitted to examples; settings chosen on the validation tasks by `benchmarks/fewshot.py`."""
+    """How an adapter is fitted to examples; of its settings only the rate was compared (`benchmarks/fewshot.py`)."""
 
     steps: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=2)
