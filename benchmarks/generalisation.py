@@ -12,12 +12,13 @@ benchmarks/generalisation.md reads them.
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from loragen import console
 from loragen.adapter import Adapter
@@ -29,15 +30,17 @@ from loragen.frame import Frame
 from loragen.generators.base import AdapterGenerator, Condition, Generation
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
-from loragen.generators.library import Library
+from loragen.generators.library import Library, mean_direction
 from loragen.generators.merge import Mean, TopK
 from loragen.generators.task_episodes import Beginnings
+from loragen.index import Index
 from loragen.runs import read_config, train_generator
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/generalisation.json")
 RUNS = Path("runs/generalisation")
+TASKS = Path("configs/tasks/local.yaml")
 SEEDS = (0, 1, 2)
 SHORT = 100
 """Texts a task on which two descriptions are compared."""
@@ -57,6 +60,51 @@ class Variant:
     """Of the zoo, drawn at random; all where empty."""
     from_folds: float | None = None
     """Adds so much of the merge, less the adapter for all tasks, to the mean of the folds."""
+    template: str | None = None
+    """What the text encoder reads in place of a description."""
+    with_labels: bool = False
+    """Compares label names beside descriptions, in equal shares."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadOtherwise(AdapterGenerator):
+    """A merge by nearness of something else than plain descriptions."""
+
+    merge: TopK
+    embed: Callable[[str], torch.Tensor]
+    """From a description to a unit vector, as experts have one in the merge's index."""
+    name: ClassVar[str] = "read otherwise"
+    is_stochastic: ClassVar[bool] = False
+
+    @classmethod
+    def within(cls, template: str, merge: TopK, encoder: TextEncoder) -> "ReadOtherwise":
+        """Descriptions within a template."""
+
+        def embed(*descriptions: str) -> torch.Tensor:
+            return mean_direction(encoder.encode([template.format(text) for text in descriptions]))
+
+        return cls(_indexed(merge, [embed(*card.descriptions) for card in merge.library.zoo]), embed)
+
+    @classmethod
+    def with_labels(cls, merge: TopK, encoder: TextEncoder, tasks: Sequence[Task]) -> "ReadOtherwise":
+        """Descriptions and label names in equal shares; label names of the ``tasks`` that it will be told are known."""
+        labels_of = {task.description: task.labels for task in tasks}
+
+        def both(descriptions: Sequence[str], labels: Sequence[str]) -> torch.Tensor:
+            parts = [mean_direction(encoder.encode(texts)) for texts in (descriptions, labels)]
+            return F.normalize(torch.cat(parts), dim=0)
+
+        experts = [both(card.descriptions, card.labels) for card in merge.library.zoo]
+        return cls(_indexed(merge, experts), lambda told: both([told], labels_of[told]))
+
+    def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
+        """One merge."""
+        return self.merge.generate(replace(condition, embedding=self.embed(condition.description)), rng=rng)
+
+
+def _indexed(merge: TopK, experts: Sequence[torch.Tensor]) -> TopK:
+    library = merge.library
+    return replace(merge, library=replace(library, index=Index.build(library.zoo.ids, torch.stack(list(experts)))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +162,10 @@ VARIANTS: dict[str, Variant] = {
     "topk: K 4, τ 0.1": Variant(top_k=4),
     **{f"topk: K 4, τ 0.1, {n} experts": Variant(top_k=4, experts=n) for n in (25, 50, 75)},
     "topk: K 8, τ 0.1": Variant(top_k=8),
+    **{f"topk: K 8, τ 0.1, {n} experts": Variant(top_k=8, experts=n) for n in (25, 50, 75)},
+    "topk: K 8, τ 0.1, with label names": Variant(top_k=8, with_labels=True),
+    "topk: K 8, τ 0.1, “Sort texts. {}”": Variant(top_k=8, template="Sort texts. {}"),
+    "topk: K 8, τ 0.05": Variant(top_k=8, temperature=0.05),
     "topk: K 16, τ 0.1": Variant(top_k=16),
     "topk: all, τ 0.05": Variant(top_k=101, temperature=0.05),
     "topk: all, τ 0.2": Variant(top_k=101, temperature=0.2),
@@ -148,6 +200,10 @@ def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) ->
             return Always(zoo.multitask())
         library = Library.of(experts, encoder)
         merge = Mean(library) if variant.top_k is None else TopK(library, variant.top_k, variant.temperature)
+        if isinstance(merge, TopK) and variant.with_labels:
+            return ReadOtherwise.with_labels(merge, encoder, TaskSet.from_yaml(TASKS).split("validation"))
+        if isinstance(merge, TopK) and variant.template is not None:
+            return ReadOtherwise.within(variant.template, merge, encoder)
         return merge if variant.from_folds is None else FromFolds.of(merge, experts, variant.from_folds)
     folder = RUNS / zoo.manifest.start / name.replace(",", "").replace(" ", "-")
     if not folder.exists():
@@ -171,7 +227,7 @@ class Bench:
     def open(cls, zoo: Zoo, encoder: TextEncoder) -> "Bench":
         """Read the tasks' test files."""
         backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
-        tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml")).split("validation")
+        tasks = TaskSet.from_yaml(TASKS).split("validation")
         length = zoo.manifest.recipe.score_length
         data = {task.id: TaskData.of(task, task.load_test(), backbone, max_length=length) for task in tasks}
         return cls(backbone, encoder, tasks, data)

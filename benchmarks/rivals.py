@@ -36,8 +36,11 @@ class Budget:
     """With the description in front of every text and label, in training and in scoring."""
     after_shipped: bool = False
     """From the shipped multi-task LoRA, which has seen 2,000 steps, and not from random A and zero B."""
+    r: int = 4
+    target_modules: tuple[str, ...] = ("query", "value")
 
 
+ALL_LINEAR = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
 BUDGETS = {
     "multi-task, 1000 steps": Budget(1000),
     "multi-task, 1000 steps, lr 0.005": Budget(1000, 5e-3),
@@ -45,6 +48,9 @@ BUDGETS = {
     "instructed, 500 steps after the shipped": Budget(500, instructed=True, after_shipped=True),
     "instructed, 1000 steps after the shipped": Budget(1000, instructed=True, after_shipped=True),
     "instructed, 1000 steps, lr 0.005": Budget(1000, 5e-3, instructed=True),
+    "multi-task, 1000 steps, lr 0.005, r 8": Budget(1000, 5e-3, r=8),
+    "multi-task, 1000 steps, lr 0.005, all linear": Budget(1000, 5e-3, target_modules=ALL_LINEAR),
+    "multi-task, 1000 steps, lr 0.005, r 1": Budget(1000, 5e-3, r=1),
 }
 SHIPPED = "multi-task, 2000 steps (shipped)"
 
@@ -54,7 +60,7 @@ def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, backbone: Backb
     folder = OUT / name.replace(",", "").replace(" ", "-")
     if folder.exists():
         return Adapter.load(folder)
-    recipe = zoo.manifest.recipe
+    recipe = zoo.manifest.recipe.model_copy(update={"r": budget.r, "target_modules": budget.target_modules})
     rng = torch.Generator().manual_seed(recipe.seed)
     random = Start.random(backbone.sites(recipe.target_modules), recipe.r, rng=rng)
     with console.progress() as update:
