@@ -30,7 +30,18 @@ from loragen.errors import ConfigError, ZooError
 from loragen.evaluation.scoring import score_task
 from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert, train_multitask
 from loragen.files import atomic_write
-from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, FoldRecipe, assign, read_folds, read_plan, write_fold
+from loragen.folds import (
+    FOLDS,
+    PLAN,
+    Fold,
+    FoldPlan,
+    FoldRecipe,
+    assign,
+    fold_folders,
+    read_folds,
+    read_plan,
+    write_fold,
+)
 from loragen.merging import weighted_sum
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, card_text, expert_files
@@ -54,7 +65,7 @@ class ZooConfig(StrictModel):
     only: tuple[str, ...] | None = None
     """Train these tasks alone; the rest can follow in a later run."""
     start_of: Path | None = None
-    """Take frame and start from this zoo instead of making them."""
+    """Take frame, start and, where experts begin at folds, those folds from this zoo instead of making them."""
     frame: Literal["random", "multitask"] = "multitask"
     start: Literal["zero", "multitask", "folds"] = "multitask"
     """Where an expert's B begins; ``folds`` is the fold that has not seen its family, so that what an expert adds is
@@ -71,8 +82,10 @@ class ZooConfig(StrictModel):
 
     @model_validator(mode="after")
     def _folds_are_there_to_start_from(self) -> Self:
-        if self.start == "folds" and self.folds is None:
-            raise ValueError("'start: folds' wants 'folds', at least how many ('number')")
+        if self.start == "folds" and self.folds is None and self.start_of is None:
+            raise ValueError(
+                "'start: folds' wants 'folds', at least how many ('number'), or 'start_of', a zoo with folds"
+            )
         return self
 
 
@@ -104,6 +117,7 @@ def build(config: ZooConfig, report: Report = lambda _progress: None) -> None:
     backbone = Backbone.load(config.base, dtype=dtype)
     manifest = _manifest(config, backbone)
     _check_folds(config, plans)
+    _check_start(config)
     _make_start(config, task_set, backbone, report)
     del backbone
     workshop = _Workshop(config, manifest, dtype, report)
@@ -179,6 +193,20 @@ def _check_folds(config: ZooConfig, plans: Sequence[FoldPlan]) -> None:
                 f"{folder} holds out other tasks than it would now: the split {config.pooled!r}, or families of its "
                 f"tasks, have changed; undo that, or remove {folder.parent} to train all folds again."
             )
+
+
+def _fold_folder(config: ZooConfig) -> Path:
+    """The folds that experts begin at: the zoo's own, or those of the zoo that its start is taken from."""
+    taken = config.start_of if config.folds is None else None
+    return (taken or config.out) / FOLDS
+
+
+def _check_start(config: ZooConfig) -> None:
+    if config.start != "folds" or config.folds is not None or fold_folders(_fold_folder(config)):
+        return
+    raise ZooError(
+        f"`start_of` names {config.start_of}, which has no folds to begin at; build them there, or ask for `folds`."
+    )
 
 
 def _make_start(config: ZooConfig, task_set: TaskSet, backbone: Backbone, report: Report) -> None:
@@ -301,7 +329,7 @@ def _start_for(task: Task, bench: _Bench) -> Start:
     """Where the expert of a task begins."""
     if bench.manifest.start != "folds":
         return bench.start
-    folds = read_folds(bench.config.out / FOLDS)
+    folds = read_folds(_fold_folder(bench.config))
     unseen = [fold.adapter for fold in folds if task.id in fold.plan.far] or [fold.adapter for fold in folds]
     mean = weighted_sum(unseen, [1 / len(unseen)] * len(unseen))
     return Start(bench.start.lora_A, {site: mean.scaled_factors(site)[1] for site in bench.start.lora_B})

@@ -498,10 +498,21 @@ def test_an_expert_can_begin_at_the_fold_that_has_not_seen_its_family(folding, f
         for site, b in zoo.adapter(expert).lora_B.items():
             torch.testing.assert_close(b.float(), lora_b[site], rtol=0, atol=0.01 * float(lora_b[site].abs().max()))
 
+    second = tmp_path / "second"
+    build(changed(settings, out=second, folds=None, start_of=zoo.root, only=("drinks",)))
+    assert not (second / FOLDS).exists()
+    first, again = (Zoo.open(root).adapter("drinks").lora_B for root in (zoo.root, second))
+    assert first.keys() == again.keys()
+    for site, b in first.items():
+        torch.testing.assert_close(again[site], b)
 
-def test_folds_to_begin_at_must_be_asked_for(config):
+
+def test_folds_to_begin_at_must_be_asked_for_or_be_there(built, config, fresh):
     with pytest.raises(ValueError, match="'start: folds' wants 'folds'"):
         changed(config, start="folds")
+    with pytest.raises(ZooError, match=r"start_of.*has no folds to begin at"):
+        build(changed(fresh, start="folds", start_of=config.out))
+    assert not (fresh.out / START).exists()
 
 
 def test_a_new_zoo_can_have_folds_at_once(fresh, folding):
