@@ -25,10 +25,11 @@ from loragen.embedding import TextEncoder
 from loragen.evaluation.evaluate import shuffled
 from loragen.evaluation.scoring import score_task
 from loragen.evaluation.unseen import recovered_gain
-from loragen.experts import Start, TaskData
+from loragen.experts import Start
 from loragen.fewshot import FewShotRecipe, fit_examples
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 

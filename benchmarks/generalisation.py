@@ -24,8 +24,7 @@ from loragen import console
 from loragen.adapter import Adapter
 from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
-from loragen.evaluation.scoring import Scores, embed_task, scores_of
-from loragen.experts import TaskData
+from loragen.evaluation.scoring import Scores, read_task, scores_of
 from loragen.frame import Frame
 from loragen.generators.base import AdapterGenerator, Condition, Generation
 from loragen.generators.catalogue import open_generator
@@ -35,6 +34,7 @@ from loragen.generators.merge import Mean, TopK
 from loragen.generators.task_episodes import Beginnings
 from loragen.index import Index
 from loragen.runs import read_config, train_generator
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 
@@ -252,8 +252,8 @@ class Bench:
 
     def _scores(self, task: Task, adapter: Adapter, *, whole: bool = True) -> tuple[Scores, Scores]:
         data = self.data[task.id] if whole else self.data[task.id].first(SHORT)
-        embedded = embed_task(self.backbone, adapter, data)
-        return scores_of(embedded), scores_of(embedded.first(SHORT))
+        readout = read_task(self.backbone, adapter, data)
+        return scores_of(readout), scores_of(readout.first(SHORT))
 
 
 def kept(start: str) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import score_task
 from loragen.evaluation.unseen import recovered_gain
-from loragen.experts import TaskData
 from loragen.frame import Frame
 from loragen.generators.base import Condition
 from loragen.generators.catalogue import open_generator
@@ -38,6 +37,7 @@ from loragen.generators.icm import ICM
 from loragen.generators.icm_episodes import ICMTrainConfig
 from loragen.generators.icm_fit import fit_icm
 from loragen.task_vectors import Support
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 

@@ -46,7 +46,6 @@ from loragen.codec import Codec
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import Scores, score_task
 from loragen.evaluation.unseen import recovered_gain
-from loragen.experts import TaskData
 from loragen.generators.base import AdapterGenerator
 from loragen.generators.catalogue import SPLIT, open_generator
 from loragen.generators.conditions import Conditioner
@@ -54,6 +53,7 @@ from loragen.generators.gaussian import Gaussian
 from loragen.generators.icm import ICMConfig, ICMNetwork
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, prepare
 from loragen.task_vectors import Support
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from loragen.backbone import Backbone, choose_dtype
-from loragen.experts import AdapterObjective, Start, TaskData
+from loragen.experts import AdapterObjective, Start
+from loragen.taskdata import TaskData
 
 RESULTS = Path("benchmarks/results/precision.json")
 LENGTHS = (16, 32, 50, 52, 64)

@@ -18,7 +18,8 @@ from loragen import console
 from loragen.adapter import Adapter
 from loragen.backbone import Backbone, choose_dtype
 from loragen.evaluation.scoring import score_task
-from loragen.experts import MultitaskRecipe, Start, TaskData, train_multitask
+from loragen.experts import MultitaskRecipe, Start, train_multitask
+from loragen.taskdata import TaskData
 from loragen.tasks import TaskSet
 from loragen.zoo import Zoo
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification by label texts, through a base and an adapter."""
+"""Zero-shot classification by label texts, or by the likelihood of labels, through a base and an adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from loragen.adapter import Adapter
-from loragen.backbone import LOGIT_SCALE, Backbone
+from loragen.backbone import Backbone
+from loragen.taskdata import TaskData
+from loragen.tasks import Examples
 
 
 @dataclass(frozen=True)
@@ -16,21 +18,25 @@ class Prediction:
     label: str
     probability: float
     by_label: dict[str, float]
-    """Softmax over 20 · cosine, rounded to 4 digits."""
+    """Softmax over 20 · cosine or, for language models, log-likelihoods; rounded to 4 digits."""
 
 
 def classify_texts(
     backbone: Backbone, adapter: Adapter | None, texts: Sequence[str], labels: Sequence[str], *, max_length: int = 128
 ) -> list[Prediction]:
-    """Give each text the label whose text is nearest, both embedded through the adapted base.
+    """Give each text the label that fits it best under the adapted base.
 
     Raises:
         AdapterError: the adapter was made for another base.
     """
+    examples = Examples(tuple(texts), None, (0,) * len(texts))  # their classes are not known, and not looked at
+    data = TaskData(
+        backbone.inputs(examples, max_length=max_length),
+        torch.tensor(examples.labels),
+        backbone.outputs(labels, max_length=max_length),
+    )
     with backbone.adapted(adapter):
-        embedded = backbone.encode(backbone.tokenize(texts, max_length=max_length))
-        named = backbone.encode(backbone.tokenize(labels, max_length=max_length))
-    probabilities = torch.softmax(LOGIT_SCALE * embedded @ named.T, dim=1)
+        probabilities = torch.softmax(backbone.read(data).logits, dim=1)
     return [
         Prediction(
             labels[int(row.argmax())],

@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loragen.commands.check import check
+from loragen.commands.combine import combine
+from loragen.commands.imports import zoo_import
+from loragen.commands.options import ForceOption, JsonOption, refuse_to_replace
 from loragen.errors import ConfigError, LoragenError, TaskError
 
 if TYPE_CHECKING:
@@ -27,7 +31,6 @@ zoo_app = typer.Typer(help="Build and inspect zoos of expert adapters.", no_args
 app.add_typer(zoo_app, name="zoo")
 
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo (default: the one that comes along).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
 LicenceOption = Annotated[
     list[str] | None,
     typer.Option("--licence", help="Only experts whose data has this licence; repeat for several."),
@@ -79,7 +82,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: adapters/NAME-OF-TASK).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")] = False,
+    force: ForceOption = False,
     licence: LicenceOption = None,
     zoo: ZooOption = None,
     encoder: EncoderOption = ENCODER,
@@ -101,7 +104,7 @@ def generate(
 
     folder = out or Path("adapters") / slug(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
-    _refuse_to_replace([*folders, *([f.with_name(f.name + "-merged") for f in folders] if merge else [])], force=force)
+    refuse_to_replace([*folders, *([f.with_name(f.name + "-merged") for f in folders] if merge else [])], force=force)
     opened, text_encoder = _zoo_and_encoder(zoo, encoder)
     maker = open_generator(generator, opened, text_encoder, licences=licence, top_k=top_k)
     support = None if examples is None else Support.from_file(examples)
@@ -158,12 +161,6 @@ def _fitted(
             adapter = fit_examples(generation.adapter, data, backbone, recipe, on_step=show)
             fitted.append(replace(generation, adapter=adapter))
     return recipe, fitted
-
-
-def _refuse_to_replace(folders: list[Path], *, force: bool) -> None:
-    for folder in folders:
-        if folder.exists() and not force:
-            raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
 
 
 def _zoo_and_encoder(zoo: Path | None, encoder: str) -> "tuple[Zoo, TextEncoder]":
@@ -272,13 +269,13 @@ def merge(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
     base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Merge an adapter into its base: a plain model folder for transformers and sentence-transformers."""
     from loragen import console
 
-    _refuse_to_replace([out], force=force)
+    refuse_to_replace([out], force=force)
     _merge(adapter, out, base)
     if as_json:
         console.say_json({"folder": str(out)})
@@ -288,11 +285,15 @@ def merge(
 
 def _merge(adapter: Path, out: Path, base: str | None = None) -> None:
     from loragen.adapter import Adapter
+    from loragen.baking import merge_into_base
     from loragen.embedding import resolve_model
-    from loragen.merging import merge_into_base
 
     loaded = Adapter.load(adapter)
     merge_into_base(loaded, resolve_model(_base_name(loaded.settings.base_model_name_or_path, base)), out)
+
+
+app.command("combine")(combine)
+app.command("check")(check)
 
 
 def _base_name(named: str | None, given: str | None) -> str:
@@ -461,6 +462,9 @@ def zoo_build(
 
         build(settings, report)
     _show_zoo(Zoo.open(settings.out), as_json=as_json)
+
+
+zoo_app.command("import")(zoo_import)
 
 
 @zoo_app.command("list")

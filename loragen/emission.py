@@ -1,10 +1,11 @@
 """Writes generated adapters: PEFT folder, card and model card in one step, then reads them back and checks them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from loragen.adapter import Adapter
 from loragen.config import StrictModel, dump_yaml
@@ -111,12 +112,23 @@ def write_adapter(generation: Generation, card: GeneratedCard, folder: Path) -> 
         AdapterError: the adapter leaves its base unchanged, or came back other than it was written.
     """
     adapter = generation.adapter
+    files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
+    return write_checked(adapter, folder, extra_files=files)
+
+
+def write_checked(
+    adapter: Adapter, folder: Path, *, extra_files: Mapping[str, str | bytes] = MappingProxyType({})
+) -> Written:
+    """Save an adapter, read it back, and check that it is what was meant and not a no-op.
+
+    Raises:
+        AdapterError: the adapter leaves its base unchanged, or came back other than it was written.
+    """
     if adapter.norm() == 0:
         raise AdapterError(
             "The generated adapter leaves the base unchanged (all delta weights are zero); nothing was written."
         )
-    files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
-    adapter.save(folder, extra_files=files)
+    adapter.save(folder, extra_files=extra_files)
     read = Adapter.load(folder)
     if read.spec != adapter.spec or abs(read.norm() - adapter.norm()) > 1e-3 * adapter.norm():
         raise AdapterError(f"{folder} does not read back as it was written; check the disk, and generate again.")

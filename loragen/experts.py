@@ -1,7 +1,7 @@
 """Experts: one adapter trained on one task, B alone over a frozen A that all experts of a zoo share."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,17 +9,24 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, contrast_loss, label_text_loss
+from loragen.backbone import Backbone, ObjectiveName
 from loragen.config import StrictModel
 from loragen.errors import TaskError
+from loragen.language import PROMPT
 from loragen.objective import Objective
 from loragen.schedule import Schedule
-from loragen.tasks import Examples, Task
+from loragen.taskdata import TaskData
+from loragen.tasks import Task
 
 
 class ExpertRecipe(StrictModel):
     """How experts are trained; one recipe serves every task of a zoo."""
 
+    objective: ObjectiveName = "label_text"
+    """What experts are trained and scored by: texts and label texts, completions by a decoder or an encoder-decoder, or
+    images and their captions. It says what kind of model the base must be."""
+    prompt: str = PROMPT
+    """How a language model is shown a labelled text, ``{text}``; the label follows after a space."""
     r: int = Field(4, ge=1)
     target_modules: tuple[str, ...] = ("query", "value")
     steps: int = Field(60, ge=2)
@@ -88,64 +95,6 @@ def _bfloat16(values: Tensor) -> Tensor:
     return values.bfloat16().float().contiguous()
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """A task's examples, tokenised once."""
-
-    ids: tuple[Sequence[int], ...]
-    targets: Tensor
-    label_ids: tuple[Sequence[int], ...]
-
-    @classmethod
-    def of(
-        cls, task: Task, examples: Examples, backbone: Backbone, *, max_length: int, instruction: str | None = None
-    ) -> "TaskData":
-        """Tokenise examples and label texts with the base's tokenizer.
-
-        An ``instruction`` is put in front of every text and every label, and ``max_length`` grows by its length.
-        """
-        texts, labels = examples.texts, task.labels
-        if instruction is not None:
-            texts, labels = (tuple(f"{instruction} {text}" for text in group) for group in (texts, labels))
-            max_length += len(backbone.tokenize([instruction], max_length=max_length)[0])
-        return cls(
-            tuple(backbone.tokenize(texts, examples.pairs, max_length=max_length)),
-            torch.as_tensor(examples.labels),
-            tuple(backbone.tokenize(labels, max_length=max_length)),
-        )
-
-    def subset(self, indices: Sequence[int]) -> "TaskData":
-        """The examples at ``indices``, with the same labels."""
-        return TaskData(tuple(self.ids[i] for i in indices), self.targets[list(indices)], self.label_ids)
-
-    def first(self, number: int) -> "TaskData":
-        """The first examples, or all where there are fewer."""
-        return self.subset(range(min(number, len(self.ids))))
-
-    def to(self, device: torch.device) -> "TaskData":
-        """The same data with its targets on a device; token ids are moved as they are padded."""
-        return replace(self, targets=self.targets.to(device))
-
-    def split(self, held_out: int, *, rng: torch.Generator) -> tuple["TaskData", "TaskData"]:
-        """A random part for training and one of at most ``held_out`` examples, never above a fifth."""
-        order = torch.randperm(len(self.ids), generator=rng).tolist()
-        size = min(held_out, len(order) // 5)
-        return self.subset(order[size:]), self.subset(order[:size])
-
-    def batches(self, number: int, size: int, *, rng: torch.Generator) -> Iterator["TaskData"]:
-        """Endless shuffled passes cut into ``number`` batches; four at a time are sorted by length to save padding."""
-        order: list[int] = []
-        pending: list[list[int]] = []
-        for _ in range(number):
-            if not pending:
-                while len(order) < 4 * size:
-                    order += torch.randperm(len(self.ids), generator=rng).tolist()
-                pool, order = sorted(order[: 4 * size], key=lambda i: len(self.ids[i])), order[4 * size :]
-                chunks = [pool[start : start + size] for start in range(0, len(pool), size)]
-                pending = [chunks[i] for i in torch.randperm(len(chunks), generator=rng).tolist()]
-            yield self.subset(pending.pop())
-
-
 class AdapterObjective(Objective):
     """The adapter's factors as parameters, and the loss of a batch of one task through the frozen base."""
 
@@ -162,25 +111,16 @@ class AdapterObjective(Objective):
         return {site: (a, b) for site, a, b in zip(self.sites, self.lora_A, self.lora_B, strict=True)}
 
     def loss(self, batch: TaskData) -> dict[str, Tensor]:
-        """Label-text cross-entropy plus weighted supervised contrast."""
+        """The base's losses of a batch under these factors."""
         (backbone,) = self._backbone
         with backbone.using(self.factors()):
-            texts = backbone.embed(batch.ids)
-            labels = backbone.embed(batch.label_ids)
-        targets = batch.targets.to(texts.device)  # the trainer moves factors and batches, but not the hidden base
-        parts = {"label_text": label_text_loss(texts, labels, targets)}
-        if self.contrast_weight:
-            parts["contrast"] = contrast_loss(texts, targets)
-        return {"loss": parts["label_text"] + self.contrast_weight * parts.get("contrast", 0.0)} | parts
+            return backbone.losses(batch, contrast_weight=self.contrast_weight)
 
-    @torch.inference_mode()
     def validation_loss(self, data: TaskData, factors: Mapping[str, tuple[Tensor, Tensor]]) -> float:
         """The same loss over all of ``data`` at once, under other factors."""
         (backbone,) = self._backbone
         with backbone.using(factors):
-            texts, labels = backbone.encode(data.ids), backbone.encode(data.label_ids)
-        loss = label_text_loss(texts, labels, data.targets)
-        return float(loss + self.contrast_weight * contrast_loss(texts, data.targets))
+            return backbone.held_out_loss(data, contrast_weight=self.contrast_weight)
 
 
 @dataclass(frozen=True)
@@ -198,6 +138,9 @@ class Expert:
     """Where the window ends: the length that did best on the held-out slice."""
     held_out_losses: Mapping[int, float] = field(default_factory=dict)
     """Length → loss of its window's mean on the held-out slice."""
+    task_type: str | None = "FEATURE_EXTRACTION"
+    fan_in_fan_out: bool = False
+    """Both for PEFT; see `Backbone`."""
 
 
 def train_expert(task: Task, backbone: Backbone, start: Start, recipe: ExpertRecipe) -> Expert:
@@ -214,7 +157,7 @@ def train_expert(task: Task, backbone: Backbone, start: Start, recipe: ExpertRec
     objective = AdapterObjective(backbone, start, train_a=False, contrast_weight=recipe.contrast_weight)
     steps = list(train.batches(recipe.steps, recipe.batch_size, rng=rng))
     points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed)
-    return _choose_window(objective, points, held_out, start, recipe)
+    return _choose_window(objective, points, held_out, start, recipe, backbone)
 
 
 def trajectory(
@@ -240,7 +183,12 @@ def trajectory(
 
 
 def _choose_window(
-    objective: AdapterObjective, points: Mapping[str, Tensor], held_out: TaskData, start: Start, recipe: ExpertRecipe
+    objective: AdapterObjective,
+    points: Mapping[str, Tensor],
+    held_out: TaskData,
+    start: Start,
+    recipe: ExpertRecipe,
+    backbone: Backbone,
 ) -> Expert:
     window = min(recipe.window, recipe.steps)
     ends = sorted({max(window, round(recipe.steps * i / recipe.choices)) for i in range(1, recipe.choices + 1)})
@@ -262,6 +210,8 @@ def _choose_window(
         snapshots={site: p[kept] for site, p in tail.items()},
         steps=best,
         held_out_losses=losses,
+        task_type=backbone.task_type,
+        fan_in_fan_out=backbone.stores_transposed(points),
     )
 
 

@@ -13,8 +13,9 @@ from loragen.adapter import Adapter
 from loragen.backbone import Backbone
 from loragen.config import StrictModel
 from loragen.errors import TaskError
-from loragen.experts import AdapterObjective, Start, TaskData, trajectory
+from loragen.experts import AdapterObjective, Start, trajectory
 from loragen.task_vectors import Support
+from loragen.taskdata import TaskData
 
 
 class FewShotRecipe(StrictModel):

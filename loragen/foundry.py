@@ -24,11 +24,12 @@ from pydantic import Field, model_validator
 from safetensors.torch import load_file, save
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, DtypeName, choose_dtype
+from loragen.backbone import Backbone, DeviceName, DtypeName, choose_dtype
+from loragen.bases import open_base
 from loragen.config import StrictModel
 from loragen.errors import ConfigError, ZooError
-from loragen.evaluation.scoring import score_task
-from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert, train_multitask
+from loragen.evaluation.open_scoring import measure
+from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, train_expert, train_multitask
 from loragen.files import atomic_write
 from loragen.folds import (
     FOLDS,
@@ -43,6 +44,7 @@ from loragen.folds import (
     write_fold,
 )
 from loragen.merging import weighted_sum
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, card_text, expert_files
 
@@ -77,6 +79,7 @@ class ZooConfig(StrictModel):
     score: bool = True
     """Score base and expert on each task's test file."""
     dtype: DtypeName = "auto"
+    device: DeviceName = "cpu"
     workers: int = Field(0, ge=0)
     """Processes that train experts and folds; 0 takes one a core."""
 
@@ -114,7 +117,7 @@ def build(config: ZooConfig, report: Report = lambda _progress: None) -> None:
     jobs = _jobs(config, task_set)
     plans = _plans(config, task_set)
     dtype = choose_dtype(config.dtype)
-    backbone = Backbone.load(config.base, dtype=dtype)
+    backbone = _open_base(config, dtype)
     manifest = _manifest(config, backbone)
     _check_folds(config, plans)
     _check_start(config)
@@ -127,6 +130,11 @@ def build(config: ZooConfig, report: Report = lambda _progress: None) -> None:
     else:
         _train_experts(workshop, jobs)
         _train_folds(workshop, plans, task_set)
+
+
+def _open_base(config: ZooConfig, dtype: torch.dtype) -> Backbone:
+    recipe = config.recipe
+    return open_base(config.base, objective=recipe.objective, prompt=recipe.prompt, dtype=dtype, device=config.device)
 
 
 def _manifest(config: ZooConfig, backbone: Backbone) -> Manifest:
@@ -259,14 +267,18 @@ def _train_multitask(config: ZooConfig, task_set: TaskSet, backbone: Backbone, s
             checkpoints=config.out / ".multitask.partial",
             on_step=lambda step: report(Progress("multitask", min(step, total), total)),
         )
-        _adapter(trained, config.base).save(folder, extra_files={"losses.json": json.dumps(history)})
+        _adapter(trained, backbone).save(folder, extra_files={"losses.json": json.dumps(history)})
         shutil.rmtree(config.out / ".multitask.partial")
     return Adapter.load(folder)
 
 
-def _adapter(trained: Start, base: str) -> Adapter:
+def _adapter(trained: Start, backbone: Backbone) -> Adapter:
     return Adapter.from_factors(
-        trained.lora_A, trained.lora_B, base_model_name_or_path=base, task_type="FEATURE_EXTRACTION"
+        trained.lora_A,
+        trained.lora_B,
+        base_model_name_or_path=backbone.name,
+        task_type=backbone.task_type,
+        fan_in_fan_out=backbone.stores_transposed(trained.lora_A),
     )
 
 
@@ -293,7 +305,7 @@ def _open_bench(config: ZooConfig, manifest: Manifest, dtype: torch.dtype, threa
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _bench = _Bench(Backbone.load(config.base, dtype=dtype), read_start(config.out), manifest, config, stop)
+    _bench = _Bench(_open_base(config, dtype), read_start(config.out), manifest, config, stop)
 
 
 def _end_with_parent() -> None:
@@ -345,7 +357,7 @@ def _score_one(task: Task, card: Card) -> Card:
 
 def _scored(card: Card, task: Task, adapter: Adapter, bench: _Bench) -> Card:
     data = TaskData.of(task, task.load_test(), bench.backbone, max_length=bench.manifest.recipe.score_length)
-    scores = {"before": score_task(bench.backbone, None, data), "after": score_task(bench.backbone, adapter, data)}
+    scores = {"before": measure(bench.backbone, None, data), "after": measure(bench.backbone, adapter, data)}
     return card.model_copy(update=scores)
 
 
@@ -375,7 +387,7 @@ def _train_fold(number: int, plan: FoldPlan, tasks: Sequence[Task]) -> None:
         checkpoints=checkpoints,
         on_step=check_stop,
     )
-    write_fold(folder, Fold(plan, _adapter(trained, bench.manifest.base)), history)
+    write_fold(folder, Fold(plan, _adapter(trained, bench.backbone)), history)
     shutil.rmtree(checkpoints)
 
 

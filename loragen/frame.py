@@ -103,7 +103,9 @@ class Frame:
             for (site, a), part in zip(self.lora_A.items(), parts, strict=True)
         }
 
-    def adapter(self, coordinates: Tensor, *, base: str | None, task_type: str | None = None) -> Adapter:
+    def adapter(
+        self, coordinates: Tensor, *, base: str | None, task_type: str | None = None, fan_in_fan_out: bool = False
+    ) -> Adapter:
         """The adapter at some coordinates (size,), float32."""
         blocks = self.unflatten(coordinates.float())
         return Adapter.from_factors(
@@ -111,7 +113,12 @@ class Frame:
             {site: block.contiguous() for site, block in blocks.items()},
             base_model_name_or_path=base,
             task_type=task_type,
+            fan_in_fan_out=fan_in_fan_out,
         )
+
+    def rounded(self) -> "Frame":
+        """The frame as bfloat16 stores it, which is then what coordinates belong to."""
+        return Frame({site: a.bfloat16().float() for site, a in self.lora_A.items()}, self.out_features)
 
     def energy_kept(self, adapter: Adapter) -> float:
         """Share of an adapter's squared Frobenius norm that the frame holds, from 0 to 1."""
@@ -147,12 +154,22 @@ def _common_basis(site: str, adapters: Sequence[Adapter], r: int | None) -> Tens
     ranks = [len(adapter.lora_A[site]) for adapter in adapters]
     if r in (None, len(first)) and all(torch.equal(adapter.lora_A[site].float(), first) for adapter in adapters):
         return first
-    # The right singular vectors of the stacked delta weights are the eigenvectors of Σ (B A)ᵀ(B A).
-    gram = torch.zeros(first.shape[1], first.shape[1], dtype=torch.float64)
+    width = first.shape[1]
+    wanted = min(r or max(ranks), width)
+    if sum(ranks) < width:
+        # With B = Q T the stacked delta weights have the right singular vectors of the stacked T A, Σ rank rows in all.
+        rows = [_triangle(b.double()) @ a.double() for a, b in (adapter.scaled_factors(site) for adapter in adapters)]
+        vectors: Tensor = torch.linalg.svd(torch.cat(rows), full_matrices=wanted > sum(ranks)).Vh
+        return vectors[:wanted].float().contiguous()
+    # They are the eigenvectors of Σ (B A)ᵀ(B A), too.
+    gram = torch.zeros(width, width, dtype=torch.float64)
     for adapter in adapters:
         a, b = (factor.double() for factor in adapter.scaled_factors(site))
         gram += a.T @ (b.T @ b) @ a
     vectors = torch.linalg.eigh(gram).eigenvectors  # ascending eigenvalues
-    rank = min(r or max(ranks), len(gram))
-    basis: Tensor = vectors[:, -rank:].flip(1).T.float().contiguous()
-    return basis
+    return vectors[:, -wanted:].flip(1).T.float().contiguous()
+
+
+def _triangle(b: Tensor) -> Tensor:
+    triangle: Tensor = torch.linalg.qr(b).R
+    return triangle

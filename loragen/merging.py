@@ -1,18 +1,62 @@
-"""Merges on delta weights: exact weighted sums, rank control, and adapters folded into their base model."""
+"""Merges of adapters on delta weights, with a say over the rank: weighted sums, TIES and DARE.
 
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+All is done on scaling · B · A, never on A and B apart, so that adapters of any ranks and scalings merge. A site that an
+adapter lacks is zero there.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loragen.adapter import Adapter
 from loragen.errors import AdapterError
-from loragen.files import atomic_folder
+from loragen.sparse_merging import dare, ties
 
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".msgpack", ".ot", ".onnx")
-_EXPORTS = ("onnx", "openvino", "coreml")
+METHODS = ("sum", "ties", "dare")
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A merge in low rank."""
+
+    adapter: Adapter
+    energy_kept: float
+    """The share of the full merge's squared Frobenius norm, over all sites, that the rank holds; 1 means all."""
+
+
+def combined(
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+    *,
+    method: str = "sum",
+    rank: int | None = None,
+    density: float = 0.2,
+    scale: float = 1.0,
+    rng: torch.Generator,
+) -> Merged:
+    """Merge by the method of this name, times ``scale``, in rank at most ``rank`` at every site.
+
+    ``"sum"`` is `weighted_sum`; it needs neither ``density`` nor ``rng``, and is exact where no rank is asked for.
+    ``"ties"`` and ``"dare"`` are `sparse_merging.ties` and `dare`, whose full-rank result gives way to its best
+    approximation (Eckart-Young) site by site; its rank is by default the largest that an adapter has at the site.
+
+    Raises:
+        AdapterError: there is no such method, adapters do not go together, or a value is out of range.
+    """
+    if not math.isfinite(scale):
+        raise AdapterError(f"The scale of the merge is {scale}; a finite number was wanted.")
+    if method == "sum":
+        whole = weighted_sum(adapters, [scale * weight for weight in weights])
+        return Merged(whole, 1.0) if rank is None else _merged(truncated(whole, rank), whole.norm() ** 2)
+    if method == "ties":
+        return _from_dense(adapters, weights, partial(ties, density=density), rank, scale)
+    if method == "dare":
+        return _from_dense(adapters, weights, partial(dare, density=density, rng=rng), rank, scale)
+    raise AdapterError(f"There is no merge {method!r}; choose one of {', '.join(METHODS)}.")
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
@@ -22,29 +66,43 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapt
     Averaging A and B apart would not give this: mean(B) · mean(A) is not mean(B · A).
 
     Raises:
-        AdapterError: there is no adapter, a weight is missing, or shapes or bases differ.
+        AdapterError: there is no adapter, a weight is missing or not finite, or adapters do not go together.
     """
-    if not adapters or len(adapters) != len(weights):
-        raise AdapterError(
-            f"A merge takes one weight an adapter, and at least one; met {len(adapters)} and {len(weights)}."
-        )
-    bases = {adapter.settings.base_model_name_or_path for adapter in adapters}
-    if len(bases) > 1:
-        raise AdapterError(f"Adapters of one merge must share their base model; met {sorted(map(str, bases))}.")
     lora_a, lora_b = {}, {}
-    for site in dict.fromkeys(site for adapter in adapters for site in adapter.sites):
-        holders = [
-            (adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if site in adapter.lora_A
-        ]
+    for site, holders in _holders(adapters, weights).items():
         lora_a[site], lora_b[site] = _summed(site, holders)
     return _alike(adapters[0], lora_a, lora_b)
 
 
+def _holders(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, list[tuple[Adapter, float]]]:
+    """Site → the adapters that have it, each with its weight; refuses what cannot be merged."""
+    if not adapters or len(adapters) != len(weights):
+        raise AdapterError(
+            f"A merge takes one weight an adapter, and at least one; met {len(adapters)} and {len(weights)}."
+        )
+    if not all(map(math.isfinite, weights)):
+        raise AdapterError(f"The weights of the merge are {list(weights)}; finite numbers were wanted.")
+    bases = {adapter.settings.base_model_name_or_path for adapter in adapters}
+    if len(bases) > 1:
+        raise AdapterError(f"Adapters of one merge must share their base model; met {sorted(map(str, bases))}.")
+    if len({adapter.settings.fan_in_fan_out for adapter in adapters}) > 1:
+        raise AdapterError(
+            "Some adapters of the merge set fan_in_fan_out and some do not, so that they disagree on how their base "
+            "stores its weights; export them again from one base."
+        )
+    holders: dict[str, list[tuple[Adapter, float]]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for site in adapter.sites:
+            holders.setdefault(site, []).append((adapter, weight))
+    for site, some in holders.items():
+        shapes = {(len(adapter.lora_B[site]), adapter.lora_A[site].shape[1]) for adapter, _ in some}
+        if len(shapes) > 1:
+            raise AdapterError(f"Adapters of one merge must agree on {site!r}, but its (out, in) is {sorted(shapes)}.")
+    return holders
+
+
 def _summed(site: str, holders: Sequence[tuple[Adapter, float]]) -> tuple[Tensor, Tensor]:
     factors = [(*adapter.scaled_factors(site), weight) for adapter, weight in holders]
-    shapes = {(len(b), a.shape[1]) for a, b, _ in factors}
-    if len(shapes) > 1:
-        raise AdapterError(f"Adapters of one merge must agree on {site!r}, but its (out, in) is {sorted(shapes)}.")
     first = factors[0][0]
     if all(torch.equal(a, first) for a, _, _ in factors):
         return first, torch.stack([weight * b for _, b, weight in factors]).sum(0)
@@ -64,7 +122,12 @@ def _alike(adapter: Adapter, lora_a: Mapping[str, Tensor], lora_b: Mapping[str, 
 
 
 def truncated(adapter: Adapter, r: int) -> Adapter:
-    """The nearest adapter of rank at most ``r`` at every site (Eckart-Young), from the factors by QR and SVD."""
+    """The nearest adapter of rank at most ``r`` at every site (Eckart-Young), from the factors by QR and SVD.
+
+    Raises:
+        AdapterError: ``r`` is below 1.
+    """
+    _check_rank(r)
     lora_a, lora_b = {}, {}
     for site in adapter.sites:
         a, b = (factor.double() for factor in adapter.scaled_factors(site))
@@ -77,57 +140,32 @@ def truncated(adapter: Adapter, r: int) -> Adapter:
     return _alike(adapter, lora_a, lora_b)
 
 
-def merge_into_base(adapter: Adapter, base_folder: Path, out: Path) -> None:
-    """Write the base with the adapter's delta weights added, as a plain transformers or sentence-transformers folder.
-
-    Weights are written in float32. Files beside them (tokenizer, pooling, further modules) are copied as they are, but
-    not the base's exports to other runtimes, which would hold the old weights.
-
-    Raises:
-        AdapterError: the base lacks a site of the adapter, or has another shape there.
-    """
-    from transformers import AutoModel
-
-    from loragen.embedding import quiet_loading
-
-    with quiet_loading():
-        model = AutoModel.from_pretrained(base_folder, dtype=torch.float32)
-    with torch.no_grad():
-        for site in adapter.sites:
-            weight, delta = _weight_at(model, site, base_folder.name), adapter.delta_weight(site)
-            if weight.shape != delta.shape:
-                raise AdapterError(
-                    f"The adapter's update of {site!r} is {tuple(delta.shape)}, but the weight of the base "
-                    f"{base_folder.name} there is {tuple(weight.shape)}; name the base it was made for with --base."
-                )
-            weight += delta
-    with atomic_folder(out) as folder:
-        _copy_beside_weights(base_folder, folder)
-        with quiet_loading():
-            model.save_pretrained(folder)
+def _from_dense(
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+    merge: Callable[[Iterable[tuple[Tensor, float]]], Tensor],
+    rank: int | None,
+    scale: float,
+) -> Merged:
+    """The best approximation in low rank of a merge of dense delta weights, one site at a time."""
+    if rank is not None:
+        _check_rank(rank)
+    lora_a, lora_b, full = {}, {}, 0.0
+    for site, holders in _holders(adapters, weights).items():
+        delta = scale * merge((adapter.delta_weight(site).double(), weight) for adapter, weight in holders)
+        left, singular, right = torch.linalg.svd(delta, full_matrices=False)
+        r = rank or max(len(adapter.lora_A[site]) for adapter, _ in holders)
+        lora_b[site] = (left[:, :r] * singular[:r]).float()
+        lora_a[site] = right[:r].float()
+        full += float(singular.square().sum())
+    return _merged(_alike(adapters[0], lora_a, lora_b), full)
 
 
-def _weight_at(model: nn.Module, site: str, base: str) -> Tensor:
-    """A module's weight as (out, in): a view where it is kept the other way round, as GPT-2's are."""
-    from transformers.pytorch_utils import Conv1D
-
-    try:
-        module = model.get_submodule(site)
-        weight = module.weight
-    except AttributeError:
-        raise AdapterError(
-            f"The adapter updates {site!r}, which the base {base} does not have; "
-            "name the base it was made for with --base."
-        ) from None
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(module, Conv1D) else weight
+def _merged(adapter: Adapter, full: float) -> Merged:
+    """An approximation, beside the squared norm of the full merge of which it is the nearest."""
+    return Merged(adapter, min(adapter.norm() ** 2 / full, 1.0) if full else 1.0)
 
 
-def _copy_beside_weights(base_folder: Path, folder: Path) -> None:
-    for path in base_folder.iterdir():
-        if path.name.startswith(".") or path.name in _EXPORTS:
-            continue
-        if path.is_dir():
-            shutil.copytree(path, folder / path.name)
-        elif not path.name.endswith(_WEIGHTS):
-            shutil.copyfile(path, folder / path.name)  # not its mode: a base may be read-only
+def _check_rank(rank: int) -> None:
+    if rank < 1:
+        raise AdapterError(f"The rank asked for is {rank}; a whole number of at least 1 was wanted.")

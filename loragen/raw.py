@@ -51,11 +51,15 @@ class RawFactors:
         """Site → (A, scaling · B) as one vector."""
         return torch.cat([factor.float().flatten() for site in self.spec.sites for factor in factors[site.name]])
 
-    def adapter(self, coordinates: Tensor, *, base: str | None, task_type: str | None = None) -> Adapter:
+    def adapter(
+        self, coordinates: Tensor, *, base: str | None, task_type: str | None = None, fan_in_fan_out: bool = False
+    ) -> Adapter:
         """The adapter with these factors (size,), float32."""
         parts = iter(torch.split(coordinates.float(), list(self.sizes.values())))
         lora_A, lora_B = {}, {}
         for site in self.spec.sites:
             lora_A[site.name] = next(parts).reshape(site.r, site.in_features).clone()
             lora_B[site.name] = next(parts).reshape(site.out_features, site.r).clone()
-        return Adapter.from_factors(lora_A, lora_B, base_model_name_or_path=base, task_type=task_type)
+        return Adapter.from_factors(
+            lora_A, lora_B, base_model_name_or_path=base, task_type=task_type, fan_in_fan_out=fan_in_fan_out
+        )

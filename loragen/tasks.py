@@ -6,9 +6,9 @@ A YAML file describes a set of tasks, in full or as a table with a template for 
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -17,21 +17,29 @@ from loragen.config import StrictModel
 from loragen.errors import MissingExtraError, TaskError
 from loragen.rows import Row, cell, parse_json, read_rows, reading, text
 
+T = TypeVar("T")
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled texts of one task; ``labels`` are positions in the task's label names, ``pairs`` the second texts."""
+    """Examples of one task; ``labels`` are positions in the task's label names, ``pairs`` the second texts.
+
+    Where the task has no labels these are 0. ``completions`` are what follows the texts, ``images`` files that the
+    texts are captions of; both `None` where there are none.
+    """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
     labels: tuple[int, ...]
+    completions: tuple[str, ...] | None = None
+    images: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.labels)
-        assert self.pairs is None or len(self.pairs) == len(self.texts)
+        parts = (self.pairs, self.completions, self.images)
+        assert all(part is None or len(part) == len(self.texts) for part in parts)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -39,10 +47,17 @@ class Examples:
     def subset(self, indices: Iterable[int]) -> "Examples":
         """Keep the examples at ``indices``, in that order; a 1-D integer tensor will do."""
         kept = [int(index) for index in indices]
-        return Examples(
+
+        def of(part: tuple[T, ...] | None) -> tuple[T, ...] | None:
+            return None if part is None else tuple(part[index] for index in kept)
+
+        return replace(
+            self,
             texts=tuple(self.texts[index] for index in kept),
-            pairs=None if self.pairs is None else tuple(self.pairs[index] for index in kept),
+            pairs=of(self.pairs),
             labels=tuple(self.labels[index] for index in kept),
+            completions=of(self.completions),
+            images=of(self.images),
         )
 
     def few(self, shots: int, *, rng: torch.Generator) -> "Examples":
@@ -57,7 +72,8 @@ class Examples:
 class TaskSource(StrictModel):
     """Where a task's examples lie: local files (JSONL, JSON, CSV or Parquet by suffix) or a data set of the Hub.
 
-    ``text``, ``text_pair`` and ``label`` name columns. A file in which no row has a ``text_pair`` holds single texts.
+    ``text``, ``text_pair``, ``label``, ``completion`` and ``image`` name columns. A file in which no row has a
+    ``text_pair`` holds single texts. An image is a file, relative to the one that names it; its text is its caption.
     A Hub data set's numbered labels go by its own names where those are the task's, else by position.
     """
 
@@ -70,6 +86,8 @@ class TaskSource(StrictModel):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    completion: str | None = None
+    image: str | None = None
 
     @model_validator(mode="after")
     def _is_one_place(self) -> Self:
@@ -91,12 +109,16 @@ class TaskSource(StrictModel):
 
 
 class Task(StrictModel):
-    """A text classification task in words, its label names, its examples and their origin."""
+    """A task in words, its label names, its examples and their origin.
+
+    A task without labels is open: its texts are followed by completions, or are captions of images, or stand for
+    themselves, for a language model to learn.
+    """
 
     id: Slug
     description: NonBlank
     paraphrases: tuple[NonBlank, ...] = ()
-    labels: Annotated[tuple[NonBlank, ...], Field(min_length=2)]
+    labels: tuple[NonBlank, ...] = ()
     source: TaskSource
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
     family: str = ""
@@ -108,6 +130,8 @@ class Task(StrictModel):
 
     @model_validator(mode="after")
     def _has_distinct_labels(self) -> Self:
+        if len(self.labels) == 1:
+            raise ValueError("one label leaves nothing to tell apart; wanted at least two, or none for an open task")
         if repeated := _repeated(self.labels):
             raise ValueError(f"labels occur more than once: {', '.join(repeated)}")
         return self
@@ -133,12 +157,19 @@ class Task(StrictModel):
         return self._load("test")
 
     def _load(self, part: Literal["train", "test"]) -> Examples:
-        rows = _part_rows(self, part)
+        rows, source = _part_rows(self, part), self.source
+        is_captioned = source.image is None or not self.labels
         return Examples(
-            texts=tuple(text(row, self.source.text) for row in rows),
-            pairs=_pairs(rows, self.source.text_pair),
-            labels=self._label_positions(rows),
+            texts=tuple(text(row, source.text) if is_captioned else "" for row in rows),
+            pairs=_pairs(rows, source.text_pair),
+            labels=self._label_positions(rows) if self.labels else (0,) * len(rows),
+            completions=None if source.completion is None else tuple(text(row, source.completion) for row in rows),
+            images=None if source.image is None else _images(rows, source.image, self._folder(part)),
         )
+
+    def _folder(self, part: Literal["train", "test"]) -> Path:
+        file = self.source.train if part == "train" else self.source.test
+        return Path(file).parent if file else Path()
 
     def _label_positions(self, rows: Sequence[Row]) -> tuple[int, ...]:
         positions = {label: position for position, label in enumerate(self.labels)}
@@ -236,7 +267,7 @@ class TaskSetConfig(StrictModel):
             raise ValueError(
                 f"columns names no fields of a task: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
             )
-        if self.table and (missing := {"id", "description", "labels"} - set(self.columns)):
+        if self.table and (missing := {"id", "description"} - set(self.columns)):
             raise ValueError(f"columns must name the table's columns for {', '.join(sorted(missing))}")
         if self.table and self.source is None:
             raise ValueError("a table needs a source that says where the examples of each {id} lie")
@@ -297,6 +328,16 @@ def _pairs(rows: Sequence[Row], column: str | None) -> tuple[str, ...] | None:
     if column is None or not any(_is_filled(cells.get(column)) for _, cells in rows):
         return None
     return tuple(text(row, column) for row in rows)
+
+
+def _images(rows: Sequence[Row], column: str, folder: Path) -> tuple[Path, ...]:
+    files = tuple(folder / text(row, column) for row in rows)
+    for row, file in zip(rows, files, strict=True):
+        if not file.is_file():
+            raise TaskError(
+                f"{row[0]} names the image {file}, which is not there; give its place relative to the file of rows."
+            )
+    return files
 
 
 def _is_filled(value: Any) -> bool:

@@ -13,10 +13,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone
+from loragen.backbone import Backbone, DeviceName
+from loragen.bases import open_base
 from loragen.config import StrictModel, dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError
-from loragen.evaluation.scoring import Scores
+from loragen.evaluation.open_scoring import AnyScores
 from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe
 from loragen.files import sha256_of
 from loragen.folds import FOLDS, Fold, FoldRecipe, fold_folders, read_fold, read_folds
@@ -42,15 +43,29 @@ class Manifest(StrictModel):
     name: str
     base: str
     base_hash: str
-    """Hash of the base's weights file."""
-    frame: Literal["random", "multitask"]
-    """Where the shared A comes from."""
-    start: Literal["zero", "multitask", "folds"]
+    """Hash of the base's weights file; empty where adapters come from elsewhere, with a base known by name alone."""
+    frame: Literal["random", "multitask", "fitted"]
+    """Where the shared A comes from; ``fitted`` to adapters that were trained elsewhere."""
+    start: Literal["zero", "multitask", "folds", "elsewhere"]
     """Where B begins."""
     recipe: ExpertRecipe
+    """Of a zoo of adapters from elsewhere: objective, rank, target modules and lengths; the rest has no meaning."""
     multitask: MultitaskRecipe
     folds: FoldRecipe | None = None
     """None where the zoo has no folds."""
+
+
+class Imported(StrictModel):
+    """What an adapter was before it was brought into the frame of a zoo."""
+
+    r: int
+    """Largest rank of a site."""
+    lora_alpha: float
+    use_rslora: bool
+    energy_kept: float
+    """Share of the squared Frobenius norm of its delta weights that the frame holds."""
+    missing: tuple[str, ...]
+    """Sites that other adapters of the zoo update and it does not; they are zero."""
 
 
 class Card(StrictModel):
@@ -69,7 +84,8 @@ class Card(StrictModel):
     commit: str = ""
     base: str
     base_hash: str
-    recipe: ExpertRecipe
+    recipe: ExpertRecipe | None
+    """None for an adapter that was trained elsewhere."""
     steps: int
     """Length of training, chosen on a slice of the train file."""
     held_out_losses: dict[int, float]
@@ -77,9 +93,11 @@ class Card(StrictModel):
     dtype: str
     """In which the frozen base computed."""
     versions: dict[str, str]
-    before: Scores | None = None
+    imported: Imported | None = None
+    """None for an expert that was trained for the zoo."""
+    before: AnyScores | None = None
     """The bare base on the test file."""
-    after: Scores | None = None
+    after: AnyScores | None = None
     """The expert on the test file."""
 
     @property
@@ -219,14 +237,17 @@ class Zoo:
         """
         return Adapter.load(self.root / MULTITASK)
 
-    def load_base(self, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    def load_base(self, *, dtype: torch.dtype = torch.float32, device: DeviceName = "cpu") -> Backbone:
         """Load the base that the experts adapt.
 
         Raises:
             ConfigError: there is no such model, or it has other weights than the experts were trained on.
         """
-        backbone = Backbone.load(self.manifest.base, dtype=dtype)
-        if backbone.fingerprint != self.manifest.base_hash:
+        recipe = self.manifest.recipe
+        backbone = open_base(
+            self.manifest.base, objective=recipe.objective, prompt=recipe.prompt, dtype=dtype, device=device
+        )
+        if self.manifest.base_hash and backbone.fingerprint != self.manifest.base_hash:
             raise ConfigError(
                 f"The base {self.manifest.base} has other weights here ({backbone.fingerprint[:12]}) than the zoo "
                 f"{self.root} was trained on ({self.manifest.base_hash[:12]}); restore them."
@@ -251,11 +272,15 @@ class Zoo:
         return [name for name in names if not (self.root / name).is_dir()]
 
     def variance(self, expert: str) -> dict[str, Tensor]:
-        """Site → variance of B over the last steps of training, float32 (out, r)."""
+        """Site → variance of B over the last steps of training, float32 (out, r); zero where that is not known."""
+        if self.card(expert).imported is not None:
+            return {site: torch.zeros_like(b, dtype=torch.float32) for site, b in self.adapter(expert).lora_B.items()}
         return _read_tensors(self.folder(expert) / VARIANCE)
 
     def snapshots(self, expert: str) -> dict[str, Tensor]:
-        """Site → points of B in training, float32 (snapshots, out, r)."""
+        """Site → points of B in training, float32 (snapshots, out, r); the adapter alone where none are known."""
+        if self.card(expert).imported is not None:
+            return {site: b.float()[None] for site, b in self.adapter(expert).lora_B.items()}
         return _read_tensors(self.folder(expert) / SNAPSHOTS)
 
     @cached_property
@@ -321,7 +346,8 @@ def expert_files(expert: Expert, card: Card) -> tuple[Adapter, dict[str, str | b
         {site: a.bfloat16() for site, a in expert.lora_A.items()},
         {site: b.bfloat16() for site, b in expert.mean.items()},
         base_model_name_or_path=card.base,
-        task_type="FEATURE_EXTRACTION",
+        task_type=expert.task_type,
+        fan_in_fan_out=expert.fan_in_fan_out,
     )
     return adapter, {
         "card.yaml": card_text(card),

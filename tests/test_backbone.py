@@ -9,9 +9,10 @@ from models import tiny_bert, write_tiny_encoder
 
 import loragen.backbone
 from loragen.adapter import Adapter, LoraSettings
-from loragen.backbone import Backbone, choose_dtype, contrast_loss, label_text_loss
+from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import resolve_model, weights_hash
 from loragen.errors import AdapterError, TaskError
+from loragen.losses import contrast_loss, label_text_loss
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

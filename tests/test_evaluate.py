@@ -30,10 +30,10 @@ from loragen.evaluation.evaluate import (
     refuse_leaks,
     shuffled,
 )
-from loragen.evaluation.scoring import Embedded, embed_task, score_task, scores_of, v_measure
+from loragen.evaluation.scoring import read_task, score_task, scores_of, v_measure
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import summarise
-from loragen.experts import ExpertRecipe, MultitaskRecipe, TaskData
+from loragen.experts import ExpertRecipe, MultitaskRecipe
 from loragen.fewshot import fit_examples
 from loragen.files import atomic_write
 from loragen.foundry import ZooConfig, build
@@ -41,6 +41,7 @@ from loragen.generators.base import AdapterGenerator, Generation
 from loragen.generators.catalogue import open_generator
 from loragen.generators.sg import SGConfig
 from loragen.generators.sg_fit import SGTrainConfig, fit_sg
+from loragen.taskdata import Readout, TaskData
 from loragen.zoo import Zoo
 
 EXPERTS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm")}
@@ -229,9 +230,9 @@ def first_of(task, backbone, number=SHORT, **options) -> TaskData:
 def direct(bench, task, adapter, **options):
     """Scores on the whole test file and on the first texts, with nothing of the evaluation between."""
     data = TaskData.of(task, shuffled(task), bench.backbone, max_length=128, **options)
-    embedded = embed_task(bench.backbone, adapter, data)
-    first = Embedded(embedded.texts[:SHORT], embedded.labels, embedded.targets[:SHORT])
-    return scores_of(embedded, clustering=True), scores_of(first)
+    readout = read_task(bench.backbone, adapter, data)
+    first = Readout(readout.texts[:SHORT], readout.logits[:SHORT], readout.targets[:SHORT])
+    return scores_of(readout, clustering=True), scores_of(first)
 
 
 def of(evaluation, method):
@@ -420,9 +421,9 @@ def overheard_embedding(monkeypatch):
 
     def embed(backbone, adapter, data):
         calls.append((None if adapter is None else factors_of(adapter), tuple(map(tuple, data.ids))))
-        return embed_task(backbone, adapter, data)
+        return read_task(backbone, adapter, data)
 
-    monkeypatch.setattr(module, "embed_task", embed)
+    monkeypatch.setattr(module, "read_task", embed)
     return calls
 
 
@@ -592,10 +593,11 @@ def few(whole, config, tmp_path, monkeypatch) -> EvaluateConfig:
     monkeypatch.setattr(Bench, "open", lambda config: reopened(bench, config))
 
     def embed(backbone, adapter, data):
-        embedded = embed_task(backbone, adapter, data)
-        return dataclasses.replace(embedded, texts=embedded.texts + 1e-3 * len(data.ids))
+        readout = read_task(backbone, adapter, data)
+        drift = 1e-3 * len(data.ids)
+        return dataclasses.replace(readout, texts=readout.texts + drift, logits=readout.logits * (1 + drift))
 
-    monkeypatch.setattr(module, "embed_task", embed)
+    monkeypatch.setattr(module, "read_task", embed)
     return changed(config, out=tmp_path / "few", generators=("mean", "sg"))
 
 
@@ -636,7 +638,7 @@ def test_cells_that_were_kept_are_not_computed_again(whole, config, here, monkey
 def test_a_finished_evaluation_computes_nothing(whole, config, here, monkeypatch):
     evaluate_nothing(here)
     shutil.copy(config.out / CELLS, here.out / CELLS)
-    monkeypatch.setattr(module, "embed_task", None)
+    monkeypatch.setattr(module, "read_task", None)
     reports = []
     _, cells = evaluate(here, lambda *step: reports.append(step))
     assert cells == whole.cells
@@ -668,7 +670,7 @@ def test_rows_that_come_later_are_added_to_those_that_are_there(whole, here, mon
 
 def test_rows_that_are_no_longer_asked_for_stay_on_disk(whole, config, monkeypatch):
     monkeypatch.setattr(Bench, "open", lambda config: reopened(whole.bench, config))
-    monkeypatch.setattr(module, "embed_task", None)
+    monkeypatch.setattr(module, "read_task", None)
     before = state(config.out)
     _, cells = evaluate(changed(config, generators=("topk",), instructed=None))
     assert cells == [cell for cell in whole.cells if cell.method in (BASE, MULTITASK, "topk", ORACLE)]
@@ -908,6 +910,7 @@ def test_v_measure_of_classes_that_lie_across_the_clusters_is_nothing():
 
 def test_clustering_is_scored_where_it_is_asked_for():
     targets = torch.tensor([0, 1, 2]).repeat_interleave(6)
-    embedded = Embedded(blobs(0, 1, 2), torch.eye(4)[:3], targets)
-    assert scores_of(embedded).v_measure is None
-    assert scores_of(embedded, clustering=True) == scores_of(embedded).model_copy(update={"v_measure": 1.0})
+    texts = blobs(0, 1, 2)
+    readout = Readout(texts, texts @ torch.eye(4)[:3].T, targets)
+    assert scores_of(readout).v_measure is None
+    assert scores_of(readout, clustering=True) == scores_of(readout).model_copy(update={"v_measure": 1.0})

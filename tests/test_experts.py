@@ -9,17 +9,11 @@ from models import word_task, write_tiny_encoder
 
 import loragen.training
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, contrast_loss, label_text_loss
+from loragen.backbone import Backbone
 from loragen.errors import TaskError
-from loragen.experts import (
-    AdapterObjective,
-    ExpertRecipe,
-    MultitaskRecipe,
-    Start,
-    TaskData,
-    train_expert,
-    train_multitask,
-)
+from loragen.experts import AdapterObjective, ExpertRecipe, MultitaskRecipe, Start, train_expert, train_multitask
+from loragen.losses import contrast_loss, label_text_loss
+from loragen.taskdata import TaskData
 from loragen.tasks import TaskSource
 
 RECIPE = ExpertRecipe(

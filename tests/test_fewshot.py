@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, label_text_loss
+from loragen.backbone import Backbone
 from loragen.errors import AdapterError, TaskError
 from loragen.evaluation.scoring import score_task
-from loragen.experts import TaskData
 from loragen.fewshot import FewShotRecipe, examples_of, fit_examples
+from loragen.losses import label_text_loss
 from loragen.task_vectors import Support
+from loragen.taskdata import TaskData
 from loragen.tasks import Examples, Task, TaskSet
 from loragen.zoo import Zoo
 

@@ -24,13 +24,16 @@ MODULES = {
 }
 # From the bottom up; a module may import those of earlier rows, and of its own row.
 LAYERS = [
-    {"errors", "files", "schedule", "objective"},
+    {"errors", "files", "schedule", "objective", "losses", "taskdata"},
     {"config", "lora_settings", "rows"},
     {"adapter"},
-    {"codec", "frame", "raw", "tasks", "embedding", "index"},
-    {"merging", "backbone"},
+    {"codec", "frame", "raw", "tasks", "embedding", "index", "sparse_merging"},
+    {"merging", "baking", "backbone", "blueprint", "servers", "foreign"},
+    {"language", "images"},
+    {"bases"},
     {"classification", "experts", "training", "plotting", "task_vectors"},
     {"fewshot", "folds", "evaluation", "evaluation.scoring", "evaluation.statistics", "evaluation.controls"},
+    {"evaluation.open_scoring"},
     {"zoo"},
     {"generators", "generators.base", "generators.gaussian"},
     {"generators.library", "generators.trained", "generators.conditions"},
@@ -48,11 +51,12 @@ LAYERS = [
     },
     {"generators.sg_fit", "generators.icm_episodes", "generators.catalogue"},
     {"generators.icm_fit", "generators.attention_fit", "generators.hyper_fit"},
-    {"evaluation.unseen", "evaluation.novelty", "evaluation.single", "emission", "foundry", "runs"},
+    {"evaluation.unseen", "evaluation.novelty", "evaluation.single", "emission", "foundry", "runs", "imports"},
     {"evaluation.cells", "evaluation.evaluate"},
     {"evaluation.summary"},
     {"evaluation.report"},
     {"evaluation.plots"},
+    {"commands", "commands.options", "commands.combine", "commands.check", "commands.imports"},
     {"console", "cli", "__main__", "__init__"},
 ]
 HEAVY = {

@@ -16,7 +16,7 @@ from loragen.backbone import Backbone
 from loragen.config import dump_yaml
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
-from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, TaskData, train_expert
+from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, train_expert
 from loragen.files import atomic_write
 from loragen.folds import FOLDS, Fold, FoldPlan, write_fold
 from loragen.generators import task_fit
@@ -39,6 +39,7 @@ from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.runs import LOSSES, PLOT, read_config, train_generator
 from loragen.schedule import Schedule
 from loragen.task_vectors import Reader
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet, TaskSource
 from loragen.training import fit
 from loragen.zoo import MANIFEST, MULTITASK, Card, Manifest, Zoo, expert_files

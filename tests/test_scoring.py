@@ -9,8 +9,9 @@ from models import write_tiny_encoder
 
 from loragen.adapter import Adapter
 from loragen.backbone import Backbone
-from loragen.evaluation.scoring import Embedded, accuracy, embed_task, knn_predictions, macro_f1, score_task, scores_of
-from loragen.experts import TaskData
+from loragen.evaluation.scoring import accuracy, knn_predictions, macro_f1, read_task, score_task, scores_of
+from loragen.losses import LOGIT_SCALE
+from loragen.taskdata import Readout, TaskData
 
 
 def on_circle(*degrees):
@@ -106,7 +107,7 @@ def test_perfect_clusters_score_one():
     centres = torch.eye(4)
     targets = torch.arange(4).repeat_interleave(12)
     texts = torch.nn.functional.normalize(centres[targets] + 0.01 * random_units(48, 0, d=4), dim=1)
-    scores = scores_of(Embedded(texts, centres, targets))
+    scores = scores_of(Readout(texts, LOGIT_SCALE * texts @ centres.T, targets))
     assert (scores.accuracy, scores.macro_f1, scores.knn_accuracy) == (1, 1, 1)
     assert 0 <= scores.cross_entropy < 1e-6
 
@@ -116,7 +117,7 @@ def test_scores_of_a_hand_made_case():
     # Nearest labels: 0, 0, 1, 1, 2, so that the second text alone is wrong.
     texts = on_circle(10, 40, 80, 100, 170)
     targets = torch.tensor([0, 1, 1, 1, 2])
-    scores = scores_of(Embedded(texts, labels, targets))
+    scores = scores_of(Readout(texts, LOGIT_SCALE * texts @ labels.T, targets))
     assert scores.accuracy == pytest.approx(4 / 5)
     f1_of_0, f1_of_1, f1_of_2 = 2 / 3, 4 / 5, 1  # 2 · right / (predicted + present)
     assert scores.macro_f1 == pytest.approx((f1_of_0 + f1_of_1 + f1_of_2) / 3)
@@ -158,13 +159,14 @@ def test_a_task_is_scored_with_texts_and_labels_through_the_adapted_base(backbon
     rng = torch.Generator().manual_seed(0)
     factors = {site: torch.randn(2, 16, generator=rng)}, {site: torch.randn(16, 2, generator=rng)}
     adapter = Adapter.from_factors(*factors, base_model_name_or_path=None)
-    bare = embed_task(backbone, None, data)
-    adapted = embed_task(backbone, adapter, data)
+    bare = read_task(backbone, None, data)
+    adapted = read_task(backbone, adapter, data)
     assert torch.equal(bare.texts, backbone.encode(data.ids))
     with backbone.adapted(adapter):
         assert torch.equal(adapted.texts, backbone.encode(data.ids))
-        assert torch.equal(adapted.labels, backbone.encode(data.label_ids))
-    for before, after in ((bare.texts, adapted.texts), (bare.labels, adapted.labels)):
+        labels = backbone.encode(data.label_ids)
+    assert torch.equal(adapted.logits, LOGIT_SCALE * adapted.texts @ labels.T)
+    for before, after in ((bare.texts, adapted.texts), (bare.logits, adapted.logits)):
         assert not torch.allclose(before, after, atol=1e-2)
     assert torch.equal(adapted.targets, data.targets)
     assert score_task(backbone, adapter, data) == scores_of(adapted)

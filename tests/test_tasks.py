@@ -259,7 +259,7 @@ def test_tasks_in_full_with_splits_in_place(tmp_path):
     ("change", "message"),
     [
         (("family: family}", "colour: family}"), "no fields of a task: colour"),
-        (("labels: classes, ", ""), "columns for labels"),
+        (("description: about, ", ""), "columns for description"),
         (('source: {train: "data/{id}.csv", text_pair: other}', ""), "needs a source"),
         (("table: data/table.jsonl", ""), "either tasks"),
         (("splits:", "split:"), "split: Extra inputs"),

@@ -10,8 +10,9 @@ from loragen.backbone import Backbone
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import Scores, score_task
 from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
-from loragen.experts import ExpertRecipe, Start, TaskData, train_expert
+from loragen.experts import ExpertRecipe, Start, train_expert
 from loragen.generators.base import AdapterGenerator, Generation
+from loragen.taskdata import TaskData
 
 RECIPE = ExpertRecipe(r=2, steps=20, batch_size=16, learning_rate=3e-2, window=4)
 METRICS = ("accuracy", "macro_f1", "cross_entropy", "knn_accuracy")

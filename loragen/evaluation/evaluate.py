@@ -20,14 +20,14 @@ from loragen.errors import ConfigError
 from loragen.evaluation.cells import ALL, Cell, CellFile, Key
 from loragen.evaluation.controls import RIGHT, controls
 from loragen.evaluation.novelty import Reference
-from loragen.evaluation.scoring import Scores, accuracy, embed_task, scores_of
-from loragen.experts import TaskData
+from loragen.evaluation.scoring import Scores, accuracy, read_task, scores_of
 from loragen.fewshot import FewShotRecipe, fit_examples
 from loragen.files import atomic_write
 from loragen.generators.base import AdapterGenerator
 from loragen.generators.catalogue import SPLIT, open_generator
 from loragen.generators.conditions import Conditioner
 from loragen.generators.trained import MANIFEST
+from loragen.taskdata import TaskData
 from loragen.tasks import Examples, Task, TaskSet
 from loragen.zoo import Zoo
 
@@ -408,9 +408,9 @@ def _scores(
     """Scores on the whole test file, where that is asked for, and on its first texts."""
     data, short = bench.data(task, instruction=instruction), bench.config.short
     if not whole:
-        return None, scores_of(embed_task(bench.backbone, adapter, data.first(short)))
-    embedded = embed_task(bench.backbone, adapter, data)
-    return scores_of(embedded, clustering=True), scores_of(embedded.first(short))
+        return None, scores_of(read_task(bench.backbone, adapter, data.first(short)))
+    readout = read_task(bench.backbone, adapter, data)
+    return scores_of(readout, clustering=True), scores_of(readout.first(short))
 
 
 def _forgetting(bench: Bench, task: Task, adapter: Adapter, instruction: str | None) -> float | None:
@@ -428,6 +428,6 @@ def _accuracy(bench: Bench, task: Task, adapter: Adapter | None, instruction: st
     key = _digest(adapter, instruction), task.id
     if key not in bench.accuracies:
         data = bench.data(task, instruction=instruction).first(bench.config.unrelated_texts)
-        embedded = embed_task(bench.backbone, adapter, data)
-        bench.accuracies[key] = accuracy((embedded.texts @ embedded.labels.T).argmax(1), embedded.targets)
+        readout = read_task(bench.backbone, adapter, data)
+        bench.accuracies[key] = accuracy(readout.logits.argmax(1), readout.targets)
     return bench.accuracies[key]

@@ -1,66 +1,50 @@
 """Two scores of an adapter on a task: zero-shot by label texts, and by nearest neighbours without label texts."""
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from loragen.adapter import Adapter
-from loragen.backbone import LOGIT_SCALE, Backbone
+from loragen.backbone import Backbone
 from loragen.config import StrictModel
-from loragen.experts import TaskData
+from loragen.taskdata import Readout, TaskData
 
 
 class Scores(StrictModel):
     """Scores of one adapter, or of the bare base, on one task's test file."""
 
     accuracy: float = Field(ge=0, le=1)
-    """Label-text accuracy: the class whose label text is nearest."""
+    """The class whose label text is nearest or, for language models, most likely."""
     macro_f1: float = Field(ge=0, le=1)
     """Unweighted mean of the F1 of the classes, of the label-text predictions."""
     cross_entropy: float = Field(ge=0)
-    """In nats, of the softmax over 20 · cosine to the label texts."""
+    """In nats, of the softmax over 20 · cosine to the label texts, or over the labels' log-likelihoods."""
     knn_accuracy: float = Field(ge=0, le=1)
     """Vote of the 10 nearest other test texts."""
     v_measure: float | None = Field(None, ge=0, le=1)
     """Agreement of k-means clusters, as many as classes, with the classes; cards have none."""
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """A task's test texts and label texts as unit embeddings, with the class of each text."""
-
-    texts: Tensor
-    labels: Tensor
-    targets: Tensor
-
-    def first(self, number: int) -> "Embedded":
-        """The first texts, or all where there are fewer."""
-        return Embedded(self.texts[:number], self.labels, self.targets[:number])
-
-
-def embed_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Embedded:
-    """Embed test texts and label texts, both through the adapted base."""
+def read_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Readout:
+    """What the adapted base makes of a task's inputs; ``None`` is the bare base."""
     with backbone.adapted(adapter):
-        return Embedded(backbone.encode(data.ids), backbone.encode(data.label_ids), data.targets)
+        return backbone.read(data)
 
 
 def score_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Scores:
     """Score an adapter on a task's test examples; ``None`` scores the bare base."""
-    return scores_of(embed_task(backbone, adapter, data))
+    return scores_of(read_task(backbone, adapter, data))
 
 
-def scores_of(embedded: Embedded, *, clustering: bool = False) -> Scores:
-    """All scores of embedded test texts; clustering takes about as long as the others together."""
-    logits = LOGIT_SCALE * embedded.texts @ embedded.labels.T
-    predicted = logits.argmax(1)
+def scores_of(readout: Readout, *, clustering: bool = False) -> Scores:
+    """All scores of a task's inputs; clustering takes about as long as the others together."""
+    predicted = readout.logits.argmax(1)
     return Scores(
-        accuracy=accuracy(predicted, embedded.targets),
-        macro_f1=macro_f1(predicted, embedded.targets),
-        cross_entropy=float(torch.nn.functional.cross_entropy(logits, embedded.targets)),
-        knn_accuracy=accuracy(knn_predictions(embedded.texts, embedded.targets), embedded.targets),
-        v_measure=v_measure(embedded.texts, embedded.targets) if clustering else None,
+        accuracy=accuracy(predicted, readout.targets),
+        macro_f1=macro_f1(predicted, readout.targets),
+        cross_entropy=float(torch.nn.functional.cross_entropy(readout.logits, readout.targets)),
+        knn_accuracy=accuracy(knn_predictions(readout.texts, readout.targets), readout.targets),
+        v_measure=v_measure(readout.texts, readout.targets) if clustering else None,
     )
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from loragen.adapter import Adapter
-from loragen.backbone import LOGIT_SCALE, Backbone
+from loragen.backbone import Backbone
 from loragen.config import read_yaml
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, TaskError
-from loragen.evaluation.scoring import Embedded, Scores, embed_task, knn_predictions, scores_of
+from loragen.evaluation.scoring import Scores, knn_predictions, read_task, scores_of
 from loragen.evaluation.statistics import Interval, difference_interval
-from loragen.experts import TaskData
 from loragen.generators.catalogue import open_generator
 from loragen.generators.conditions import Conditioner
 from loragen.task_vectors import Support
+from loragen.taskdata import Readout, TaskData
 from loragen.tasks import Task, TaskSource
 from loragen.zoo import Zoo
 
@@ -77,7 +77,7 @@ def judge(
     Raises:
         ConfigError: the zoo is of another base.
     """
-    if zoo.manifest.base_hash != backbone.fingerprint:
+    if zoo.manifest.base_hash not in ("", backbone.fingerprint):
         raise ConfigError(
             f"The zoo {zoo.root} adapts {zoo.manifest.base} ({zoo.manifest.base_hash[:12]}), the adapter one of the "
             f"weights {backbone.fingerprint[:12]}; name a zoo of that base with --zoo."
@@ -89,12 +89,12 @@ def judge(
         condition = Conditioner.of(generator, encoder).condition(task.description)
         adapters[name] = generator.generate(condition, rng=torch.Generator().manual_seed(0))[0].adapter
     adapters[ADAPTER] = adapter
-    embedded = {name: embed_task(backbone, made, data) for name, made in adapters.items()}
-    right = {name: _right(values) for name, values in embedded.items()}
-    return [_judged(name, values, right) for name, values in embedded.items()]
+    read = {name: read_task(backbone, made, data) for name, made in adapters.items()}
+    right = {name: _right(values) for name, values in read.items()}
+    return [_judged(name, values, right) for name, values in read.items()]
 
 
-def _judged(name: str, values: Embedded, right: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Judged:
+def _judged(name: str, values: Readout, right: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Judged:
     above = [
         None if name == ADAPTER else difference_interval(own, other, rng=np.random.default_rng(0))
         for own, other in zip(right[ADAPTER], right[name], strict=True)
@@ -102,8 +102,8 @@ def _judged(name: str, values: Embedded, right: Mapping[str, tuple[np.ndarray, n
     return Judged(name, scores_of(values, clustering=True), above[0], above[1])
 
 
-def _right(values: Embedded) -> tuple[np.ndarray, np.ndarray]:
+def _right(values: Readout) -> tuple[np.ndarray, np.ndarray]:
     """Whether each text is classified right, by label texts and by neighbours, each (n, 1)."""
-    by_label = (LOGIT_SCALE * values.texts @ values.labels.T).argmax(1) == values.targets
+    by_label = values.logits.argmax(1) == values.targets
     by_neighbours = knn_predictions(values.texts, values.targets) == values.targets
     return by_label.double().numpy()[:, None], by_neighbours.double().numpy()[:, None]

@@ -9,10 +9,10 @@ from loragen.adapter import Adapter
 from loragen.backbone import Backbone
 from loragen.embedding import TextEncoder
 from loragen.evaluation.scoring import Scores, score_task
-from loragen.experts import TaskData
 from loragen.generators.base import AdapterGenerator
 from loragen.generators.conditions import Conditioner
 from loragen.task_vectors import Support
+from loragen.taskdata import TaskData
 from loragen.tasks import Task
 
 

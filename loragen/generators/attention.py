@@ -187,7 +187,7 @@ class Attention(TrainedGenerator):
         allowed = torch.tensor([expert not in self.exclude for expert in ids])
         weights = self.network.weights(query, present, self.experts.keys, allowed)
         coordinates = self.network.merge(weights, query, present, self.experts.offsets, self.experts.start)
-        adapter = self.frame.adapter(coordinates, base=self.manifest.base, task_type=self.manifest.task_type)
+        adapter = self.frame.adapter(coordinates, **self.manifest.peft)
         similarity = F.cosine_similarity(self.experts.keys, query, dim=-1) @ (present / present.sum())
         neighbours = [
             Neighbour(expert, float(s), float(w)) for expert, s, w in zip(ids, similarity, weights, strict=True)

@@ -205,7 +205,7 @@ class Hyper(TrainedGenerator):
         query = self.conditions.of(condition.task_vectors, kinds).reshape(len(kinds), -1)
         present = torch.tensor([kind in condition.task_vectors for kind in kinds])
         coordinates = self.network.coordinates(query, present, self.start)
-        adapter = self.frame.adapter(coordinates, base=self.manifest.base, task_type=self.manifest.task_type)
+        adapter = self.frame.adapter(coordinates, **self.manifest.peft)
         neighbours = in_equal_shares(self.manifest.experts, self.embeddings, condition.embedding)
         return [Generation(adapter, neighbours)] * num_samples
 

@@ -237,9 +237,7 @@ class ICM(TrainedGenerator):
         generations = []
         for _ in range(num_samples):
             z = self.config.prior_scale * torch.randn(1, self.config.latent_size, generator=rng)
-            adapter = self.space.adapter(
-                codec.decode(self.network.decode(z, c)[0]), base=self.manifest.base, task_type=self.manifest.task_type
-            )
+            adapter = self.space.adapter(codec.decode(self.network.decode(z, c)[0]), **self.manifest.peft)
             generations.append(Generation(adapter, neighbours))
         return generations
 

@@ -218,9 +218,7 @@ class SG(TrainedGenerator):
         for _ in range(num_samples):
             noise = torch.randn(prior.mean.shape, generator=rng)
             code = self.network.decode(prior.sample(noise, scale=self.config.prior_scale), mixture)
-            adapter = self.frame.adapter(
-                self.codec.decode(code), base=self.manifest.base, task_type=self.manifest.task_type
-            )
+            adapter = self.frame.adapter(self.codec.decode(code), **self.manifest.peft)
             generations.append(Generation(adapter, neighbours))
         return generations
 

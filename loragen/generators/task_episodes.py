@@ -13,12 +13,12 @@ from loragen.backbone import Backbone, DtypeName
 from loragen.config import StrictModel
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, ZooError
-from loragen.experts import TaskData
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
 from loragen.generators.task_loss import TaskBatch
 from loragen.generators.trained import TrainConfig
 from loragen.task_vectors import Evidence, Reader, Reading, Support
+from loragen.taskdata import TaskData
 from loragen.tasks import Examples, Task, TaskSet
 from loragen.zoo import MULTITASK, Zoo
 

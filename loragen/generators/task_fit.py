@@ -13,7 +13,6 @@ from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
 from loragen.evaluation.scoring import score_task
-from loragen.experts import TaskData
 from loragen.files import atomic_write
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
@@ -22,6 +21,7 @@ from loragen.generators.task_loss import TaskBatch, TaskObjective
 from loragen.objective import Batch, Objective
 from loragen.schedule import Schedule
 from loragen.task_vectors import Evidence, Reading
+from loragen.taskdata import TaskData
 from loragen.tasks import Task, TaskSet
 from loragen.zoo import Zoo
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from loragen.backbone import Backbone, contrast_loss, label_text_loss
-from loragen.experts import TaskData
+from loragen.backbone import Backbone
 from loragen.frame import Frame
 from loragen.objective import Objective
+from loragen.taskdata import TaskData
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class TaskBatch:
 
 
 class TaskObjective(Objective):
-    """Label-text cross-entropy and supervised contrast of a task's texts under the adapter that was made for it.
+    """The base's losses of a task's texts, supervised contrast among them, under the adapter that was made for it.
 
     With label texts in the loss, these already tell the task, and nothing forces a generator to read its condition;
     the contrast sees no label text.
@@ -50,7 +50,4 @@ class TaskObjective(Objective):
         backbone, frame = self._frozen
         blocks = frame.unflatten(self.maker(batch))
         with backbone.using({site: (a, blocks[site]) for site, a in frame.lora_A.items()}):
-            texts, labels = backbone.embed(batch.data.ids), backbone.embed(batch.data.label_ids)
-        targets = batch.data.targets.to(texts.device)  # the trainer moves maker and batches, but not the hidden base
-        parts = {"label_text": label_text_loss(texts, labels, targets), "contrast": contrast_loss(texts, targets)}
-        return {"loss": parts["label_text"] + self.contrast_weight * parts["contrast"]} | parts
+            return backbone.losses(batch.data, contrast_weight=self.contrast_weight)

@@ -28,6 +28,7 @@ class Provenance(StrictModel):
     base: str
     base_hash: str
     task_type: str | None
+    fan_in_fan_out: bool = False
     zoo: str
     zoo_hash: str
     """Fingerprint of the experts it was trained on."""
@@ -39,10 +40,12 @@ class Provenance(StrictModel):
     @classmethod
     def facts(cls, zoo: Zoo, encoder: TextEncoder) -> dict[str, Any]:
         """Values of these fields for a generator trained on a zoo."""
+        settings = zoo.adapter(zoo.ids[0]).settings
         return {
             "base": zoo.manifest.base,
             "base_hash": zoo.manifest.base_hash,
-            "task_type": zoo.adapter(zoo.ids[0]).settings.task_type,
+            "task_type": settings.task_type,
+            "fan_in_fan_out": settings.fan_in_fan_out,
             "zoo": zoo.manifest.name,
             "zoo_hash": zoo.fingerprint,
             "encoder": encoder.name,
@@ -50,6 +53,11 @@ class Provenance(StrictModel):
             "experts": zoo.ids,
             "versions": {name: version(name) for name in ("loragen", "torch", "lightning")},
         }
+
+    @property
+    def peft(self) -> dict[str, Any]:
+        """What an adapter that is generated says of its base."""
+        return {"base": self.base, "task_type": self.task_type, "fan_in_fan_out": self.fan_in_fan_out}
 
 
 class Polished(StrictModel):

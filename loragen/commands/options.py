@@ -1,0 +1,23 @@
+"""Options that commands share, and what they check alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loragen.errors import ConfigError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")]
+
+
+def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
+    """Keep a command from writing over what is there.
+
+    Raises:
+        ConfigError: one of the folders exists, and ``force`` is not set.
+    """
+    for folder in folders:
+        if folder.exists() and not force:
+            raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
