@@ -19,7 +19,7 @@ from loragen.evaluation.cells import ALL
 from loragen.evaluation.controls import NONSENSE, OTHER, SHUFFLED
 from loragen.evaluation.evaluate import EvaluateConfig, evaluate
 from loragen.evaluation.report import TITLES, span, write_report
-from loragen.evaluation.summary import MAIN, Summary
+from loragen.evaluation.summary import Summary
 from loragen.foundry import Progress, ZooConfig, build
 
 RESULTS = Path("benchmarks/results/unseen.json")
@@ -48,7 +48,7 @@ def _main_table(summary: Summary, split: str) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in dict.fromkeys(method for method, _ in rows):
         cells = [method]
-        for score in MAIN:
+        for score in summary.main:
             row = rows[method, score]
             cells.append(f"{row.mean.mean:.3f}")
             cells.append(span(row.gain, digits=2) if row.gain else "")
@@ -61,12 +61,12 @@ def control_table(summary: Summary) -> str:
     """What it costs each generator to be told something else, on the first texts of all test tasks."""
     costs = {(row.method, row.control, row.score): row.cost for row in summary.controls if row.group == ALL}
     spreads = {(row.method, row.score): row.spread for row in summary.paraphrases}
-    head = ["right description minus", *(f"{name}: {TITLES[score]}" for score in MAIN for name in CONTROLS)]
-    head += [f"spread over wordings: {TITLES[score]}" for score in MAIN]
+    head = ["right description minus", *(f"{name}: {TITLES[score]}" for score in summary.main for name in CONTROLS)]
+    head += [f"spread over wordings: {TITLES[score]}" for score in summary.main]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in dict.fromkeys(method for method, _, _ in costs):
-        cells = [f"{costs[method, name, score].mean:+.3f}" for score in MAIN for name in CONTROLS]
-        cells += [f"{spreads[method, score].mean:.3f}" for score in MAIN]
+        cells = [f"{costs[method, name, score].mean:+.3f}" for score in summary.main for name in CONTROLS]
+        cells += [f"{spreads[method, score].mean:.3f}" for score in summary.main]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

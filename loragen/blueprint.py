@@ -311,3 +311,8 @@ def _config_errors(what: str) -> Iterator[None]:
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def auto_class(task_type: str | None) -> str:
+    """The auto class of transformers that adapters of one of PEFT's task types are made on."""
+    return _AUTO_CLASSES.get(task_type or "", "AutoModel")

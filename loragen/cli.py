@@ -8,8 +8,9 @@ import typer
 
 from loragen.commands.check import check
 from loragen.commands.combine import combine
+from loragen.commands.complete import complete
 from loragen.commands.imports import zoo_import
-from loragen.commands.options import ForceOption, JsonOption, refuse_to_replace
+from loragen.commands.options import BaseOption, ForceOption, JsonOption, base_name, refuse_to_replace
 from loragen.errors import ConfigError, LoragenError, TaskError
 
 if TYPE_CHECKING:
@@ -207,7 +208,15 @@ def _show_generated(
         )
         if merged:
             console.say(f"[green]✓[/] {made.folder}-merged: the base with it merged in")
-    console.say(f'\nTry it:  loragen classify {written.folder} "a text" --labels first,second')
+    console.say(f"\nTry it:  loragen {_trial(written)}")
+
+
+def _trial(written: "Written") -> str:
+    if written.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return f'complete {written.folder} "a prompt"'
+    return (
+        f'classify {written.folder} "a text" --labels first,second' if written.task_type else f"check {written.folder}"
+    )
 
 
 @app.command()
@@ -215,20 +224,21 @@ def classify(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
     texts: Annotated[list[str], typer.Argument(help="Texts to classify.", show_default=False)],
     labels: Annotated[str, typer.Option(help="Label names, separated by commas.")],
-    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
+    base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try an adapter on texts: the label whose text is nearest, beside what the bare base says."""
+    """Try an adapter on texts: the label that fits best, beside what the bare base says."""
     names = _label_names(labels)
     if not all(text.strip() for text in texts):
         raise TaskError("One of the texts is empty; every text must hold at least a word.")
     from loragen import console
     from loragen.adapter import Adapter
-    from loragen.backbone import Backbone
+    from loragen.bases import objective_of, open_base
     from loragen.classification import classify_texts
 
     loaded = Adapter.load(adapter)
-    backbone = Backbone.load(_base_name(loaded.settings.base_model_name_or_path, base))
+    name = base_name(loaded.settings.base_model_name_or_path, base)
+    backbone = open_base(name, objective=objective_of(loaded.settings.task_type))
     adapted = classify_texts(backbone, loaded, texts, names)
     bare = classify_texts(backbone, None, texts, names)
     if as_json:
@@ -268,7 +278,7 @@ def _label_names(labels: str) -> list[str]:
 def merge(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
+    base: BaseOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -280,7 +290,7 @@ def merge(
     if as_json:
         console.say_json({"folder": str(out)})
         return
-    console.say(f"[green]✓[/] {out}: load it with SentenceTransformer({str(out)!r}) or AutoModel.from_pretrained")
+    console.say(f"[green]✓[/] {out}: a plain model folder; transformers loads it by from_pretrained")
 
 
 def _merge(adapter: Path, out: Path, base: str | None = None) -> None:
@@ -289,18 +299,12 @@ def _merge(adapter: Path, out: Path, base: str | None = None) -> None:
     from loragen.embedding import resolve_model
 
     loaded = Adapter.load(adapter)
-    merge_into_base(loaded, resolve_model(_base_name(loaded.settings.base_model_name_or_path, base)), out)
+    merge_into_base(loaded, resolve_model(base_name(loaded.settings.base_model_name_or_path, base)), out)
 
 
 app.command("combine")(combine)
 app.command("check")(check)
-
-
-def _base_name(named: str | None, given: str | None) -> str:
-    name = given or named
-    if name is None:
-        raise ConfigError("The adapter does not name its base model; give it with --base.")
-    return name
+app.command("complete")(complete)
 
 
 @app.command()
@@ -339,7 +343,7 @@ def evaluate(
     description: Annotated[
         str | None, typer.Option(help="The task in words (default: what the adapter's card says).")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")] = None,
+    base: BaseOption = None,
     zoo: ZooOption = None,
     encoder: EncoderOption = ENCODER,
     overrides: SetOption = None,
@@ -371,11 +375,11 @@ def evaluate(
 def _show_summary(report: "Report") -> None:
     from loragen import console
     from loragen.evaluation.report import TITLES, shown_groups, span
-    from loragen.evaluation.summary import KIND, MAIN
+    from loragen.evaluation.summary import KIND
 
     summary = report.summary
     for group in (group for group in shown_groups(report) if not group.startswith(KIND)):
-        for score in MAIN:
+        for score in summary.main:
             rows = [row for row in summary.rows if (row.group, row.score) == (group, score)]
             console.table(
                 f"{group}, {rows[0].tasks} tasks: {TITLES[score]}",
@@ -407,7 +411,7 @@ def _evaluate_adapter(
 
     from loragen import console
     from loragen.adapter import Adapter
-    from loragen.backbone import Backbone
+    from loragen.bases import objective_of, open_base
     from loragen.evaluation.report import span
     from loragen.evaluation.single import description_of, judge, task_from_file
 
@@ -415,7 +419,8 @@ def _evaluate_adapter(
     told = description or description_of(folder)
     task = task_from_file(data, told or "not described")
     opened, text_encoder = _zoo_and_encoder(zoo, encoder)
-    backbone = Backbone.load(_base_name(adapter.settings.base_model_name_or_path, base))
+    name = base_name(adapter.settings.base_model_name_or_path, base)
+    backbone = open_base(name, objective=objective_of(adapter.settings.task_type))
     judged = judge(adapter, task, backbone, opened, text_encoder, is_described=told is not None)
     if as_json:
         console.say_json([asdict(row) | {"scores": row.scores.model_dump()} for row in judged])

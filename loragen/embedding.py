@@ -160,6 +160,8 @@ class TextEncoder:
 
     @cached_property
     def _embed(self) -> Embed:
+        if _is_dual(self.folder):
+            return _text_tower(self.folder)
         pooling = _plain_mean_pooling(self.folder)
         return _sentence_transformer(self.folder) if pooling is None else _mean_pooled(self.folder, pooling.max_length)
 
@@ -229,6 +231,31 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
         mask = batch["attention_mask"].unsqueeze(-1)
         pooled: Tensor = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
         return pooled
+
+    return embed
+
+
+def _is_dual(folder: Path) -> bool:
+    """Whether a folder holds a plain CLIP or its like, whose text tower then is the encoder, as in SG-LoRA."""
+    config = _read_json(folder / "config.json") or {}
+    return (
+        not (folder / "modules.json").exists() and {"text_config", "vision_config", "projection_dim"} <= config.keys()
+    )
+
+
+def _text_tower(folder: Path) -> Embed:
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet_loading():
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    length = model.config.text_config.max_position_embeddings
+
+    def embed(texts: list[str]) -> Tensor:
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        features = model.get_text_features(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        vectors: Tensor = features if isinstance(features, Tensor) else features.pooler_output
+        return vectors
 
     return embed
 

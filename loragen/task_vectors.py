@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, Pooling
+from loragen.backbone import Backbone, ObjectiveName, Pooling
+from loragen.bases import open_base
 from loragen.config import StrictModel
 from loragen.errors import TaskError
 from loragen.rows import cell, read_rows, text
@@ -29,6 +30,8 @@ class Reading(StrictModel):
 
     model: str
     """The base, or another model where the base is too large to run."""
+    objective: ObjectiveName = "label_text"
+    """What kind of model it is; for a reading through an adapter, the kind that the adapter is for."""
     model_hash: str = ""
     """Of its weights; a trained generator knows the model by this."""
     pooling: Pooling = "mean"
@@ -95,7 +98,7 @@ class Reader:
             ConfigError: there is no such model.
             TaskError: its weights are not those that the reading names.
         """
-        backbone = Backbone.load(reading.model)
+        backbone = open_base(reading.model, objective=reading.objective)
         if reading.model_hash and backbone.fingerprint != reading.model_hash:
             raise TaskError(
                 f"Task vectors were read with {reading.model} of the weights {reading.model_hash[:12]}, but those that "

@@ -244,7 +244,8 @@ class TaskSet:
 class TaskSetConfig(StrictModel):
     """The YAML form of a task set: ``tasks`` in full, or a ``table`` with ``columns`` and a ``source`` template.
 
-    ``columns`` maps fields of :class:`Task` to columns of the table; strings of ``source`` may hold ``{id}``.
+    ``columns`` maps fields of :class:`Task` to columns of the table; strings of ``source`` may hold ``{id}``. A
+    ``description`` template makes descriptions of the table's columns, such as "a photo of a {name}".
     ``splits`` maps names to lists of ids, or names a JSON file that does. Paths are relative to ``root``, and that to
     the YAML file.
     """
@@ -253,6 +254,7 @@ class TaskSetConfig(StrictModel):
     tasks: tuple[Task, ...] = ()
     table: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
+    description: str | None = None
     source: TaskSource | None = None
     splits: str | dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
@@ -260,14 +262,17 @@ class TaskSetConfig(StrictModel):
     def _is_list_or_table(self) -> Self:
         if bool(self.tasks) == bool(self.table):
             raise ValueError("wanted either tasks, in full, or a table of them")
-        if self.tasks and (self.columns or self.source):
-            raise ValueError("columns and source go with a table; a task listed in full has its own source")
+        if self.tasks and (self.columns or self.source or self.description):
+            raise ValueError("columns, description and source go with a table; a task listed in full has its own")
+        if self.description and "description" in self.columns:
+            raise ValueError("descriptions come from a column or from a template; wanted one of the two")
         known = set(Task.model_fields) - {"source"}
         if unknown := sorted(set(self.columns) - known):
             raise ValueError(
                 f"columns names no fields of a task: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
             )
-        if self.table and (missing := {"id", "description"} - set(self.columns)):
+        needed = {"id"} if self.description else {"id", "description"}
+        if self.table and (missing := needed - set(self.columns)):
             raise ValueError(f"columns must name the table's columns for {', '.join(sorted(missing))}")
         if self.table and self.source is None:
             raise ValueError("a table needs a source that says where the examples of each {id} lie")
@@ -348,7 +353,20 @@ def _tabled(config: TaskSetConfig, folder: Path) -> Iterator[Task]:
     assert config.table is not None
     for row in read_rows(folder / config.table):
         values = {name: cell(row, column) for name, column in config.columns.items()}
+        if config.description is not None:
+            values["description"] = _filled(config.description, row)
         yield Task.checked({**values, "source": config.source}, source=row[0])
+
+
+def _filled(template: str, row: Row) -> str:
+    place, cells = row
+    try:
+        return template.format_map(cells)
+    except (KeyError, ValueError, IndexError) as error:
+        raise TaskError(
+            f"{place}: the description template {template!r} cannot be filled ({error}); the columns are: "
+            f"{', '.join(cells)}."
+        ) from error
 
 
 def _read_splits(path: Path) -> dict[str, tuple[str, ...]]:

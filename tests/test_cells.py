@@ -172,7 +172,7 @@ def test_scores_out_of_range_are_refused(filled):
     values = json.loads(filled.path.read_text().splitlines()[0])
     values["short"]["accuracy"] = 1.5
     filled.path.write_text(json.dumps(values) + "\n")
-    with pytest.raises(ConfigError, match=r"short\.accuracy"):
+    with pytest.raises(ConfigError, match=r"Cell:\n  short\.labels\.accuracy: [^\n]*$"):
         list(filled.read())
 
 

@@ -56,7 +56,7 @@ LAYERS = [
     {"evaluation.summary"},
     {"evaluation.report"},
     {"evaluation.plots"},
-    {"commands", "commands.options", "commands.combine", "commands.check", "commands.imports"},
+    {"commands", "commands.options", "commands.combine", "commands.check", "commands.complete", "commands.imports"},
     {"console", "cli", "__main__", "__init__"},
 ]
 HEAVY = {

@@ -4,9 +4,10 @@ import pytest
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT
 from loragen.evaluation.novelty import Novelty
+from loragen.evaluation.open_scoring import LanguageScores
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval, difference_interval, gain_interval, mean_interval
-from loragen.evaluation.summary import KIND, MAIN, SCORES, Tables, summarise
+from loragen.evaluation.summary import KIND, MAIN, Tables, summarise
 
 ACCURACY = {
     "base": {"a": [0.5], "b": [0.4], "c": [0.3]},
@@ -95,7 +96,7 @@ def test_every_method_has_a_row_by_every_score_in_every_group(summary):
         (group, method, score)
         for group in GROUPS
         for method in ACCURACY
-        for score in (MAIN if group.startswith(KIND) else SCORES)
+        for score in (MAIN if group.startswith(KIND) else (*MAIN, "macro_f1", "cross_entropy", "v_measure"))
     ]
     assert [(row.group, row.method, row.score) for row in summary.rows] == wanted
     assert {row.group: row.tasks for row in summary.rows} == {"near": 2, "far": 1, ALL: 3, f"{KIND}intent": 3}
@@ -253,3 +254,44 @@ def test_seeds_are_columns_in_their_order():
     assert tables.whole("sg", ["b", "a"], "accuracy").tolist() == [[0.4, 0.5], [0.6, 0.8]]
     assert tables.short("sg", RIGHT, ["a", "c"], "accuracy").tolist() == [[0.6], [0.2]], "the first seed alone"
     assert tables.short("sg", NONSENSE, ["a"], "knn_accuracy").tolist() == [[0.25]]
+
+
+# --- open tasks ---
+
+
+def language_cells(bits):
+    """Cells of one score of which less is better, by method and task."""
+    return [
+        Cell(
+            adapter="0" * 16,
+            task=task,
+            method=method,
+            control=control,
+            scores=LanguageScores(perplexity=2**value, bits_per_byte=value) if control == RIGHT else None,
+            short=LanguageScores(perplexity=2**value, bits_per_byte=value + (control != RIGHT) / 4),
+            seconds=1,
+        )
+        for method, by_task in bits.items()
+        for task, value in by_task.items()
+        for control in ((RIGHT, NONSENSE) if method == "sg" else (RIGHT,))
+    ]
+
+
+def test_of_bits_per_byte_less_is_more():
+    bits = {
+        "base": {"a": 2.0, "b": 3.0},
+        "topk": {"a": 1.75, "b": 2.5},
+        "sg": {"a": 1.5, "b": 2.5},
+        "oracle": {"a": 1.0, "b": 2.0},
+    }
+    groups = {ALL: ["a", "b"]}
+    found = summarise(language_cells(bits), groups, base="base", oracle="oracle", rivals=["topk"])
+    assert found.main == ("bits_per_byte",)
+    assert {row.score for row in found.rows} == {"bits_per_byte", "perplexity"}, "no exact match where there are none"
+    row = found.row(ALL, "sg", "bits_per_byte")
+    assert row.mean.mean == pytest.approx(2.0)
+    assert row.gain.mean == pytest.approx(0.5)
+    assert row.above["topk"].mean == pytest.approx(0.125), "better, for it is below"
+    assert row.wins["topk"] == pytest.approx(0.75)
+    (control,) = found.controls
+    assert control.cost.mean == pytest.approx(0.25), "nonsense is worse, for it is above"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loragen.commands.options import JsonOption
+from loragen.commands.options import BaseOption, JsonOption
 from loragen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def check(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
-    base: Annotated[
-        str | None, typer.Option(help="Base model, of which the config is read (default: the one the adapter names).")
-    ] = None,
+    base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check an adapter's keys and shapes against its base, without the base's weights, and what servers make of it."""

@@ -9,6 +9,7 @@ import typer
 from loragen.errors import ConfigError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
+BaseOption = Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")]
 
 
@@ -21,3 +22,15 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
     for folder in folders:
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
+
+
+def base_name(named: str | None, given: str | None) -> str:
+    """The base that the user gave, or else the one that an adapter names.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    name = given or named
+    if name is None:
+        raise ConfigError("The adapter does not name its base model; give it with --base.")
+    return name

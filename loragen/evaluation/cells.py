@@ -9,7 +9,7 @@ from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.novelty import Novelty
-from loragen.evaluation.scoring import Scores
+from loragen.evaluation.open_scoring import AnyScores
 from loragen.files import atomic_write
 
 Key = tuple[str, str, str, int]
@@ -27,13 +27,13 @@ class Cell(StrictModel):
     seed: int = 0
     adapter: str
     """Digest of the adapter, and of the instruction it is used with."""
-    scores: Scores | None = None
+    scores: AnyScores | None = None
     """On the whole test file; controls have none."""
-    short: Scores
+    short: AnyScores
     """On the first texts of the test file, where controls are compared."""
     novelty: Novelty | None = None
     forgetting: float | None = None
-    """Mean change of label-text accuracy against the base on unrelated tasks; below 0 where the adapter harms them."""
+    """Mean change of the first main score against the base on unrelated tasks; below 0 where the adapter harms them."""
     seconds: float
     """All that the cell took."""
     forgetting_seconds: float = 0.0

@@ -20,7 +20,8 @@ from loragen.errors import ConfigError
 from loragen.evaluation.cells import ALL, Cell, CellFile, Key
 from loragen.evaluation.controls import RIGHT, controls
 from loragen.evaluation.novelty import Reference
-from loragen.evaluation.scoring import Scores, accuracy, read_task, scores_of
+from loragen.evaluation.open_scoring import AnyScores, main_score, measure
+from loragen.evaluation.scoring import read_task, scores_of
 from loragen.fewshot import FewShotRecipe, fit_examples
 from loragen.files import atomic_write
 from loragen.generators.base import AdapterGenerator
@@ -133,7 +134,7 @@ class Bench:
     reference: Reference
     tokenised: dict[str, TaskData] = field(default_factory=dict)
     accuracies: dict[tuple[str, str], float] = field(default_factory=dict)
-    """(Digest of an adapter, unrelated task) → label-text accuracy on its first texts."""
+    """(Digest of an adapter, unrelated task) → first main score on its first texts."""
 
     @classmethod
     def open(cls, config: EvaluateConfig) -> "Bench":
@@ -150,6 +151,7 @@ class Bench:
         zoo, oracles = Zoo.open(config.zoo), Zoo.open(config.oracles)
         split_of = {task.id: split for split in config.splits for task in task_set.split(split)}
         tasks = tuple(task_set[task_id] for task_id in split_of)
+        _refuse_mixture(tasks)
         for split in config.unseen_families:
             task_set.split(split)  # a slip of the pen must not switch the check off
         refuse_leaks(zoo, tasks, split_of, config.unseen_families)
@@ -205,6 +207,15 @@ class Bench:
     def _tokenise(self, task: Task, instruction: str | None) -> TaskData:
         length = self.zoo.manifest.recipe.score_length
         return TaskData.of(task, shuffled(task), self.backbone, max_length=length, instruction=instruction)
+
+
+def _refuse_mixture(tasks: Sequence[Task]) -> None:
+    kinds = {bool(task.labels): task.id for task in tasks}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"Task {kinds[True]} has labels and {kinds[False]} has none: their scores are of two kinds; "
+            "evaluate them apart."
+        )
 
 
 def shuffled(task: Task) -> Examples:
@@ -330,7 +341,7 @@ def _cells(bench: Bench, task: Task, known: Mapping[Key, Cell]) -> Iterator[Cell
     keys, told = tuple(_keys(bench, task)), _told(bench, task)
     # By adapter, on the whole test file and on its first texts: nearest, for example, often gives one adapter for
     # several descriptions.
-    scored: dict[str, tuple[Scores | None, Scores]] = {}
+    scored: dict[str, tuple[AnyScores | None, AnyScores]] = {}
     for cell in (known[key] for key in keys if key in known):
         if cell.scores is not None or cell.adapter not in scored:
             scored[cell.adapter] = cell.scores, cell.short
@@ -404,17 +415,18 @@ def _digest(adapter: Adapter | None, instruction: str | None) -> str:
 
 def _scores(
     bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None, *, whole: bool
-) -> tuple[Scores | None, Scores]:
+) -> tuple[AnyScores | None, AnyScores]:
     """Scores on the whole test file, where that is asked for, and on its first texts."""
     data, short = bench.data(task, instruction=instruction), bench.config.short
-    if not whole:
-        return None, scores_of(read_task(bench.backbone, adapter, data.first(short)))
+    if data.is_open or not whole:
+        found = measure(bench.backbone, adapter, data) if whole else None
+        return found, measure(bench.backbone, adapter, data.first(short))
     readout = read_task(bench.backbone, adapter, data)
     return scores_of(readout, clustering=True), scores_of(readout.first(short))
 
 
 def _forgetting(bench: Bench, task: Task, adapter: Adapter, instruction: str | None) -> float | None:
-    """Mean change of label-text accuracy on tasks of other families, where the adapter is used as it is on its own."""
+    """Mean change of the first main score on tasks of other families, the adapter used as it is on its own."""
     strangers = [other for other in bench.tasks if (other.family or other.id) != (task.family or task.id)]
     order = torch.randperm(len(strangers), generator=_rng(task, "unrelated"))[: bench.config.unrelated]
     changes = [
@@ -428,6 +440,5 @@ def _accuracy(bench: Bench, task: Task, adapter: Adapter | None, instruction: st
     key = _digest(adapter, instruction), task.id
     if key not in bench.accuracies:
         data = bench.data(task, instruction=instruction).first(bench.config.unrelated_texts)
-        readout = read_task(bench.backbone, adapter, data)
-        bench.accuracies[key] = accuracy(readout.logits.argmax(1), readout.targets)
+        bench.accuracies[key] = main_score(measure(bench.backbone, adapter, data))
     return bench.accuracies[key]

@@ -1,8 +1,10 @@
 """Scores of open tasks: likelihood and exactness of completions, and retrieval between images and captions."""
 
 import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor
 
 from loragen.adapter import Adapter
@@ -22,17 +24,41 @@ class LanguageScores(StrictModel):
     """Negative log-likelihood in bits over the bytes of the texts in UTF-8; it does not."""
     exact_match: float | None = Field(None, ge=0, le=1)
     """Share of prompts whose most likely completion, token by token, is the wanted one; `None` without prompts."""
+    main: ClassVar[tuple[str, ...]] = ("bits_per_byte",)
 
 
 class RetrievalScores(StrictModel):
-    """Recall at 1, 5 and 10 among the test pairs of one task, in either direction."""
+    """Recall at 1, 5 and 10 among the test pairs of one task: a caption found for an image, an image for a caption."""
 
-    image_to_text: tuple[float, float, float]
-    text_to_image: tuple[float, float, float]
+    image_to_text_1: float = Field(ge=0, le=1)
+    image_to_text_5: float = Field(ge=0, le=1)
+    image_to_text_10: float = Field(ge=0, le=1)
+    text_to_image_1: float = Field(ge=0, le=1)
+    text_to_image_5: float = Field(ge=0, le=1)
+    text_to_image_10: float = Field(ge=0, le=1)
+    main: ClassVar[tuple[str, ...]] = ("image_to_text_1", "text_to_image_1")
 
 
-AnyScores = Scores | LanguageScores | RetrievalScores
+def _kind(values: object) -> str:
+    """Which of the three it is, so that a fault is told of that one alone."""
+    names = values if isinstance(values, Mapping) else type(values).__annotations__
+    return "language" if "perplexity" in names else "retrieval" if "image_to_text_1" in names else "labels"
+
+
+_Labels = Annotated[Scores, Tag("labels")]
+_Language = Annotated[LanguageScores, Tag("language")]
+_Retrieval = Annotated[RetrievalScores, Tag("retrieval")]
+AnyScores = Annotated[_Labels | _Language | _Retrieval, Discriminator(_kind)]
+FAMILIES: tuple[type[Scores | LanguageScores | RetrievalScores], ...] = (Scores, LanguageScores, RetrievalScores)
 RANKS = (1, 5, 10)
+LESS_IS_MORE = ("bits_per_byte", "perplexity", "cross_entropy")
+"""Scores that are better the lower they are."""
+
+
+def main_score(scores: AnyScores) -> float:
+    """The first of the scores that methods are compared by, turned so that more is better."""
+    name = scores.main[0]
+    return float(getattr(scores, name)) * (-1 if name in LESS_IS_MORE else 1)
 
 
 def measure(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> AnyScores:
@@ -66,12 +92,7 @@ def _exact_match(backbone: CausalLM, data: TaskData) -> float:
 def retrieval_scores(similarities: Tensor) -> RetrievalScores:
     """Recall from similarities (n, n) of images (rows) and captions, the i-th of each a pair; ties count as found."""
     own = similarities.diagonal()
-
-    def recalls(ranks: Tensor) -> tuple[float, float, float]:
-        one, five, ten = (float((ranks < k).double().mean()) for k in RANKS)
-        return one, five, ten
-
+    ranks = {"image_to_text": (similarities > own[:, None]).sum(1), "text_to_image": (similarities > own).sum(0)}
     return RetrievalScores(
-        image_to_text=recalls((similarities > own[:, None]).sum(1)),
-        text_to_image=recalls((similarities > own[None, :]).sum(0)),
+        **{f"{way}_{k}": float((found < k).double().mean()) for way, found in ranks.items() for k in RANKS}
     )

@@ -10,9 +10,10 @@ import numpy as np
 from loragen.errors import MissingExtraError
 from loragen.evaluation.cells import ALL
 from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE
+from loragen.evaluation.open_scoring import LESS_IS_MORE
 from loragen.evaluation.report import TITLES, EvaluatedTask, Place, Report
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import MAIN, ScoreName, Tables
+from loragen.evaluation.summary import Tables
 from loragen.plotting import COLOURS, FAINT, INK, MARKERS, STYLE, apart, pushed_apart, short_name, write_figure
 
 try:
@@ -88,7 +89,7 @@ def _methods(report: Report) -> list[str]:
     ]
 
 
-def _scores(report: Report, method: str, score: ScoreName) -> dict[str, float]:
+def _scores(report: Report, method: str, score: str) -> dict[str, float]:
     """Task → mean over seeds."""
     ids = [task.id for task in report.tasks]
     means = Tables.of(report.cells).whole(method, ids, score).mean(1).round(9)  # equal scores of several seeds tie
@@ -102,11 +103,12 @@ def _gains(report: Report) -> Figure:
     """Recovered gain of every method, the best on top: a panel a score, a row a method, a colour a split."""
     nan = Interval(np.nan, np.nan, np.nan)
     gains = {(row.group, row.method, row.score): row.gain or nan for row in report.summary.rows}
-    methods = sorted(_methods(report), key=lambda method: -np.nan_to_num(gains[ALL, method, MAIN[0]].mean))
+    main = report.summary.main
+    methods = sorted(_methods(report), key=lambda method: -np.nan_to_num(gains[ALL, method, main[0]].mean))
     splits = _splits(report)
     height = max(0.34, 0.15 * len(splits) + 0.08)
     figure = Figure(figsize=(9, 2.0 + height * len(methods)), layout="constrained")
-    for axes, score in zip(figure.subplots(1, len(MAIN), sharey=True), MAIN, strict=True):
+    for axes, score in zip(figure.subplots(1, len(main), sharey=True, squeeze=False)[0], main, strict=True):
         found = {(s, m): gains[s, m, score] for s in splits for m in methods}
         _gain_axes(axes, [gain for gain in found.values() if not np.isnan(gain.mean)])
         for number, (split, tasks) in enumerate(splits.items()):
@@ -156,10 +158,10 @@ def _draw_interval(axes: Axes, y: float, gain: Interval, look: Mapping[str, Any]
 def _similarity(report: Report) -> Figure:
     """What each task gains over the base against its similarity to the zoo: a row a score, a column a method."""
     methods = [method for method in SHOWN if method in _methods(report)] or _methods(report)[: len(SHOWN)]
-    splits = _splits(report)
+    splits, main = _splits(report), report.summary.main
     figure = Figure(figsize=(1.6 + 2.3 * len(methods), 5.4), layout="constrained")
-    panels = figure.subplots(len(MAIN), len(methods), sharex=True, sharey="row", squeeze=False)
-    for row, score in zip(panels, MAIN, strict=True):
+    panels = figure.subplots(len(main), len(methods), sharex=True, sharey="row", squeeze=False)
+    for row, score in zip(panels, main, strict=True):
         base = _scores(report, BASE, score)
         for axes, method in zip(row, methods, strict=True):
             reached = _scores(report, method, score)
@@ -193,19 +195,21 @@ def _similarity(report: Report) -> Figure:
 def _slopes(report: Report) -> Figure:
     """Every task's way from the base over the best generator to its oracle, a panel a split."""
     best, splits = _best(report), _splits(report)
-    steps = [_scores(report, method, "accuracy") for method in (BASE, best, ORACLE)]
+    score = report.summary.main[0]
+    steps = [_scores(report, method, score) for method in (BASE, best, ORACLE)]
     most = max(len(tasks) for tasks in splits.values())
     figure = Figure(figsize=(0.8 + 4.4 * len(splits), max(4.5, 1.4 + 0.17 * most)), layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     for axes, (split, tasks) in zip(panels, splits.items(), strict=True):
         for task in tasks:
-            _draw_slope(axes, [step[task.id] for step in steps])
+            _draw_slope(axes, [step[task.id] for step in steps], is_less_more=score in LESS_IS_MORE)
         axes.set_title(_title(split, tasks))
         axes.set_xticks(range(3), [BASE, short_name(best, limit=14), ORACLE])
         axes.set_xlim(-0.15, 2.05)
         axes.grid(axis="y")
-    panels[0].set_ylabel(TITLES["accuracy"])
-    for colour, name in ((COLOURS[0], "above the base"), (COLOURS[1], "below the base"), (FAINT, "to the oracle")):
+    panels[0].set_ylabel(TITLES[score])
+    named = {"better than the base": COLOURS[0], "worse than the base": COLOURS[1], "to the oracle": FAINT}
+    for name, colour in named.items():
         panels[0].plot([], [], color=colour, linewidth=1.5, label=name)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.draw_without_rendering()  # lays out: names need to know how high the panels are
@@ -215,14 +219,16 @@ def _slopes(report: Report) -> Figure:
 
 
 def _best(report: Report) -> str:
-    """The generator of the highest mean label-text accuracy; any other method where there is no generator."""
+    """The generator that is best by the first main score; any other method where there is no generator."""
     methods = _methods(report)
     generators = [method for method in methods if method in report.config.generators] or methods
-    return max(generators, key=lambda method: np.mean(list(_scores(report, method, "accuracy").values())))
+    score = report.summary.main[0]
+    sign = -1 if score in LESS_IS_MORE else 1
+    return max(generators, key=lambda method: sign * np.mean(list(_scores(report, method, score).values())))
 
 
-def _draw_slope(axes: Axes, way: Sequence[float]) -> None:
-    colour = FAINT if way[1] == way[0] else COLOURS[int(way[1] < way[0])]
+def _draw_slope(axes: Axes, way: Sequence[float], *, is_less_more: bool) -> None:
+    colour = FAINT if way[1] == way[0] else COLOURS[int((way[1] < way[0]) != is_less_more)]
     axes.plot([1, 2], way[1:], color=FAINT, linewidth=1.1, marker="o", markersize=3)
     axes.plot([0, 1], way[:2], color=colour, linewidth=1.5, marker="o", markersize=3)
 

@@ -12,18 +12,23 @@ from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE, Bench, EvaluateConfig
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import KIND, MAIN, Row, ScoreName, Summary, summarise
+from loragen.evaluation.summary import KIND, Row, Summary, summarise
 from loragen.files import atomic_write
 from loragen.generators.catalogue import SPLIT
 from loragen.generators.library import Library
 
 REPORT, MARKDOWN = "report.json", "report.md"
-TITLES: dict[ScoreName, str] = {
+TITLES: dict[str, str] = {
     "accuracy": "label-text accuracy",
     "knn_accuracy": "kNN accuracy",
     "macro_f1": "macro-F1",
     "cross_entropy": "cross-entropy",
     "v_measure": "V-measure",
+    "bits_per_byte": "bits per byte",
+    "perplexity": "perplexity",
+    "exact_match": "exact match",
+    **{f"image_to_text_{k}": f"image to text, R@{k}" for k in (1, 5, 10)},
+    **{f"text_to_image_{k}": f"text to image, R@{k}" for k in (1, 5, 10)},
 }
 
 
@@ -197,7 +202,7 @@ def _time(report: Report) -> str:
 def main_table(summary: Summary, group: str) -> str:
     """Mean, recovered gain, differences to rivals and shares of tasks won, for each of the two main scores."""
     blocks = []
-    for score in MAIN:
+    for score in summary.main:
         rows = [row for row in summary.rows if row.group == group and row.score == score]
         rivals = list(dict.fromkeys(rival for row in rows for rival in row.above))
         head = [
@@ -223,11 +228,11 @@ def main_table(summary: Summary, group: str) -> str:
 
 def score_table(summary: Summary, group: str) -> str:
     """The other scores, means alone."""
-    others: list[ScoreName] = ["macro_f1", "cross_entropy", "v_measure"]
-    found: dict[str, dict[ScoreName, Row]] = {}
+    found: dict[str, dict[str, Row]] = {}
     for row in summary.rows:
         if row.group == group:
             found.setdefault(row.method, {})[row.score] = row
+    others = [score for score in next(iter(found.values())) if score not in summary.main]
     body = [[method, *(f"{by[score].mean.mean:.3f}" for score in others)] for method, by in found.items()]
     return _table(["other scores", *(TITLES[score] for score in others)], body)
 
@@ -238,7 +243,7 @@ def control_table(summary: Summary, group: str) -> str:
     spreads = {(row.method, row.score): row.spread for row in summary.paraphrases}
     names = list(dict.fromkeys(row.control for row in rows))
     blocks = []
-    for score in MAIN:
+    for score in summary.main:
         costs = {(row.method, row.control): row.cost for row in rows if row.score == score}
         body = [
             [

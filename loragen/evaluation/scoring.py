@@ -1,5 +1,7 @@
 """Two scores of an adapter on a task: zero-shot by label texts, and by nearest neighbours without label texts."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +25,8 @@ class Scores(StrictModel):
     """Vote of the 10 nearest other test texts."""
     v_measure: float | None = Field(None, ge=0, le=1)
     """Agreement of k-means clusters, as many as classes, with the classes; cards have none."""
+    main: ClassVar[tuple[str, ...]] = ("accuracy", "knn_accuracy")
+    """Names of the scores that methods are compared by."""
 
 
 def read_task(backbone: Backbone, adapter: Adapter | None, data: TaskData) -> Readout:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -10,6 +9,7 @@ from pydantic import Field
 from loragen.config import StrictModel
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import PARAPHRASE, RIGHT
+from loragen.evaluation.open_scoring import FAMILIES, LESS_IS_MORE, AnyScores
 from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import (
     Interval,
@@ -20,9 +20,7 @@ from loragen.evaluation.statistics import (
     win_rate,
 )
 
-ScoreName = Literal["accuracy", "knn_accuracy", "macro_f1", "cross_entropy", "v_measure"]
-SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
-MAIN: tuple[ScoreName, ...] = ("accuracy", "knn_accuracy")
+MAIN = Scores.main
 KIND = "kind: "
 
 
@@ -33,12 +31,12 @@ class Row(StrictModel):
     """A split, ``all``, or ``kind: …``."""
     tasks: int
     method: str
-    score: ScoreName
+    score: str
     mean: Interval
     gain: Interval | None = None
-    """Recovered gain, for scores of which more is better; none where the oracle gains nothing."""
+    """Recovered gain; none where the oracle gains nothing, and none for cross-entropy."""
     above: dict[str, Interval] = Field(default_factory=dict)
-    """Rival → paired difference."""
+    """Rival → paired difference; of bits per byte and perplexity, how far below the rival."""
     wins: dict[str, float] = Field(default_factory=dict)
     """Rival → share of tasks on which it is beaten; ties count half."""
 
@@ -49,7 +47,7 @@ class ControlRow(StrictModel):
     group: str
     method: str
     control: str
-    score: ScoreName
+    score: str
     mean: Interval
     cost: Interval
     """Right description minus control: above 0 where the description is worth something."""
@@ -60,7 +58,7 @@ class Behaviour(StrictModel):
 
     method: str
     forgetting: Interval | None
-    """Change of label-text accuracy on unrelated tasks."""
+    """Change of the first main score on unrelated tasks, where more is better."""
     to_mean: float | None = None
     to_nearest: float | None = None
     to_mixture: float | None = None
@@ -72,19 +70,21 @@ class ParaphraseSpread(StrictModel):
     """How much the wording matters: largest minus smallest score over a task's wordings, the mean over tasks."""
 
     method: str
-    score: ScoreName
+    score: str
     spread: Interval
 
 
 class Summary(StrictModel):
     """All tables."""
 
+    main: tuple[str, ...] = MAIN
+    """Names of the scores that methods are compared by."""
     rows: tuple[Row, ...]
     controls: tuple[ControlRow, ...]
     paraphrases: tuple[ParaphraseSpread, ...]
     behaviour: tuple[Behaviour, ...]
 
-    def row(self, group: str, method: str, score: ScoreName) -> Row | None:
+    def row(self, group: str, method: str, score: str) -> Row | None:
         """The row of a method, if there is one."""
         found = (r for r in self.rows if (r.group, r.method, r.score) == (group, method, score))
         return next(found, None)
@@ -109,11 +109,11 @@ class Tables:
         """In the order of their first cells."""
         return list(dict.fromkeys(method for method, control in self.cells if control == RIGHT))
 
-    def whole(self, method: str, tasks: Sequence[str], score: ScoreName) -> Table:
+    def whole(self, method: str, tasks: Sequence[str], score: str) -> Table:
         """Scores on the whole test files."""
         return self._table(method, RIGHT, tasks, lambda cell: _value(cell.scores, score))
 
-    def short(self, method: str, control: str, tasks: Sequence[str], score: ScoreName) -> Table:
+    def short(self, method: str, control: str, tasks: Sequence[str], score: str) -> Table:
         """Scores on the first texts; of several seeds the first, as controls have."""
         return self._table(method, control, tasks, lambda cell: _value(cell.short, score))[:, :1]
 
@@ -122,9 +122,21 @@ class Tables:
         return np.array([[value(cell) for cell in by_task[task]] for task in tasks])
 
 
-def _value(scores: Scores | None, score: ScoreName) -> float:
+def _value(scores: AnyScores | None, score: str) -> float:
     assert scores is not None
     return float(getattr(scores, score))
+
+
+def scores_in(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Names of the scores that all whole test files have, the main ones first."""
+    whole = [cell.scores for cell in cells if cell.scores is not None]
+    names = dict.fromkeys([*whole[0].main, *type(whole[0]).model_fields])
+    return tuple(name for name in names if all(getattr(scores, name, None) is not None for scores in whole))
+
+
+def _sign(score: str) -> int:
+    """-1 where less is better and differences are turned round; cross-entropy's are given as they are."""
+    return -1 if score in LESS_IS_MORE and score != "cross_entropy" else 1
 
 
 def summarise(
@@ -146,7 +158,8 @@ def summarise(
         rivals: methods that the others are compared with.
         seed: of the resampling.
     """
-    tables = Tables.of(cells)
+    tables, names = Tables.of(cells), scores_in(cells)
+    main = next(family.main for family in FAMILIES if family.main[0] in names)
     present = [rival for rival in rivals if rival in tables.methods()]
 
     def rng() -> np.random.Generator:
@@ -155,7 +168,7 @@ def summarise(
     rows = []
     for group, tasks in groups.items():
         for method in tables.methods():
-            for score in MAIN if group.startswith(KIND) else SCORES:
+            for score in main if group.startswith(KIND) else names:
                 own = tables.whole(method, tasks, score)
                 against = {rival: tables.whole(rival, tasks, score) for rival in present if rival != method}
                 is_gain = score != "cross_entropy"
@@ -168,14 +181,22 @@ def summarise(
                         score=score,
                         mean=mean_interval(own, rng=rng()),
                         gain=_gain(own, *ends, rng=rng()) if is_gain else None,
-                        above={rival: difference_interval(own, table, rng=rng()) for rival, table in against.items()},
-                        wins={rival: win_rate(own, table) for rival, table in against.items()} if is_gain else {},
+                        above={
+                            rival: difference_interval(_sign(score) * own, _sign(score) * table, rng=rng())
+                            for rival, table in against.items()
+                        },
+                        wins={
+                            rival: win_rate(_sign(score) * own, _sign(score) * table)
+                            for rival, table in against.items()
+                            if is_gain
+                        },
                     )
                 )
     return Summary(
+        main=main,
         rows=tuple(rows),
-        controls=tuple(_controls(tables, groups, rng)),
-        paraphrases=tuple(_paraphrases(tables, groups[ALL], rng)),
+        controls=tuple(_controls(tables, groups, main, rng)),
+        paraphrases=tuple(_paraphrases(tables, groups[ALL], main, rng)),
         behaviour=tuple(_behaviour(tables, method, groups[ALL], rng) for method in tables.methods() if method != base),
     )
 
@@ -186,7 +207,7 @@ def _gain(own: Table, base: Table, oracle: Table, *, rng: np.random.Generator) -
 
 
 def _controls(
-    tables: Tables, groups: Mapping[str, Sequence[str]], rng: Callable[[], np.random.Generator]
+    tables: Tables, groups: Mapping[str, Sequence[str]], main: Sequence[str], rng: Callable[[], np.random.Generator]
 ) -> list[ControlRow]:
     rows = []
     for group, wanted in groups.items():
@@ -194,7 +215,7 @@ def _controls(
             tasks = [task for task in wanted if task in by_task]
             if control == RIGHT or control.startswith(PARAPHRASE) or not tasks:
                 continue
-            for score in MAIN:
+            for score in main:
                 told, right = (tables.short(method, name, tasks, score) for name in (control, RIGHT))
                 rows.append(
                     ControlRow(
@@ -203,14 +224,14 @@ def _controls(
                         control=control,
                         score=score,
                         mean=mean_interval(told, rng=rng()),
-                        cost=difference_interval(right, told, rng=rng()),
+                        cost=difference_interval(_sign(score) * right, _sign(score) * told, rng=rng()),
                     )
                 )
     return rows
 
 
 def _paraphrases(
-    tables: Tables, wanted: Sequence[str], rng: Callable[[], np.random.Generator]
+    tables: Tables, wanted: Sequence[str], main: Sequence[str], rng: Callable[[], np.random.Generator]
 ) -> list[ParaphraseSpread]:
     rows = []
     for method in tables.methods():
@@ -218,7 +239,7 @@ def _paraphrases(
         tasks = [task for task in wanted if all(task in tables.cells[method, wording] for wording in wordings)]
         if not wordings or not tasks:
             continue
-        for score in MAIN:
+        for score in main:
             told = np.stack([tables.short(method, name, tasks, score) for name in (RIGHT, *wordings)])
             spread = mean_interval(np.ptp(told, axis=0), rng=rng())
             rows.append(ParaphraseSpread(method=method, score=score, spread=spread))

@@ -206,7 +206,12 @@ def prepare(
             "'zoo', or more of its 'splits'."
         )
     if reading is None:
-        reading = Reading(model=zoo.manifest.base, model_hash=backbone.fingerprint, max_length=config.max_length)
+        reading = Reading(
+            model=zoo.manifest.base,
+            objective=zoo.manifest.recipe.objective,
+            model_hash=backbone.fingerprint,
+            max_length=config.max_length,
+        )
     reader, task_set = _reader(reading, backbone), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
     rng = torch.Generator().manual_seed(config.seed)
     tasks = tuple(_known(config, task_set[expert], backbone, reader, evidence, rng=rng) for expert in zoo.ids)
