@@ -3,6 +3,7 @@
 `bases` opens the other kinds, which override what is particular to text encoders: inputs, outputs, losses, readout.
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,16 +123,19 @@ class Backbone:
 
     # --- sites ---
 
-    def sites(self, target_modules: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Linear modules whose trailing dotted parts match a target, as site → (out, in).
+    def sites(self, target_modules: Sequence[str] | str) -> dict[str, tuple[int, int]]:
+        """Linear modules whose trailing dotted parts match a target, or whose whole name matches a regular expression.
+
+        Returns site → (out, in).
 
         Raises:
             AdapterError: a target matches nothing.
         """
         linear = {name: size for name, module in self.model.named_modules() if (size := linear_size(module))}
         found: dict[str, tuple[int, int]] = {}
-        for target in target_modules:
-            matches = {n: size for n, size in linear.items() if n == target or n.endswith(f".{target}")}
+        is_pattern = isinstance(target_modules, str)
+        for target in (target_modules,) if isinstance(target_modules, str) else target_modules:
+            matches = {name: size for name, size in linear.items() if _is_target(name, target, is_pattern=is_pattern)}
             if not matches:
                 names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
                 raise AdapterError(f"No linear module of {self.name} is called {target!r}; it has {names}.")
@@ -314,6 +318,12 @@ def _add_low_rank(
 ) -> Tensor:
     x = inputs[0]
     return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
+
+
+def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:
+    if is_pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")
 
 
 def linear_size(module: nn.Module) -> tuple[int, int] | None:

@@ -492,28 +492,32 @@ def _show_zoo(zoo: "Zoo", *, as_json: bool) -> None:
     if as_json:
         console.say_json([card.model_dump(mode="json", exclude={"recipe", "held_out_losses"}) for card in zoo])
         return
+    from loragen.evaluation.open_scoring import shown_scores
+
+    titles = shown_scores(card.after for card in zoo)
     rows = [
         (
             card.id,
             card.split,
             str(len(card.labels)),
-            *(_gain(card, score) for score in ("accuracy", "knn_accuracy")),
+            *(_gain(card, score) for score in titles),
             card.licence,
         )
         for card in zoo
     ]
     console.table(
-        f"{zoo.manifest.name}: {len(zoo)} experts; accuracies of base → expert",
-        ("expert", "split", "labels", "label text", "kNN", "licence"),
+        f"{zoo.manifest.name}: {len(zoo)} experts; scores of base → expert",
+        ("expert", "split", "labels", *titles.values(), "licence"),
         rows,
-        numbers=("labels", "label text", "kNN"),
+        numbers=("labels", *titles.values()),
     )
 
 
 def _gain(card: "Card", score: str) -> str:
     if card.before is None or card.after is None:
         return "not scored"
-    return f"{getattr(card.before, score):.3f} → {getattr(card.after, score):.3f}"
+    values = (getattr(card.before, score, None), getattr(card.after, score, None))
+    return " → ".join("" if value is None else f"{value:.3f}" for value in values)
 
 
 @zoo_app.command("show")

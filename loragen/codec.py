@@ -1,11 +1,16 @@
 """Normalisation of coordinates with an exact inverse: centre, scale by site, and an optional principal subspace."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+_CHUNK = 2**15
+"""Coordinates that are worked on at once, where there may be millions."""
+_FEW = 100
+"""Samples are few where there are so many times as many coordinates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +35,21 @@ class Codec:
         codes of the samples a mean square of 1: a squared error summed over k codes is then about k where nothing is
         known. ``components`` keeps at most that many principal directions, and none that carries nothing.
         """
+        lengths = list(sizes.values())
+        sites = torch.split(samples, lengths, dim=1)
         # In double precision, or the mean of equal values would miss them by a rounding error.
-        centre = samples.mean(0, dtype=torch.float64).to(samples.dtype)
-        centred = samples - centre
-        scale = _site_scales(centred, sizes)
-        codes, basis = centred / scale, None
-        if components is not None:
-            _, singular, right = torch.linalg.svd(codes, full_matrices=False)
-            carrying = max(1, int((singular > 1e-4 * singular[0]).sum()))
-            basis = right[: min(components, carrying)].contiguous()
-            codes = codes @ basis.T
-        return cls(centre, scale * (_root_mean_square(codes) or 1.0), basis)
+        means = [site.mean(0, dtype=torch.float64).to(samples.dtype) for site in sites]
+        deviations = [_root_mean_square(site - mean) for site, mean in zip(sites, means, strict=True)]
+        # A site that stands still gets a floor.
+        floor = 1e-4 * _pooled(deviations, lengths) or 1.0
+        scales = [max(deviation, floor) for deviation in deviations]
+        scale = torch.cat([mean.new_full(mean.shape, value) for mean, value in zip(means, scales, strict=True)])
+        codec = cls(torch.cat(means), scale)
+        if components is None:
+            mean_square = _pooled([d / s for d, s in zip(deviations, scales, strict=True)], lengths)
+            return replace(codec, scale=scale * (mean_square or 1.0))
+        basis, mean_square = _principal(codec, samples, components)
+        return replace(codec, scale=scale * (mean_square or 1.0), basis=basis)
 
     @classmethod
     def per_tensor(cls, samples: Tensor, sizes: Mapping[str, int]) -> "Codec":
@@ -60,8 +69,12 @@ class Codec:
 
     def encode(self, coordinates: Tensor) -> Tensor:
         """Coordinates (..., d) to codes (..., k)."""
-        codes = (coordinates - self.centre) / self.scale
-        return codes if self.basis is None else codes @ self.basis.T
+        if self.basis is None:
+            return (coordinates - self.centre) / self.scale
+        codes = coordinates.new_zeros(*coordinates.shape[:-1], len(self.basis))
+        for at in _chunks(len(self.centre)):
+            codes += (coordinates[..., at] - self.centre[at]) / self.scale[at] @ self.basis[:, at].T
+        return codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (..., k) to coordinates (..., d)."""
@@ -70,8 +83,12 @@ class Codec:
 
     def encode_variance(self, variance: Tensor) -> Tensor:
         """Variances of independent coordinates (..., d) to the variances of their codes (..., k)."""
-        scaled = variance / self.scale**2
-        return scaled if self.basis is None else scaled @ self.basis.T.square()
+        if self.basis is None:
+            return variance / self.scale**2
+        codes = variance.new_zeros(*variance.shape[:-1], len(self.basis))
+        for at in _chunks(len(self.centre)):
+            codes += variance[..., at] / self.scale[at] ** 2 @ self.basis[:, at].T.square()
+        return codes
 
     def energy_kept(self, samples: Tensor) -> Tensor:
         """Share of each sample's squared distance from the centre, in scaled units, that survives, (n,)."""
@@ -92,11 +109,51 @@ class Codec:
         )
 
 
-def _site_scales(centred: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """Root mean square of each site, repeated over its coordinates, (d,); a site that stands still gets a floor."""
-    floor = 1e-4 * _root_mean_square(centred) or 1.0
-    parts = torch.split(centred, list(sizes.values()), dim=1)
-    return torch.cat([part.new_full((part.shape[1],), max(_root_mean_square(part), floor)) for part in parts])
+def _principal(codec: Codec, samples: Tensor, components: int) -> tuple[Tensor, float]:
+    """At most ``components`` directions (k, d) of the codes of samples (n, d), and the codes' root mean square there.
+
+    None that carries nothing is kept. Few samples of many coordinates are compared by their products alone: the
+    eigenvectors U of the (n, n) products C Cᵀ are the left singular vectors of C, and Uᵀ C / σ the right ones. In
+    double precision that is exact to 1e-8 for what is kept, and no copy of the samples is made.
+    """
+    n, d = samples.shape
+    if d <= _FEW * n:
+        codes = codec.encode(samples)
+        _, singular, right = torch.linalg.svd(codes, full_matrices=False)
+        basis = right[: _carrying(singular, components)].contiguous()
+        return basis, _root_mean_square(codes @ basis.T)
+
+    def codes_of(at: slice) -> Tensor:
+        return (samples[:, at].double() - codec.centre[at]) / codec.scale[at]
+
+    products = samples.new_zeros(n, n, dtype=torch.float64)
+    for at in _chunks(d):
+        codes = codes_of(at)
+        products += codes @ codes.T
+    squares, left = (values.flip(-1) for values in torch.linalg.eigh(products))
+    singular = squares.clamp_min(0.0).sqrt()
+    kept = _carrying(singular, components)
+    basis = torch.eye(kept, d, dtype=samples.dtype)
+    if singular[0] > 0:
+        combined = (left[:, :kept] / singular[:kept]).T
+        for at in _chunks(d):
+            basis[:, at] = combined @ codes_of(at)
+    return basis, math.sqrt(float(squares[:kept].sum().clamp_min(0.0)) / (n * kept))
+
+
+def _carrying(singular: Tensor, components: int) -> int:
+    """How many directions are kept, from their singular values, largest first."""
+    return min(components, max(1, int((singular > 1e-4 * singular[0]).sum())))
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
+
+
+def _pooled(deviations: Sequence[float], sizes: Sequence[int]) -> float:
+    """Root mean square of all coordinates, from those of the sites and the sites' sizes."""
+    squares = (size * deviation**2 for deviation, size in zip(deviations, sizes, strict=True))
+    return math.sqrt(sum(squares) / sum(sizes))
 
 
 def _root_mean_square(values: Tensor) -> float:

@@ -1,11 +1,12 @@
 """Experts: one adapter trained on one task, B alone over a frozen A that all experts of a zoo share."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from loragen.adapter import Adapter
@@ -28,7 +29,8 @@ class ExpertRecipe(StrictModel):
     prompt: str = PROMPT
     """How a language model is shown a labelled text, ``{text}``; the label follows after a space."""
     r: int = Field(4, ge=1)
-    target_modules: tuple[str, ...] = ("query", "value")
+    target_modules: tuple[str, ...] | str = ("query", "value")
+    """Names of linear modules or their dotted endings, or one regular expression for whole names, as in PEFT."""
     steps: int = Field(60, ge=2)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-2, gt=0)
@@ -46,6 +48,23 @@ class ExpertRecipe(StrictModel):
     snapshots: int = Field(4, ge=1)
     """Points of the window that are kept."""
     seed: int = 0
+
+    @field_validator("target_modules")
+    @classmethod
+    def _compiles(cls, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"no regular expression ({error}); wanted one, or a list of names") from error
+        return targets
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str) -> str:
+        if "{text}" not in prompt:
+            raise ValueError("no {text} in it, which says where the text goes")
+        return prompt
 
 
 class MultitaskRecipe(StrictModel):

@@ -16,6 +16,7 @@ from loragen.errors import TaskError
 from loragen.experts import AdapterObjective, Start, trajectory
 from loragen.task_vectors import Support
 from loragen.taskdata import TaskData
+from loragen.tasks import Examples
 
 
 class FewShotRecipe(StrictModel):
@@ -45,10 +46,11 @@ def examples_of(support: Support, labels: Sequence[str] | None, backbone: Backbo
     names = tuple(dict.fromkeys(support.labels)) if labels is None else tuple(labels)
     if unknown := [label for label in support.labels if label not in names]:
         raise TaskError(f"An example has the label {unknown[0]!r}, which is not among those named: {', '.join(names)}.")
+    examples = Examples(support.texts, support.pairs, tuple(names.index(label) for label in support.labels))
     return TaskData(
-        tuple(backbone.tokenize(support.texts, support.pairs, max_length=max_length)),
-        torch.tensor([names.index(label) for label in support.labels]),
-        tuple(backbone.tokenize(names, max_length=max_length)),
+        backbone.inputs(examples, max_length=max_length),
+        torch.tensor(examples.labels),
+        backbone.outputs(names, max_length=max_length),
     )
 
 
@@ -85,4 +87,5 @@ def fit_examples(
         {site: at[-recipe.window :].mean(0) for site, at in points.items()},
         base_model_name_or_path=adapter.settings.base_model_name_or_path,
         task_type=adapter.settings.task_type,
+        fan_in_fan_out=adapter.settings.fan_in_fan_out,
     )

@@ -81,7 +81,7 @@ class ZooConfig(StrictModel):
     dtype: DtypeName = "auto"
     device: DeviceName = "cpu"
     workers: int = Field(0, ge=0)
-    """Processes that train experts and folds; 0 takes one a core."""
+    """Processes that train experts and folds; 0 takes one a core, and with 1 it is this one."""
 
     @model_validator(mode="after")
     def _folds_are_there_to_start_from(self) -> Self:
@@ -293,8 +293,9 @@ class _Bench:
     start: Start
     manifest: Manifest
     config: ZooConfig
-    stop: Event
-    """Set when the build ends before its time: a fold, which takes long, then ends at its next step."""
+    stop: Event | None
+    """Set when the build ends before its time: a fold, which takes long, then ends at its next step. None where this is
+    the process of the build itself, which an interruption reaches at once."""
 
 
 _bench: _Bench | None = None
@@ -368,7 +369,7 @@ def _train_fold(number: int, plan: FoldPlan, tasks: Sequence[Task]) -> None:
     assert recipe is not None
 
     def check_stop(_step: int = 0) -> None:
-        if bench.stop.is_set():
+        if bench.stop is not None and bench.stop.is_set():
             raise KeyboardInterrupt
 
     check_stop()  # a pool hands out work ahead, which cannot be taken back
@@ -389,6 +390,18 @@ def _train_fold(number: int, plan: FoldPlan, tasks: Sequence[Task]) -> None:
     )
     write_fold(folder, Fold(plan, _adapter(trained, bench.backbone)), history)
     shutil.rmtree(checkpoints)
+
+
+def _run_here(workshop: "_Workshop", stage: Literal["experts", "folds"], calls: Sequence["_Call"], total: int) -> None:
+    """Make the calls in this process, one after the other."""
+    global _bench
+    config = workshop.config
+    _bench = _Bench(_open_base(config, workshop.dtype), read_start(config.out), workshop.manifest, config, None)
+    try:
+        for done, (function, arguments) in enumerate(calls, total - len(calls) + 1):
+            workshop.report(Progress(stage, done, total, function(*arguments)))
+    finally:
+        _bench = None
 
 
 # --- what they are given to do -----------------------------------------------------------------------------------
@@ -440,6 +453,9 @@ def _run(workshop: _Workshop, stage: Literal["experts", "folds"], calls: Sequenc
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = config.workers or cores
+    if workers == 1:
+        _run_here(workshop, stage, calls, total)
+        return
     # "spawn" because forked children inherit the parent's OpenMP threads, which do not survive a fork.
     context = get_context("spawn")
     stop = context.Event()

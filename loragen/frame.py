@@ -73,22 +73,32 @@ class Frame:
         Raises:
             AdapterError: the adapter has a site, or a shape, that the frame does not know.
         """
+        factors = self._known_factors(adapter)
+        return self.flatten({site: self._site_coordinates(site, factors.get(site)) for site in self.lora_A})
+
+    def _known_factors(self, adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+        """Site → A (r, in) and scaling · B (out, r) of an adapter, none of them strange to the frame."""
         unknown = [site for site in adapter.sites if site not in self.lora_A]
         if unknown:
             raise AdapterError(
                 f"The adapter updates {unknown[0]!r}, which is not among the frame's {len(self.sizes)} sites."
             )
-        return self.flatten({site: self._site_coordinates(adapter, site) for site in self.lora_A})
+        factors = {}
+        for site in adapter.sites:
+            a, b = adapter.scaled_factors(site)
+            out, width = self.out_features[site], self.lora_A[site].shape[1]
+            if (len(b), a.shape[1]) != (out, width):
+                raise AdapterError(
+                    f"The adapter maps {a.shape[1]} to {len(b)} features at {site!r}, the frame {width} to {out}."
+                )
+            factors[site] = a, b
+        return factors
 
-    def _site_coordinates(self, adapter: Adapter, site: str) -> Tensor:
-        basis, out = self.lora_A[site], self.out_features[site]
-        if site not in adapter.lora_A:
-            return torch.zeros(out, len(basis))
-        a, b = adapter.scaled_factors(site)
-        if (len(b), a.shape[1]) != (out, basis.shape[1]):
-            raise AdapterError(
-                f"The adapter maps {a.shape[1]} to {len(b)} features at {site!r}, the frame {basis.shape[1]} to {out}."
-            )
+    def _site_coordinates(self, site: str, factors: tuple[Tensor, Tensor] | None) -> Tensor:
+        basis = self.lora_A[site]
+        if factors is None:
+            return torch.zeros(self.out_features[site], len(basis))
+        a, b = factors
         return b @ (a @ self._inverses[site]) if not torch.equal(a, basis) else b
 
     def flatten(self, blocks: Mapping[str, Tensor]) -> Tensor:
@@ -122,9 +132,15 @@ class Frame:
 
     def energy_kept(self, adapter: Adapter) -> float:
         """Share of an adapter's squared Frobenius norm that the frame holds, from 0 to 1."""
-        total = adapter.norm() ** 2
-        held = self.adapter(self.coordinates(adapter), base=None).norm() ** 2
-        return min(1.0, held / total) if total else 1.0
+        total, held = 0.0, 0.0
+        # From r x r products alone: the coordinates are B M, and the update held is B M times the frame's A.
+        for site, (a, b) in self._known_factors(adapter).items():
+            basis = self.lora_A[site].double()
+            a, b = a.double(), b.double()
+            mixed, square = a @ self._inverses[site].double(), b.T @ b
+            total += float(((a @ a.T) * square).sum())
+            held += float(((basis @ basis.T) * (mixed.T @ square @ mixed)).sum())
+        return min(1.0, max(0.0, held / total)) if total > 0 else 1.0
 
     def to_bytes(self) -> bytes:
         """The frame as a safetensors file: A by site, and the sites' order and output features as metadata."""
@@ -159,17 +175,31 @@ def _common_basis(site: str, adapters: Sequence[Adapter], r: int | None) -> Tens
     if sum(ranks) < width:
         # With B = Q T the stacked delta weights have the right singular vectors of the stacked T A, Σ rank rows in all.
         rows = [_triangle(b.double()) @ a.double() for a, b in (adapter.scaled_factors(site) for adapter in adapters)]
-        vectors: Tensor = torch.linalg.svd(torch.cat(rows), full_matrices=wanted > sum(ranks)).Vh
-        return vectors[:wanted].float().contiguous()
+        return _leading_directions(torch.cat(rows), wanted).float().contiguous()
     # They are the eigenvectors of Σ (B A)ᵀ(B A), too.
     gram = torch.zeros(width, width, dtype=torch.float64)
     for adapter in adapters:
         a, b = (factor.double() for factor in adapter.scaled_factors(site))
         gram += a.T @ (b.T @ b) @ a
-    vectors = torch.linalg.eigh(gram).eigenvectors  # ascending eigenvalues
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors  # ascending eigenvalues
     return vectors[:, -wanted:].flip(1).T.float().contiguous()
 
 
 def _triangle(b: Tensor) -> Tensor:
     triangle: Tensor = torch.linalg.qr(b).R
     return triangle
+
+
+def _leading_directions(rows: Tensor, wanted: int) -> Tensor:
+    """The ``wanted`` top right singular vectors (wanted, in) of fewer rows (n, in) than columns, in double precision.
+
+    Where only some are wanted, the eigenvectors of the (n, n) products give them many times faster, as exactly, unless
+    the weakest is so weak that squaring spoils it.
+    """
+    if wanted < len(rows):
+        squares, left = torch.linalg.eigh(rows @ rows.T)  # ascending
+        if squares[-wanted] > 1e-8 * squares[-1]:
+            leading: Tensor = (left[:, -wanted:] / squares[-wanted:].sqrt()).flip(1).T @ rows
+            return leading
+    vectors: Tensor = torch.linalg.svd(rows, full_matrices=wanted > len(rows)).Vh
+    return vectors[:wanted]

@@ -153,8 +153,10 @@ def smallest_rank(frame: Frame, adapters: Sequence[Adapter], max_loss: float) ->
     needed = 1
     for adapter in adapters:
         energies = torch.zeros(longest, dtype=torch.float64)
-        for block in frame.unflatten(frame.coordinates(adapter)).values():
-            energies[: block.shape[1]] += block.double().square().sum(0)
+        for site in adapter.sites:
+            a, b = (factor.double() for factor in adapter.scaled_factors(site))
+            mixed = a @ frame.lora_A[site].double().T
+            energies[: mixed.shape[1]] += (mixed * (b.T @ b @ mixed)).sum(0)  # squared columns of b @ mixed
         kept = energies.cumsum(0) / energies.sum()
         needed = max(needed, 1 + int((kept < 1 - 0.9 * max_loss).sum()))
     return min(needed, longest)

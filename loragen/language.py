@@ -65,11 +65,11 @@ class CausalLM(Backbone):
         return tuple([*self._first, *begin, *row[:room], *end] for row in self._pieces(told))
 
     def outputs(self, texts: Sequence[str], *, max_length: int) -> tuple[Sequence[int], ...]:
-        """Labels or completions as token ids, each with its end."""
+        """Labels or completions as token ids, each with its end where there is room for it."""
         # After a colon: by themselves, some tokenizers put a space of their own before a text.
         head, *rows = self._pieces([":", *(f": {text.strip()}" for text in texts)])
         size = len(head) if all(row[: len(head)] == head for row in rows) else 0
-        return tuple([*row[size:][: max_length - 1], *self._last] for row in rows)
+        return tuple(self._ended(row[size:], max_length) for row in rows)
 
     def open_ended(
         self, task: str, examples: "Examples", *, max_length: int
@@ -80,11 +80,16 @@ class CausalLM(Backbone):
         """
         texts = self._pieces(examples.texts)
         if examples.completions is None:
-            ends = tuple([*row[: max_length - 1], *self._last] for row in texts)
+            ends = tuple(self._ended(row, max_length) for row in texts)
             return tuple(list(self._first) for _ in ends), ends
         outputs = self.outputs(examples.completions, max_length=max_length)
         rooms = (max(1, max_length - len(output) - len(self._first)) for output in outputs)
         return tuple([*self._first, *row[-room:]] for row, room in zip(texts, rooms, strict=True)), outputs
+
+    def _ended(self, row: list[int], room: int) -> list[int]:
+        """A text with its end; one that is too long is cut, and its end is not here."""
+        whole = [*row, *self._last]
+        return whole if len(whole) <= room else row[:room]
 
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of pieces of texts, without a beginning or end of their own."""

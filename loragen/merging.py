@@ -153,12 +153,23 @@ def _from_dense(
     lora_a, lora_b, full = {}, {}, 0.0
     for site, holders in _holders(adapters, weights).items():
         delta = scale * merge((adapter.delta_weight(site).double(), weight) for adapter, weight in holders)
-        left, singular, right = torch.linalg.svd(delta, full_matrices=False)
         r = rank or max(len(adapter.lora_A[site]) for adapter, _ in holders)
-        lora_b[site] = (left[:, :r] * singular[:r]).float()
-        lora_a[site] = right[:r].float()
-        full += float(singular.square().sum())
+        lora_a[site], lora_b[site] = _nearest(delta, r)
+        full += float(delta.square().sum())
     return _merged(_alike(adapters[0], lora_a, lora_b), full)
+
+
+def _nearest(delta: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Factors A (r, in) and B (out, r), float32, of the nearest matrix of a rank to ``delta``, float64 (out, in).
+
+    By the eigenvectors of the smaller Gram matrix, which takes less time than a singular value decomposition.
+    """
+    is_wide = delta.shape[1] > delta.shape[0]
+    gram = delta @ delta.T if is_wide else delta.T @ delta
+    vectors = torch.linalg.eigh(gram).eigenvectors[:, -r:].flip(1)  # of descending eigenvalues
+    if is_wide:
+        return (vectors.T @ delta).float(), vectors.float()
+    return vectors.T.float(), (delta @ vectors).float()
 
 
 def _merged(adapter: Adapter, full: float) -> Merged:

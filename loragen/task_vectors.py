@@ -55,8 +55,9 @@ class Support:
 
     @classmethod
     def of(cls, task: Task, examples: Examples) -> Self:
-        """Labelled examples of a task."""
-        return cls(examples.texts, tuple(task.labels[label] for label in examples.labels), examples.pairs)
+        """Examples of a task with their labels, or completions; plain texts have neither."""
+        labels = tuple(task.labels[label] for label in examples.labels) if task.labels else examples.completions
+        return cls(examples.texts, labels, examples.pairs)
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -120,7 +121,8 @@ class Reader:
 
     def examples(self, support: Support) -> Tensor:
         """One state a prompt of a text (and its pair) followed by its label, (n, h)."""
-        assert support.labels is not None
+        if support.labels is None:
+            raise TaskError("Examples without labels were given where labelled ones are read; leave 'examples' out.")
         pairs = support.pairs or ("",) * len(support.texts)
         shown = [f"{one} {other}".strip() for one, other in zip(support.texts, pairs, strict=True)]
         return self._states(shown, support.labels)

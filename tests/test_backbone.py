@@ -119,6 +119,13 @@ def test_a_target_that_matches_no_linear_module_is_refused(backbone, target):
 # --- tokens and embeddings ------------------------------------------------------------------------------------------
 
 
+def test_targets_can_be_one_regular_expression_for_whole_names(backbone):
+    met = backbone.sites(r"encoder\.layer\.1\..*\.(query|value)")
+    assert list(met) == [f"encoder.layer.1.attention.self.{name}" for name in ("query", "value")]
+    with pytest.raises(AdapterError, match=r"is called 'layer\.1'; it has dense"):
+        backbone.sites("layer.1")
+
+
 def test_texts_become_ids_cut_at_a_length(backbone):
     assert backbone.tokenize(["warm soup", "tea"], max_length=64) == [[2, 62, 59, 3], [2, 63, 3]]
     assert backbone.tokenize(["warm soup"], max_length=3) == [[2, 62, 3]]

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loragen import codec as codec_module
 from loragen.codec import Codec
 
 SIZES = {"first": 12, "second": 6, "third": 4}
@@ -224,3 +227,64 @@ def test_tensors_restore_a_z_score_per_tensor():
     samples = spread_samples()
     codec = Codec.per_tensor(samples, SIZES)
     assert torch.equal(Codec.from_tensors(codec.tensors()).encode(samples), codec.encode(samples))
+
+
+# --- millions of coordinates ----------------------------------------------------------------------------------------
+
+
+MANY = {"first": 2900, "second": 1700, "third": 1}
+
+
+def at_once(monkeypatch, samples, sizes, components):
+    """The codec that an SVD of all codes at once gives, in double precision."""
+    with monkeypatch.context() as patch:
+        patch.setattr(codec_module, "_FEW", math.inf)
+        patch.setattr(codec_module, "_CHUNK", sum(sizes.values()))
+        return Codec.fit(samples.double(), sizes, components=components)
+
+
+@pytest.mark.parametrize("components", [None, 3, 100])
+@pytest.mark.parametrize("kind", ["random", "each twice", "a site stands still", "weak directions"])
+def test_few_samples_of_many_coordinates_give_what_an_svd_gives(monkeypatch, components, kind):
+    monkeypatch.setattr(codec_module, "_CHUNK", 1000)
+    samples = spread_samples(n=9, sizes=MANY, rank=6) * torch.linspace(1, 2, sum(MANY.values()))
+    if kind == "each twice":
+        samples = samples.repeat(2, 1)
+    elif kind == "a site stands still":
+        samples[:, 2900:4600] = 0.1
+    elif kind == "weak directions":
+        # Two thousandths of the others, and noise far below what carries anything.
+        left, singular, right = torch.linalg.svd(samples - samples.mean(0), full_matrices=False)
+        singular[4:6] = 2e-3 * singular[0]
+        singular[6:] = 1e-6 * singular[0]
+        samples = left * singular @ right
+    fast, slow = Codec.fit(samples, MANY, components=components), at_once(monkeypatch, samples, MANY, components)
+    assert fast.size == slow.size
+    torch.testing.assert_close(fast.centre.double(), slow.centre)
+    torch.testing.assert_close(fast.scale.double(), slow.scale)
+    if components is not None:
+        basis = fast.basis.double()
+        torch.testing.assert_close(basis @ basis.T, torch.eye(fast.size).double(), atol=1e-6, rtol=0)
+        signs = (basis * slow.basis).sum(1).sign()  # a singular vector may point either way
+        torch.testing.assert_close(basis, signs[:, None] * slow.basis, atol=1e-6, rtol=1e-4)
+        codes = signs * slow.encode(samples.double())
+        torch.testing.assert_close(fast.encode(samples).double(), codes, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_many_coordinates_that_are_all_equal(n):
+    samples = spread_samples(n=1, sizes=MANY).expand(n, -1)
+    codec = Codec.fit(samples, MANY, components=5)
+    assert torch.equal(codec.encode(samples), torch.zeros(n, 1))
+    assert torch.equal(codec.decode(codec.encode(samples)), samples)
+    assert float(codec.basis.norm()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,)])
+def test_coordinates_are_encoded_a_part_at_a_time(monkeypatch, batch):
+    codec = Codec.fit(spread_samples(rank=8), SIZES, components=5)
+    x = codec.centre + codec.scale * torch.randn(*batch, 22, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(codec_module, "_CHUNK", 7)
+    torch.testing.assert_close(codec.encode(x), ((x - codec.centre) / codec.scale) @ codec.basis.T)
+    wanted = (x.square() / codec.scale**2) @ codec.basis.T.square()
+    torch.testing.assert_close(codec.encode_variance(x.square()), wanted)

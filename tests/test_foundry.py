@@ -520,6 +520,15 @@ def test_a_new_zoo_can_have_folds_at_once(fresh, folding):
     assert len(Zoo.open(fresh.out).folds()) == 3
 
 
+def test_one_worker_is_this_process(fresh, monkeypatch):
+    monkeypatch.setattr(foundry, "ProcessPoolExecutor", None)
+    reports: list[Progress] = []
+    build(changed(fresh, workers=1), reports.append)
+    assert [(p.done, p.total) for p in reports if p.stage == "experts"] == [(done, 3) for done in range(4)]
+    assert dict(Zoo.open(fresh.out).check()) == dict.fromkeys(TASKS)
+    assert foundry._bench is None, "the base is given back"
+
+
 # --- the plug is pulled ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -535,7 +544,7 @@ if __name__ == "__main__":
 
 def test_a_build_that_is_killed_leaves_whole_experts_and_no_process(fresh, tmp_path):
     (tmp_path / "build.py").write_text(SCRIPT)
-    asked = changed(fresh, workers=1)
+    asked = changed(fresh, workers=2)
     (tmp_path / "zoo.yaml").write_text(asked.to_yaml())
     experts, deadline = fresh.out / "experts", time.monotonic() + 120
     process = subprocess.Popen(
@@ -567,7 +576,7 @@ def test_a_build_that_is_killed_leaves_whole_experts_and_no_process(fresh, tmp_p
 
 def test_ctrl_c_does_not_wait_for_a_folds_end(folding, tmp_path):
     (tmp_path / "build.py").write_text(SCRIPT)
-    asked = changed(folding, workers=1, folds={"number": 3, "steps": 1_000_000, "steps_per_checkpoint": 2})
+    asked = changed(folding, workers=2, folds={"number": 3, "steps": 1_000_000, "steps_per_checkpoint": 2})
     (tmp_path / "zoo.yaml").write_text(asked.to_yaml())
     process = subprocess.Popen(
         [sys.executable, tmp_path / "build.py", tmp_path / "zoo.yaml"],

@@ -117,6 +117,26 @@ def test_the_strongest_directions_come_first():
     assert torch.allclose((frame.lora_A[QUERY] @ right.T).abs(), torch.eye(4), atol=1e-3)
 
 
+def weak_adapter(seed, weakness):
+    """One of rank 2, whose second direction is this much weaker than the first."""
+    strong = make(seed, dict.fromkeys(SHAPES, 2))
+    b = {site: torch.linalg.qr(b)[0] * torch.tensor([1.0, weakness]) for site, b in strong.lora_B.items()}
+    a = {site: torch.linalg.qr(a.T)[0].T.contiguous() for site, a in strong.lora_A.items()}
+    return Adapter(strong.settings, a, b)
+
+
+@pytest.mark.parametrize("weakness", [1.0, 1e-2, 1e-3, 1e-6, 0.0])
+def test_a_frame_of_some_directions_is_orthonormal_and_holds_them_however_weak(weakness):
+    adapters = [weak_adapter(seed, weakness) for seed in (1, 2)]
+    frame = Frame.fit(adapters, r=3)
+    for site, a in frame.lora_A.items():
+        assert torch.allclose(a @ a.T, torch.eye(3), atol=1e-5)
+        stacked = torch.cat([adapter.delta_weight(site) for adapter in adapters]).double()
+        wanted = torch.linalg.svdvals(stacked)[:3]
+        met = torch.linalg.vector_norm(stacked @ a.double().T, dim=0)
+        assert torch.allclose(met, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_a_rank_is_never_larger_than_the_input():
     assert Frame.fit(independent(), r=1000).lora_A[QUERY].shape == (10, 10)
 
@@ -164,6 +184,17 @@ def test_an_adapter_that_updates_nothing_loses_nothing():
     zero = Adapter(adapter.settings, adapter.lora_A, {site: 0 * b for site, b in adapter.lora_B.items()})
     assert frame.energy_kept(zero) == 1.0
     assert not frame.coordinates(zero).any()
+
+
+def test_energy_kept_is_that_of_the_adapter_that_the_frame_makes():
+    adapters = independent()
+    lora_A = {site: random(2, size, seed=7) for site, (_, size) in SHAPES.items()}
+    for frame in (Frame.fit(adapters, r=2), Frame.fit([make(1, lora_A=lora_A)])):  # orthonormal rows, and any rows
+        for adapter in adapters:
+            held = frame.adapter(frame.coordinates(adapter), base=None)
+            kept = held.norm() ** 2 / adapter.norm() ** 2
+            assert 0.01 < kept < 0.99
+            assert frame.energy_kept(adapter) == pytest.approx(kept, rel=1e-4)
 
 
 def test_an_adapter_beside_the_frame_keeps_nothing():

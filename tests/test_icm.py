@@ -28,10 +28,10 @@ from loragen.generators.conditions import ConditionCodec, Conditioner
 from loragen.generators.gaussian import Gaussian
 from loragen.generators.icm import ICM, ICMBatch, ICMConfig, ICMNetwork, ICMObjective
 from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
-from loragen.generators.icm_fit import fit_icm, longest_as_good
+from loragen.generators.icm_fit import cosines_with, fit_icm, longest_as_good
 from loragen.task_vectors import Reading, Support
 from loragen.tasks import TaskSetConfig
-from loragen.zoo import Zoo, expert_files
+from loragen.zoo import Imported, Zoo, expert_files
 
 EVIDENCE = ICMConfig().evidence
 ENOUGH = {"epochs": 3, "steps_per_epoch": 40, "batch_size": 16, "learning_rate": 3e-2}  # to tell seven tasks apart
@@ -625,7 +625,34 @@ def test_raw_factors_are_the_experts_own_and_their_snapshots_share_their_a(zoo, 
                 assert torch.equal(adapter.lora_B[site], b.float())
 
 
+@pytest.mark.parametrize("codec", ["frame", "raw"])
+def test_an_expert_from_elsewhere_stands_for_its_own_snapshots(zoo, model, encoder, codec: str) -> None:
+    facts = Imported(r=2, lora_alpha=2, use_rslora=False, energy_kept=1.0, missing=())
+    foreign = {card.id: card.model_copy(update={"imported": facts}) for card in zoo}
+    config = configured(model, icm={"codec": codec})
+    known = prepare(config, zoo, encoder).samples
+    all_foreign = prepare(config, dataclasses.replace(zoo, cards=foreign), encoder).samples
+    assert torch.equal(all_foreign, known[:, :1])
+    mixed = prepare(config, dataclasses.replace(zoo, cards=dict(zoo.cards) | {"card": foreign["card"]}), encoder)
+    at = zoo.ids.index("card")
+    assert torch.equal(mixed.samples[at], known[at, :1].expand(4, -1))
+    assert torch.equal(mixed.samples[at + 1 :], known[at + 1 :])
+
+
 # --- tasks left out -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["all coordinates", "directions", "directions as they are stored"])
+def test_cosines_in_codes_are_those_in_coordinates(kind: str) -> None:
+    samples, own = torch.randn(8, 30, generator=seeded()), torch.randn(5, 30, generator=seeded(1))
+    codec = Codec.fit(samples, {"a": 20, "b": 10}, components=None if kind == "all coordinates" else 4)
+    if kind == "directions as they are stored":  # no longer quite orthonormal
+        codec = dataclasses.replace(codec, basis=(1.3 * codec.basis).bfloat16().float())
+    codes = torch.randn(5, codec.size, generator=seeded(2))
+    made = (codec.decode(codes) - codec.centre) / codec.scale
+    wanted = torch.cosine_similarity(made, (own - codec.centre) / codec.scale)
+    torch.testing.assert_close(cosines_with(codec, own)(codes), wanted, atol=1e-5, rtol=1e-5)
+    assert not cosines_with(codec, own)(torch.zeros_like(codes)).any(), "what is made at the centre has no direction"
 
 
 class Interrupted(Exception):

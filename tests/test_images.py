@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loragen.bases import open_base
+from loragen.embedding import TextEncoder
 from loragen.errors import TaskError
 from loragen.evaluation.open_scoring import RetrievalScores, measure, retrieval_scores
 from loragen.images import ImageText
@@ -85,3 +86,12 @@ def test_what_is_wrong_with_images_is_named(clip, closed, tmp_path) -> None:
     bert = open_base(str(write_base(tmp_path / "bert", "bert")))
     with pytest.raises(TaskError, match="An image was given to a base that reads texts"):
         bert.encode([tmp_path / "broken.png"])
+
+
+def test_descriptions_can_be_read_by_clips_own_text_tower(clip) -> None:
+    encoder = TextEncoder.load(clip.name)
+    texts = ["a photo of soup", "a photo of a rather long bread"]
+    torch.testing.assert_close(
+        encoder.encode(texts), clip.encode(clip.outputs(texts, max_length=64)), rtol=1e-3, atol=1e-4
+    )
+    assert encoder.size == 16

@@ -165,6 +165,22 @@ def test_sites_are_compared_with_the_base_where_its_config_is_at_hand(mixed, tmp
         plan_import([foreign("bad", renamed, base=base)], tmp_path / "zoo", name="zoo")
 
 
+def test_the_hub_is_asked_for_the_adapter_and_its_cards_alone(tmp_path, monkeypatch) -> None:
+    adapter_of(0, 2).save(tmp_path / "snapshot", extra_files={"README.md": CARD.format(header="")})
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, sorted(allow_patterns)))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    opened = Foreign.open("hub:someone/tax-lora")
+    assert asked == [
+        ("someone/tax-lora", ["README.md", "adapter_config.json", "adapter_model.safetensors", "card.yaml"])
+    ]
+    assert (opened.id, opened.origin) == ("tax-lora", "hub:someone/tax-lora")
+
+
 CARD = """---
 base_model: tiny
 license: apache-2.0

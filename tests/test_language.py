@@ -1,14 +1,20 @@
 import json
 import math
+import sys
 
 import pytest
 import torch
 from families import write_base
 
+from loragen import cli
+from loragen.adapter import Adapter
 from loragen.bases import open_base
 from loragen.errors import ConfigError, TaskError
 from loragen.evaluation.open_scoring import LanguageScores, language_scores, measure
+from loragen.experts import Start
+from loragen.fewshot import FewShotRecipe, examples_of, fit_examples
 from loragen.language import CausalLM, Seq2SeqLM
+from loragen.task_vectors import Support
 from loragen.taskdata import TaskData
 from loragen.tasks import Examples, Task, TaskSource
 
@@ -66,7 +72,7 @@ def test_a_text_without_a_prompt_is_predicted_from_its_beginning_to_its_end(llam
     assert all(row[-1] == 2 for row in completions)
     assert llama.texts_of(completions) == list(TEXTS)
     (short,) = llama.open_ended("told", Examples(TEXTS[1:2], None, (0,)), max_length=5)[1]
-    assert len(short) == 5
+    assert list(short) == list(completions[1])[:5], "a text that is cut has no end"
 
 
 def test_without_a_prompt_the_first_token_is_not_predicted(llama) -> None:
@@ -171,3 +177,60 @@ def test_a_text_encoder_wants_labels(tmp_path) -> None:
     task = task_of(tmp_path, [{"text": "soup"}])
     with pytest.raises(TaskError, match="'told' has no labels"):
         TaskData.of(task, task.load_test(), bert, max_length=16)
+
+
+def test_complete_shows_what_is_written_with_the_adapter_and_without(llama, tmp_path, monkeypatch, capsys) -> None:
+    sites = llama.sites(("q_proj", "v_proj"))
+    rng = torch.Generator().manual_seed(3)
+    adapter = Adapter.from_factors(
+        {site: torch.randn(2, size[1], generator=rng) for site, size in sites.items()},
+        {site: torch.randn(size[0], 2, generator=rng) for site, size in sites.items()},
+        base_model_name_or_path=llama.name,
+        task_type="CAUSAL_LM",
+    )
+    adapter.save(tmp_path / "adapter")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["loragen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        return exit_info.value.code or 0, *capsys.readouterr()
+
+    ids = llama.prompts(["a soup", "tea"])
+    bare = llama.continued(ids, max_new_tokens=5)
+    with llama.adapted(adapter):
+        adapted = llama.continued(ids, max_new_tokens=5)
+    assert bare != adapted
+    status, out, _ = run("complete", tmp_path / "adapter", "a soup", "tea", "--max-tokens", 5, "--json")
+    assert status == 0
+    assert json.loads(out) == [
+        {"prompt": prompt, "completion": one, "base_completion": other}
+        for prompt, one, other in zip(("a soup", "tea"), adapted, bare, strict=True)
+    ]
+    status, out, _ = run("classify", tmp_path / "adapter", "a soup", "--labels", "tea,bread", "--json")
+    assert status == 0
+    assert sum(json.loads(out)[0]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert run("complete", tmp_path / "adapter", " ")[0] == 2
+    encoder = Adapter.from_factors(
+        adapter.lora_A, adapter.lora_B, base_model_name_or_path="x", task_type="FEATURE_EXTRACTION"
+    )
+    encoder.save(tmp_path / "encoder")
+    bert = write_base(tmp_path / "bert", "bert")
+    status, _, err = run("complete", tmp_path / "encoder", "tea", "--base", bert)
+    assert status == 2
+    assert "writes no text" in err
+
+
+def test_a_language_model_is_fitted_to_labelled_examples(llama) -> None:
+    support = Support(("a soup b", "tea c", "d soup", "e tea"), ("soup", "tea", "soup", "tea"))
+    data = examples_of(support, None, llama, max_length=32)
+    sites = llama.sites(("q_proj", "v_proj"))
+    start = Start.random(sites, 2, rng=torch.Generator().manual_seed(0))
+    adapter = Adapter.from_factors(
+        start.lora_A, start.lora_B, base_model_name_or_path=llama.name, task_type="CAUSAL_LM"
+    )
+    fitted = fit_examples(adapter, data, llama, FewShotRecipe(steps=12, learning_rate=3e-2))
+    before = llama.held_out_loss(data, contrast_weight=0)
+    with llama.adapted(fitted):
+        assert llama.held_out_loss(data, contrast_weight=0) < before
+    assert fitted.settings.task_type == "CAUSAL_LM"

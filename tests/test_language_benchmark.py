@@ -135,6 +135,21 @@ def test_every_fourth_domain_by_name_is_unseen() -> None:
 # --- the base ---
 
 
+def test_windows_hold_the_texts_one_after_another_and_every_pass_takes_each_once(tmp_path) -> None:
+    texts = [row["text"] for row in rows_of(WORDS["kitchen"], 40, seed=0)]
+    tokenizer = language_base.new_tokenizer(texts, BASE, tmp_path / "tokenizer")
+    windows = language_base.packed(tokenizer, texts, 8)
+    assert tokenizer(texts[0])["input_ids"][0] == windows[0, 0] == tokenizer.bos_token_id
+    assert "".join(f"<s>{text}</s>" for text in texts).startswith(tokenizer.decode(windows.flatten()))
+    assert windows.shape[1] == 8
+    recipe = replace(BASE, batch=3, steps_per_checkpoint=2)
+    epochs = -(-2 * len(windows) // 6)
+    drawn = torch.cat([b.ids for epoch in range(epochs) for b in language_base.batches(windows, recipe, epoch)])
+    first, second = drawn[: len(windows)], drawn[len(windows) : 2 * len(windows)]
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(windows.tolist())
+    assert first.tolist() != second.tolist() != windows.tolist()
+
+
 def test_a_base_that_was_interrupted_is_the_one_that_was_not(tmp_path) -> None:
     texts = [row["text"] for row in rows_of(WORDS["kitchen"], 60, seed=0)]
     recipe = replace(BASE, tokens=3000)
@@ -175,7 +190,7 @@ def settings(tmp_path_factory) -> language.Settings:
     domains = write_domain_tasks(root, [name for name in WORDS if name not in HELD_OUT], list(HELD_OUT))
     write_tiny_encoder(root / "encoder", seed=1)
     runs = root / "runs"
-    zoo = [f"out={runs}/zoo", f"base={runs}/base", f"tasks={domains}", "workers=1"]
+    zoo = [f"out={runs}/zoo", f"base={runs}/base", f"tasks={domains}", "workers=2"]
     zoo += ["recipe.steps=20", "recipe.batch_size=8", "recipe.learning_rate=0.03", "recipe.window=4"]
     zoo += ["multitask.steps=10", "multitask.steps_per_checkpoint=5"]
     train = [f"zoo={runs}/zoo", f"encoder={root}/encoder", "epochs=1", "steps_per_epoch=5", "batch_size=8"]

@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -6,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
+from loragen.codec import Codec
 from loragen.embedding import TextEncoder
 from loragen.errors import GeneratorError
 from loragen.files import atomic_write
+from loragen.frame import Frame
 from loragen.generators.base import Condition
 from loragen.generators.sg import SG, Gaussian, Mixture, SGBatch, SGConfig, SGLibrary, SGNetwork, SGObjective
 from loragen.generators.sg_fit import Material, SGTrainConfig, fit_sg, prepare, training_batches
+from loragen.zoo import Imported, Zoo
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -45,6 +49,52 @@ def trained(tiny_zoo, encoder, train_config) -> tuple[SG, list[dict[str, float]]
 
 def condition(encoder: TextEncoder, text: str = "Route a message to the right desk of a bank.") -> Condition:
     return Condition(text, encoder.encode([text])[0])
+
+
+# --- a zoo as codes ---
+
+
+def from_elsewhere(zoo: Zoo, experts: Collection[str]) -> Zoo:
+    """The zoo with these experts as though they were imported: nothing is known of their training."""
+    facts = Imported(r=2, lora_alpha=2, use_rslora=False, energy_kept=1.0, missing=())
+    cards = {card.id: card.model_copy(update={"imported": facts}) if card.id in experts else card for card in zoo}
+    return dataclasses.replace(zoo, cards=cards)
+
+
+@pytest.mark.parametrize("components", [None, 4, 100])
+def test_codes_are_those_of_all_points_and_variances_at_once(tiny_zoo, encoder, components: int | None) -> None:
+    material = prepare(tiny_zoo, encoder, components=components)
+    adapters = [tiny_zoo.adapter(expert) for expert in tiny_zoo.ids]
+    frame = Frame.fit(adapters)
+    means = torch.stack([frame.coordinates(adapter) for adapter in adapters])
+    snapshots = torch.stack([frame.flatten(tiny_zoo.snapshots(expert)) for expert in tiny_zoo.ids])
+    variances = torch.stack([frame.flatten(tiny_zoo.variance(expert)) for expert in tiny_zoo.ids])
+    samples = torch.cat([means[:, None], snapshots], dim=1)
+    codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
+    torch.testing.assert_close(material.samples, codec.encode(samples))
+    torch.testing.assert_close(material.library.means, codec.encode(means))
+    torch.testing.assert_close(material.library.variances, codec.encode_variance(variances))
+    assert material.library.variances.min() > 0
+
+
+def test_of_experts_from_elsewhere_only_the_adapter_is_known(tiny_zoo, encoder) -> None:
+    zoo = from_elsewhere(tiny_zoo, tiny_zoo.ids)
+    material = prepare(zoo, encoder, components=100)
+    assert material.samples.shape == (8, 1, 7), "centred, eight adapters span seven directions"
+    assert not material.library.variances.any()
+    for sample, expert in zip(material.samples[:, 0], zoo.ids, strict=True):
+        met = material.frame.adapter(material.codec.decode(sample), base=None)
+        for site in met.sites:
+            wanted = zoo.adapter(expert).delta_weight(site)
+            torch.testing.assert_close(met.delta_weight(site), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_experts_from_elsewhere_stand_beside_trained_ones(tiny_zoo, encoder) -> None:
+    mixed = prepare(from_elsewhere(tiny_zoo, ["bank", "news"]), encoder, components=100)
+    assert mixed.samples.shape[:2] == (8, 4)
+    for at, expert in enumerate(tiny_zoo.ids):
+        spread = (mixed.samples[at] - mixed.samples[at, 0]).abs().max()
+        assert (spread == 0, not mixed.library.variances[at].any()) == (expert in ("bank", "news"),) * 2
 
 
 # --- the mixture: law of total variance ---

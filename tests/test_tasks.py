@@ -226,6 +226,24 @@ def write_table(folder):
     write_csv(data / "soup.csv", ROWS)
 
 
+def test_descriptions_can_be_made_of_a_tables_columns(tmp_path):
+    write_table(tmp_path)
+    text = TABLE.replace("description: about, ", "") + 'description: "a photo of {name}, {family}"'
+    (tmp_path / "set.yaml").write_text(text)
+    assert [one.description for one in TaskSet.from_yaml(tmp_path / "set.yaml")] == [
+        "a photo of soup, food",
+        "a photo of bread, food",
+    ]
+    (tmp_path / "set.yaml").write_text(text.replace("{family}", "{colour}"))
+    with pytest.raises(
+        TaskError, match=r"table\.jsonl:1: the description template .*'colour'.*columns are: name"
+    ):
+        TaskSet.from_yaml(tmp_path / "set.yaml")
+    (tmp_path / "set.yaml").write_text(TABLE + "description: both")
+    with pytest.raises(ConfigError, match="from a column or from a template"):
+        TaskSet.from_yaml(tmp_path / "set.yaml")
+
+
 def test_a_table_with_a_source_template(tmp_path):
     write_table(tmp_path)
     (tmp_path / "set.yaml").write_text(TABLE)

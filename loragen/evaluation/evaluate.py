@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from loragen.adapter import Adapter
-from loragen.backbone import Backbone, DtypeName, choose_dtype
+from loragen.backbone import Backbone, DeviceName, DtypeName, choose_dtype
 from loragen.config import StrictModel
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
@@ -86,6 +86,7 @@ class EvaluateConfig(StrictModel):
     unrelated_texts: int = Field(50, ge=20)
     """Test texts of each of those."""
     dtype: DtypeName = "auto"
+    device: DeviceName = "cpu"
 
     @field_validator("splits")
     @classmethod
@@ -162,7 +163,7 @@ class Bench:
                 f"The oracles of {config.oracles} adapt other weights ({oracles.manifest.base_hash[:12]}) than the zoo "
                 f"{config.zoo} ({zoo.manifest.base_hash[:12]}); train them with the zoo's base."
             )
-        backbone = zoo.load_base(dtype=choose_dtype(config.dtype))
+        backbone = zoo.load_base(dtype=choose_dtype(config.dtype), device=config.device)
         encoder = TextEncoder.load(config.encoder)
         generators = {name: open_generator(name, zoo, encoder) for name in config.generators}
         return cls(

@@ -1,7 +1,7 @@
 """Scores of open tasks: likelihood and exactness of completions, and retrieval between images and captions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Discriminator, Field, Tag
@@ -96,3 +96,10 @@ def retrieval_scores(similarities: Tensor) -> RetrievalScores:
     return RetrievalScores(
         **{f"{way}_{k}": float((found < k).double().mean()) for way, found in ranks.items() for k in RANKS}
     )
+
+
+def shown_scores(found: Iterable[Scores | LanguageScores | RetrievalScores | None]) -> dict[str, str]:
+    """The main scores of all that was scored, with short titles; those of labels where nothing was."""
+    kinds = dict.fromkeys(type(scores) for scores in found if scores is not None) or {Scores: None}
+    titles = {"accuracy": "label text", "knn_accuracy": "kNN"}
+    return {name: titles.get(name, name.replace("_", " ")) for kind in kinds for name in kind.main}

@@ -78,20 +78,27 @@ class Material:
 
     def codec(self, experts: Sequence[int], config: ICMConfig) -> Codec:
         """The codec fitted to some experts."""
-        samples = self.samples[list(experts)]
+        samples = self._samples_of(experts)
         if config.codec == "raw":
             return Codec.per_tensor(samples.flatten(0, 1), self.space.sizes)
         codec = Codec.fit(samples.flatten(0, 1), self.space.sizes, components=config.components)
-        # As precise as it will be stored, so that what is trained is what is loaded.
-        return codec if codec.basis is None else replace(codec, basis=codec.basis.bfloat16().float())
+        if codec.basis is not None:
+            # As precise as it will be stored, so that what is trained is what is loaded; in place, for its size.
+            codec.basis.copy_(codec.basis.bfloat16())
+        return codec
 
     def codes(self, experts: Sequence[int], codec: Codec, config: ICMConfig) -> Tensor:
         """What the network learns to make of some experts, (len(experts), 1 + snapshots, k)."""
-        samples = self.samples[list(experts)]
+        samples = self._samples_of(experts)
         if config.scale == "pool":
             return codec.encode(samples)
         own = [Codec.per_tensor(point, self.space.sizes).encode(point) for point in samples.flatten(0, 1)]
         return torch.stack(own).reshape(samples.shape)
+
+    def _samples_of(self, experts: Sequence[int]) -> Tensor:
+        """Of all, no copy, since it may be large."""
+        at = list(experts)
+        return self.samples if at == list(range(len(self.samples))) else self.samples[at]
 
     def conditions(self, experts: Sequence[int]) -> ConditionCodec:
         """The condition codec fitted to some experts."""
@@ -118,25 +125,39 @@ def prepare(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> Material:
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
     raw = config.icm.codec == "raw"
     space = RawFactors(adapters[0].spec) if raw else Frame.fit(adapters)
-    samples = []
-    for expert, adapter in zip(zoo.ids, adapters, strict=True):
-        points = [space.coordinates(point) for point in (adapter, *_snapshots(zoo, expert, adapter))]
-        samples.append(torch.stack(points))
+    samples = _samples(zoo, space, adapters)
     reader = Reader.load(
         Reading(
             model=config.reading_model or zoo.manifest.base,
+            objective="label_text" if config.reading_model else zoo.manifest.recipe.objective,
             pooling=config.pooling,
             through=config.through,
             max_length=config.max_length,
         )
     )
     return Material(
-        torch.stack(samples),
+        samples,
         space,
         _states(config, zoo, reader, adapters),
         reader.reading.model_copy(update={"model_hash": reader.backbone.fingerprint}),
         library.index.vectors.float(),
     )
+
+
+def _samples(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Adapter]) -> Tensor:
+    """For each expert its mean and its snapshots as vectors, (n, 1 + snapshots, d).
+
+    Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
+    """
+    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
+    points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
+    samples = torch.empty(len(adapters), points, space.size)
+    for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
+        sample[:] = space.coordinates(adapter)
+        if expert in trained:
+            for at, snapshot in enumerate(_snapshots(zoo, expert, adapter), 1):
+                sample[at] = space.coordinates(snapshot)
+    return samples
 
 
 def _snapshots(zoo: Zoo, expert: str, adapter: Adapter) -> list[Adapter]:

@@ -1,5 +1,6 @@
 """Trains ICM-LoRA on a zoo: the length of the training from left-out tasks, then the training on all."""
 
+import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def _fit_weights(
     curves = []
     for fold, left_out in enumerate(_folds(len(run.experts), config)):
         curves += _left_out_curves(config, material, left_out, subfolder(checkpoints, f"fold-{fold}"), report)
+        gc.collect()  # what trained it is a cycle that would keep the fold's codec, which is large
         done += config.epochs * config.steps_per_epoch
     epochs = longest_as_good(torch.tensor(curves)) if curves else config.epochs
     return epochs, curves, run.fit(subfolder(checkpoints, "all"), on_step=report, epochs=epochs)
@@ -151,11 +153,11 @@ class Run:
         return Own(ICMObjective(self.network, self.config.icm.kl_weight), batches)
 
     @torch.no_grad()
-    def alignment(self, left_out: Sequence[int]) -> list[float]:
+    def alignment(self, left_out: Sequence[int], cosines: Callable[[Tensor], Tensor]) -> list[float]:
         """For each left-out task the mean cosine of adapters generated for it with its own, from the others' centre.
 
         Generated are two with z = 0, one from the first kind of evidence alone and one from all kinds.
-        The cosine, since a squared error prefers the centre to any guess in so many dimensions.
+        The cosine, since a squared error prefers the centre to any guess in so many dimensions; see `cosines_with`.
         """
         device = next(self.network.parameters()).device
         conditions = [
@@ -168,10 +170,24 @@ class Run:
         self.network.eval()
         codes = self.network.decode(condition.new_zeros(len(condition), self.config.icm.latent_size), condition).cpu()
         self.network.train()
-        made = (self.codec.decode(codes) - self.codec.centre) / self.codec.scale
-        own = (self.material.samples[list(left_out), 0] - self.codec.centre) / self.codec.scale
-        cosines = torch.cosine_similarity(made, own.repeat_interleave(2, 0), dim=1)
-        return [float(value) for value in cosines.reshape(-1, 2).mean(1)]
+        pairs = codes.reshape(-1, 2, codes.shape[1])
+        return [float(value) for value in torch.stack([cosines(pairs[:, i]) for i in (0, 1)]).mean(0)]
+
+
+def cosines_with(codec: Codec, own: Tensor) -> Callable[[Tensor], Tensor]:
+    """How codes (n, k) align with adapters ``own`` (n, d): cosines (n,) in scaled coordinates, from the centre.
+
+    What is the same for all codes is worked out once: codes are few, where coordinates may be millions.
+    """
+    targets = codec.encode(own)
+    lengths = torch.stack([((one - codec.centre) / codec.scale).norm() for one in own])
+    products = None if codec.basis is None else codec.basis @ codec.basis.T
+
+    def cosines(codes: Tensor) -> Tensor:
+        squares = codes * (codes if products is None else codes @ products)
+        return (codes * targets).sum(1) / (squares.sum(1).clamp_min(0).sqrt() * lengths).clamp_min(1e-8)
+
+    return cosines
 
 
 class ICMCoder(nn.Module):
@@ -207,11 +223,12 @@ def _left_out_curves(
     """For each left-out task the alignment after every epoch of a training on the others."""
     experts = [expert for expert in range(len(material.samples)) if expert not in set(left_out)]
     run = Run.of(config, material, experts)
+    cosines = cosines_with(run.codec, material.samples[list(left_out), 0])
     kept = folder / "alignment.json" if folder is not None else None
     epochs: dict[str, list[float]] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
 
     def judge(epoch: int) -> None:
-        epochs[str(epoch)] = run.alignment(left_out)
+        epochs[str(epoch)] = run.alignment(left_out, cosines)
         if kept is not None:
             atomic_write(kept, json.dumps(epochs))
 

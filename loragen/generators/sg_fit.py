@@ -47,20 +47,43 @@ def prepare(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> Materi
         ZooError: the zoo has no expert, or an expert's statistics are damaged.
     """
     library = Library.of(zoo, encoder)
-    adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    frame = Frame.fit(adapters)
-    means = torch.stack([frame.coordinates(adapter) for adapter in adapters])
-    snapshots = torch.stack([frame.flatten(zoo.snapshots(expert)) for expert in zoo.ids])
-    variances = torch.stack([frame.flatten(zoo.variance(expert)) for expert in zoo.ids])
-    samples = torch.cat([means[:, None], snapshots], dim=1)
+    frame, samples = _read(zoo)
     codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
+    codes = codec.encode(samples)
     return Material(
-        SGLibrary(zoo.ids, codec.encode(means), codec.encode_variance(variances), library.index.vectors.float()),
+        SGLibrary(zoo.ids, codes[:, 0], _variances(zoo, frame, codec), library.index.vectors.float()),
         library.paraphrases,
-        codec.encode(samples),
+        codes,
         codec,
         frame,
     )
+
+
+def _read(zoo: Zoo) -> tuple[Frame, Tensor]:
+    """The experts' frame, and for each its mean and its snapshots there, (n, 1 + snapshots, d).
+
+    Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
+    """
+    adapters = [zoo.adapter(expert) for expert in zoo.ids]
+    frame = Frame.fit(adapters)
+    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
+    points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
+    samples = torch.empty(len(adapters), points, frame.size)
+    for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
+        sample[:] = frame.coordinates(adapter)
+        if expert in trained:
+            sample[1:] = frame.flatten(zoo.snapshots(expert))
+    return frame, samples
+
+
+def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
+    """Variances of the experts' codes over the last steps of training, (n, k); zero where nothing is known of them."""
+    variances = torch.zeros(len(zoo), codec.size)
+    known = [at for at, card in enumerate(zoo) if card.imported is None]
+    if known:
+        blocks = torch.stack([frame.flatten(zoo.variance(zoo.ids[at])) for at in known])
+        variances[known] = codec.encode_variance(blocks)
+    return variances
 
 
 def training_batches(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from loragen.backbone import Backbone, choose_dtype
 from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
-from loragen.evaluation.scoring import score_task
+from loragen.evaluation.open_scoring import main_score, measure
+from loragen.evaluation.scoring import Scores
 from loragen.files import atomic_write
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
@@ -180,8 +181,8 @@ class Judge:
         return sum(found) / len(found)
 
     def _score(self, coordinates: Tensor, data: TaskData) -> float:
-        scores = score_task(self.backbone, self.frame.adapter(coordinates, base=None), data)
-        return (scores.accuracy + scores.knn_accuracy) / 2
+        scores = measure(self.backbone, self.frame.adapter(coordinates, base=None), data)
+        return (scores.accuracy + scores.knn_accuracy) / 2 if isinstance(scores, Scores) else main_score(scores)
 
 
 def _left_out(config: TaskTrainConfig, zoo: Zoo, evidence: Sequence[Evidence]) -> tuple[Task, ...]:
