@@ -23,6 +23,7 @@ from loragen.generators.base import Condition
 from loragen.generators.icm import ICM, ICMConfig, ICMManifest
 from loragen.generators.icm_episodes import ICMTrainConfig, Material
 from loragen.generators.icm_fit import Run
+from loragen.generators.trained import rounded
 from loragen.raw import RawFactors
 from loragen.task_vectors import Reading
 
@@ -101,7 +102,7 @@ def measure(name: str) -> dict[str, float]:
         config=config.icm,
         epochs=1,
     )
-    generator = ICM(manifest, run.trained(), run.conditions, run.codec, space, material.embeddings)
+    generator = ICM(manifest, rounded(run.network), run.conditions, run.codec, space, material.embeddings)
     condition = Condition("", material.embeddings[0], material.task_vectors(0, shots=16))
     generating = time.monotonic()
     generator.generate(condition, rng=rng)

@@ -46,7 +46,7 @@ def reading(tmp_path_factory):
 def loaded(monkeypatch):
     """Names of the models that are loaded to read task vectors."""
     names, load = [], Backbone.load
-    monkeypatch.setattr(Backbone, "load", lambda name: (names.append(name), load(name))[1])
+    monkeypatch.setattr(Backbone, "load", lambda name, **options: (names.append(name), load(name, **options))[1])
     return names
 
 

@@ -200,6 +200,7 @@ def test_oracles_are_trained_like_the_experts_of_the_shipped_zoo_but_for_their_t
         "validation.markdown(validation.kept_rows())",
         "icm.known_table(icm.kept_scores())",
         "rivals.table()",
+        "large_zoo.table(large_zoo.json.loads(large_zoo.RESULTS.read_text()))",
         "generalisation.table('multitask')",
         "generalisation.table('folds')",
         "geometry.tables('multitask')",

@@ -235,9 +235,7 @@ def test_descriptions_can_be_made_of_a_tables_columns(tmp_path):
         "a photo of bread, food",
     ]
     (tmp_path / "set.yaml").write_text(text.replace("{family}", "{colour}"))
-    with pytest.raises(
-        TaskError, match=r"table\.jsonl:1: the description template .*'colour'.*columns are: name"
-    ):
+    with pytest.raises(TaskError, match=r"table\.jsonl:1: the description template .*'colour'.*columns are: name"):
         TaskSet.from_yaml(tmp_path / "set.yaml")
     (tmp_path / "set.yaml").write_text(TABLE + "description: both")
     with pytest.raises(ConfigError, match="from a column or from a template"):

@@ -420,10 +420,15 @@ def _scores(
     """Scores on the whole test file, where that is asked for, and on its first texts."""
     data, short = bench.data(task, instruction=instruction), bench.config.short
     if data.is_open or not whole:
-        found = measure(bench.backbone, adapter, data) if whole else None
-        return found, measure(bench.backbone, adapter, data.first(short))
+        return _measured(bench, adapter, data) if whole else None, _measured(bench, adapter, data.first(short))
     readout = read_task(bench.backbone, adapter, data)
     return scores_of(readout, clustering=True), scores_of(readout.first(short))
+
+
+def _measured(bench: Bench, adapter: Adapter | None, data: TaskData) -> AnyScores:
+    if data.is_open:
+        return measure(bench.backbone, adapter, data)
+    return scores_of(read_task(bench.backbone, adapter, data))
 
 
 def _forgetting(bench: Bench, task: Task, adapter: Adapter, instruction: str | None) -> float | None:
@@ -441,5 +446,5 @@ def _accuracy(bench: Bench, task: Task, adapter: Adapter | None, instruction: st
     key = _digest(adapter, instruction), task.id
     if key not in bench.accuracies:
         data = bench.data(task, instruction=instruction).first(bench.config.unrelated_texts)
-        bench.accuracies[key] = main_score(measure(bench.backbone, adapter, data))
+        bench.accuracies[key] = main_score(_measured(bench, adapter, data))
     return bench.accuracies[key]
