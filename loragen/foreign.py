@@ -64,7 +64,7 @@ class Foreign:
                 f"Nobody says what the adapter {source} is for: it has no model card that does; say it in words, with "
                 "--description."
             )
-        licence = header.get("license")
+        licence = header.get("license") or _licence_of(card)
         plain = source.removeprefix(HUB)
         return cls(
             id=re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(plain).resolve().name).strip("-._") or "adapter",
@@ -99,6 +99,12 @@ def _own_card(folder: Path) -> dict[str, Any]:
         return read_yaml(folder / "card.yaml")
     except ConfigError:
         return {}
+
+
+def _licence_of(card: dict[str, Any]) -> str | None:
+    """What an expert's card says, or, for a generated adapter, what those of its parents say."""
+    parents = card.get("parents") or ()
+    return card.get("licence") or "; ".join(sorted({parent["licence"] for parent in parents})) or None
 
 
 def _model_card(folder: Path) -> tuple[dict[str, Any], str]:

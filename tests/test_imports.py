@@ -216,6 +216,17 @@ def test_the_model_card_says_what_an_adapter_is_for(tmp_path, header, told) -> N
     assert Foreign.open(str(tmp_path / "tax expert"), description="Mine.", name="mine").description == "Mine."
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [("licence: CC BY 4.0\nlabels: [a, b]", "CC BY 4.0"), ("parents: [{licence: MIT}, {licence: CC0}]", "CC0; MIT")],
+)
+def test_what_loragen_wrote_beside_an_adapter_says_what_it_is(tmp_path, card, licence) -> None:
+    adapter_of(0, 2).save(tmp_path / "own", extra_files={"card.yaml": f"description: Sort letters.\n{card}\n"})
+    opened = Foreign.open(str(tmp_path / "own"))
+    assert (opened.description, opened.licence) == ("Sort letters.", licence)
+    assert opened.labels == (("a", "b") if "labels" in card else ())
+
+
 def test_an_adapter_of_which_nobody_says_anything_is_refused(tmp_path) -> None:
     adapter_of(0, 2).save(
         tmp_path / "mute", extra_files={"README.md": "---\n: [\n---\n# Title\n\nMore Information Needed"}
