@@ -73,7 +73,7 @@ class Foreign:
             description=" ".join(told.split()),
             licence=licence if isinstance(licence, str) else "none stated",
             origin=source if source.startswith(HUB) else Path(plain).name,
-            labels=tuple(label for label in card.get("labels", ()) if isinstance(label, str)),
+            labels=tuple(label for label in card.get("labels") or () if isinstance(label, str)),
         )
 
 
@@ -103,8 +103,10 @@ def _own_card(folder: Path) -> dict[str, Any]:
 
 def _licence_of(card: dict[str, Any]) -> str | None:
     """What an expert's card says, or, for a generated adapter, what those of its parents say."""
-    parents = card.get("parents") or ()
-    return card.get("licence") or "; ".join(sorted({parent["licence"] for parent in parents})) or None
+    if isinstance(card.get("licence"), str):
+        return str(card["licence"])
+    parents = [parent for parent in card.get("parents") or () if isinstance(parent, dict)]
+    return "; ".join(sorted({str(parent["licence"]) for parent in parents if "licence" in parent})) or None
 
 
 def _model_card(folder: Path) -> tuple[dict[str, Any], str]:

@@ -53,13 +53,15 @@ def plan_import(
     Raises:
         AdapterError: an adapter does not fit the base or the others, or loses more.
         ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
-            asked for.
+            asked for; or something that is no zoo lies there.
     """
     if not foreign:
         raise ZooError("There is no adapter to import; name at least one folder.")
     if repeated := sorted({one.id for one in foreign if sum(one.id == other.id for other in foreign) > 1}):
         raise ZooError(f"Several adapters would be called {', '.join(repeated)}; give names with --id.")
     zoo = Zoo.open(root) if (root / MANIFEST).is_file() else None
+    if zoo is None and root.exists() and (root.is_file() or any(root.iterdir())):
+        raise ZooError(f"{root} is there already and is no zoo (it has no {MANIFEST}); name another folder with --zoo.")
     is_checked = _check_base(foreign, zoo)
     frame = _new_frame(foreign, rank, max_loss) if zoo is None else _frame_of(zoo, foreign, rank)
     imported = tuple(_imported(one.adapter, frame) for one in foreign)

@@ -139,6 +139,14 @@ def test_later_ones_go_into_the_frame_that_is_there(mixed, tmp_path) -> None:
         plan_import([foreign("six", blend, base="other")], root, name="zoo")
 
 
+def test_what_lies_there_and_is_no_zoo_stays(mixed, tmp_path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("Dear")
+    with pytest.raises(ZooError, match=r"letters is there already and is no zoo"):
+        plan_import(mixed, tmp_path / "letters", name="zoo")
+    assert (tmp_path / "letters" / "one.txt").read_text() == "Dear"
+
+
 def test_adapters_that_do_not_go_together_are_refused(mixed, tmp_path) -> None:
     root = tmp_path / "zoo"
     with pytest.raises(ZooError, match="no adapter to import"):
@@ -218,7 +226,10 @@ def test_the_model_card_says_what_an_adapter_is_for(tmp_path, header, told) -> N
 
 @pytest.mark.parametrize(
     ("card", "licence"),
-    [("licence: CC BY 4.0\nlabels: [a, b]", "CC BY 4.0"), ("parents: [{licence: MIT}, {licence: CC0}]", "CC0; MIT")],
+    [
+        ("licence: CC BY 4.0\nlabels: [a, b]", "CC BY 4.0"),
+        ("parents: [{licence: MIT}, {licence: CC0}, odd, {}]", "CC0; MIT"),
+    ],
 )
 def test_what_loragen_wrote_beside_an_adapter_says_what_it_is(tmp_path, card, licence) -> None:
     adapter_of(0, 2).save(tmp_path / "own", extra_files={"card.yaml": f"description: Sort letters.\n{card}\n"})
