@@ -15,8 +15,11 @@ from loragen import cli
 from loragen.adapter import Adapter
 from loragen.bases import open_base
 from loragen.blueprint import Blueprint
-from loragen.foundry import ZooConfig
+from loragen.evaluation.evaluate import EvaluateConfig
+from loragen.experts import ExpertRecipe
+from loragen.foundry import ZooConfig, build
 from loragen.taskdata import TaskData
+from loragen.zoo import Zoo
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
@@ -97,6 +100,55 @@ def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monke
     assert tuple(report["summary"]["main"]) == main
     found = {(row["method"], row["score"]) for row in report["summary"]["rows"]}
     assert {(method, score) for method in ("base", "topk", "sg", "oracle") for score in main} <= found
+
+
+def test_texts_without_labels_are_judged_by_bits_per_byte(workshop, monkeypatch, capsys) -> None:
+    """Experts of plain texts, as in ICM-LoRA's language setting: the base, their mean, and oracles of their own."""
+    base = write_base(workshop / "base", "llama", seed=1)
+    tasks = [write_task(workshop / "data", "llama", name=name, words=words) for name, words in WORDS.items()]
+    tasks = [task.model_copy(update={"labels": ()}) for task in tasks]
+    values = {"tasks": [task.model_dump(mode="json") for task in tasks], "splits": SPLITS}
+    (workshop / "texts.yaml").write_text(yaml.safe_dump(values))
+    zoo = workshop / "zoo"
+    recipe = {"objective": "causal_lm", "r": 2, "target_modules": ["q_proj", "v_proj"], "steps": 12, "window": 4}
+    config = ZooConfig(
+        name="texts",
+        out=zoo,
+        base=str(base),
+        tasks=workshop / "texts.yaml",
+        splits=("experts", "validation"),
+        frame="random",
+        start="zero",
+        recipe=ExpertRecipe(**recipe, learning_rate=3e-2, batch_size=8),
+        dtype="float32",
+        workers=1,
+    )
+    build(config)
+    card = Zoo.open(zoo).card("drinks")
+    assert card.after.bits_per_byte < card.before.bits_per_byte
+    listed = run(monkeypatch, capsys, "zoo", "list", "--zoo", zoo)
+    assert f"{card.before.bits_per_byte:.3f} → {card.after.bits_per_byte:.3f}" in listed
+    asked = EvaluateConfig(
+        zoo=zoo,
+        tasks=workshop / "texts.yaml",
+        splits=("validation",),
+        generators=("mean", "nearest"),
+        multitask=zoo / "experts" / "drinks",
+        oracles=zoo,
+        out=workshop / "report",
+        seeds=(0,),
+        short=20,
+        unrelated_texts=20,
+        dtype="float32",
+    )
+    (workshop / "evaluate.yaml").write_text(asked.to_yaml())
+    report = json.loads(run(monkeypatch, capsys, "evaluate", "evaluate.yaml", "--json"))
+    rows = {(row["method"], row["score"]): row for row in report["summary"]["rows"]}
+    bits = {method: rows[method, "bits_per_byte"]["mean"]["mean"] for method in ("base", "mean", "oracle")}
+    assert max(bits["oracle"], bits["mean"]) < bits["base"]
+    gain = rows["mean", "bits_per_byte"]["gain"]["mean"]
+    assert gain == pytest.approx((bits["base"] - bits["mean"]) / (bits["base"] - bits["oracle"]), abs=1e-3)
+    assert "bits per byte" in (workshop / "report" / "report.md").read_text()
 
 
 def test_clip_is_adapted_as_sg_lora_does() -> None:
