@@ -20,9 +20,8 @@ from loragen.experts import ExpertRecipe, MultitaskRecipe
 from loragen.files import atomic_folder, atomic_write
 from loragen.foreign import Foreign
 from loragen.frame import Frame
+from loragen.generators.catalogue import SPLIT
 from loragen.zoo import MANIFEST, Card, Imported, Manifest, Zoo, card_text
-
-SPLIT = "experts"
 
 
 @dataclass(frozen=True, eq=False)

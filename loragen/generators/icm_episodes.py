@@ -1,7 +1,7 @@
 """What ICM-LoRA is trained on: a zoo read as vectors, the states of its tasks' prompts, and episodes of the two."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,7 +16,7 @@ from loragen.errors import ConfigError
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
 from loragen.generators.icm import ICMBatch, ICMConfig
-from loragen.generators.library import Library
+from loragen.generators.library import Library, samples_of
 from loragen.generators.polish import PolishedTrainConfig
 from loragen.raw import RawFactors
 from loragen.task_vectors import Evidence, Reader, Reading, Support
@@ -125,7 +125,7 @@ def prepare(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> Material:
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
     raw = config.icm.codec == "raw"
     space = RawFactors(adapters[0].spec) if raw else Frame.fit(adapters)
-    samples = _samples(zoo, space, adapters)
+    samples = samples_of(zoo, space, adapters)
     reader = Reader.load(
         Reading(
             model=config.reading_model or zoo.manifest.base,
@@ -142,32 +142,6 @@ def prepare(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> Material:
         reader.reading.model_copy(update={"model_hash": reader.backbone.fingerprint}),
         library.index.vectors.float(),
     )
-
-
-def _samples(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Adapter]) -> Tensor:
-    """For each expert its mean and its snapshots as vectors, (n, 1 + snapshots, d).
-
-    Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
-    """
-    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
-    points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
-    samples = torch.empty(len(adapters), points, space.size)
-    for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
-        sample[:] = space.coordinates(adapter)
-        if expert in trained:
-            for at, snapshot in enumerate(_snapshots(zoo, expert, adapter), 1):
-                sample[at] = space.coordinates(snapshot)
-    return samples
-
-
-def _snapshots(zoo: Zoo, expert: str, adapter: Adapter) -> list[Adapter]:
-    """The points of an expert's training that were kept: other B over the same A."""
-    points = zoo.snapshots(expert)
-    number = len(next(iter(points.values())))
-    return [
-        replace(adapter, lora_B={site: b[at].to(adapter.lora_B[site]) for site, b in points.items()})
-        for at in range(number)
-    ]
 
 
 def _states(

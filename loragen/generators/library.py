@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loragen.adapter import Adapter
 from loragen.embedding import TextEncoder
+from loragen.frame import Frame
 from loragen.generators.base import Neighbour
 from loragen.index import Index
+from loragen.raw import RawFactors
 from loragen.zoo import Zoo
 
 EMBEDDINGS = "embeddings"
@@ -65,3 +68,29 @@ def softmax_weights(similarities: Sequence[float], temperature: float) -> list[f
     """softmax(similarity / temperature), in double precision; a lower temperature favours the nearest more."""
     weights: list[float] = torch.softmax(torch.tensor(similarities, dtype=torch.float64) / temperature, 0).tolist()
     return weights
+
+
+def samples_of(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Adapter]) -> Tensor:
+    """For each expert its mean and its snapshots as vectors, (n, 1 + snapshots, d).
+
+    Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
+    """
+    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
+    points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
+    samples = torch.empty(len(adapters), points, space.size)
+    for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
+        sample[:] = space.coordinates(adapter)
+        if expert in trained:
+            for at, snapshot in enumerate(_snapshots(zoo, expert, adapter), 1):
+                sample[at] = space.coordinates(snapshot)
+    return samples
+
+
+def _snapshots(zoo: Zoo, expert: str, adapter: Adapter) -> list[Adapter]:
+    """The points of an expert's training that were kept: other B over the same A."""
+    points = zoo.snapshots(expert)
+    number = len(next(iter(points.values())))
+    return [
+        replace(adapter, lora_B={site: b[at].to(adapter.lora_B[site]) for site, b in points.items()})
+        for at in range(number)
+    ]

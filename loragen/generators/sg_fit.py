@@ -12,7 +12,7 @@ from loragen.codec import Codec
 from loragen.embedding import TextEncoder
 from loragen.frame import Frame
 from loragen.generators.conditions import ConditionCodec
-from loragen.generators.library import Library
+from loragen.generators.library import Library, samples_of
 from loragen.generators.polish import Own, PolishedTrainConfig, Unpolished, polish, subfolder
 from loragen.generators.sg import SG, Mixture, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
 from loragen.generators.task_loss import TaskBatch
@@ -47,7 +47,9 @@ def prepare(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> Materi
         ZooError: the zoo has no expert, or an expert's statistics are damaged.
     """
     library = Library.of(zoo, encoder)
-    frame, samples = _read(zoo)
+    adapters = [zoo.adapter(expert) for expert in zoo.ids]
+    frame = Frame.fit(adapters)
+    samples = samples_of(zoo, frame, adapters)
     codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
     codes = codec.encode(samples)
     return Material(
@@ -57,23 +59,6 @@ def prepare(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> Materi
         codec,
         frame,
     )
-
-
-def _read(zoo: Zoo) -> tuple[Frame, Tensor]:
-    """The experts' frame, and for each its mean and its snapshots there, (n, 1 + snapshots, d).
-
-    Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
-    """
-    adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    frame = Frame.fit(adapters)
-    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
-    points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
-    samples = torch.empty(len(adapters), points, frame.size)
-    for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
-        sample[:] = frame.coordinates(adapter)
-        if expert in trained:
-            sample[1:] = frame.flatten(zoo.snapshots(expert))
-    return frame, samples
 
 
 def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
