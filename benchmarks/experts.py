@@ -1,11 +1,12 @@
 """Compares ways to train experts: contrast weight and learning rate first, then frame and start, and the ceiling.
 
-Everything is judged on the 13 validation tasks: by the experts trained on them, and by what merges and SG-LoRA make of
-the other experts there. Builds lie under `runs/` and are resumable. Figures go to benchmarks/results/experts.json;
-those that stand there are kept.
+That is how the first edition of the zoo was settled (configs/zoo/minilm-1.yaml; "shipped" means it): it has to be
+built for `start` and `ceiling`. Everything is judged on the 13 validation tasks: by the experts trained on them, and
+by what merges and SG-LoRA make of the other experts there. Builds lie under `runs/` and are resumable. Figures go to
+benchmarks/results/experts.json; those that stand there are kept.
 
     python benchmarks/experts.py recipe      # contrast weight and learning rate, from random A and zero B
-    python benchmarks/experts.py start       # random or multi-task A, zero or multi-task B; needs the shipped zoo
+    python benchmarks/experts.py start       # random or multi-task A, zero or multi-task B
     python benchmarks/experts.py ceiling     # learning rate and steps of the experts that generators are measured by
 """
 
@@ -26,10 +27,11 @@ from loragen.generators.sg_fit import SGTrainConfig, fit_sg
 from loragen.tasks import TaskSet
 from loragen.zoo import Zoo
 
-CONFIG = Path("configs/zoo/minilm.yaml")
+CONFIG = Path("configs/zoo/minilm-1.yaml")
 RESULTS = Path("benchmarks/results/experts.json")
 RUNS = Path("runs/experts")
 SHIPPED = "multi-task A, multi-task B (shipped)"
+FIRST = Path("runs/minilm-1")
 SCORES = ("accuracy", "knn_accuracy")
 
 RECIPES = {
@@ -78,7 +80,7 @@ def own_scores(zoo: Zoo) -> dict[str, float]:
 
 
 def compare_ceilings(validation: tuple[str, ...], results: dict[str, Any]) -> None:
-    shipped = Path("zoo/minilm")
+    shipped = FIRST
     results.setdefault("ceiling", {})["lr 0.005, 60 steps (shipped)"] = own_scores(Zoo.open(shipped))
     for variant, overrides in CEILINGS.items():
         if variant in results["ceiling"]:
@@ -120,7 +122,7 @@ def compare_recipes(validation: tuple[str, ...], results: dict[str, Any]) -> Non
 
 
 def compare_starts(tasks: TaskSet, validation: tuple[str, ...], results: dict[str, Any]) -> None:
-    shipped, few = Zoo.open(Path("zoo/minilm")), subset(tasks)
+    shipped, few = Zoo.open(FIRST), subset(tasks)
     others = {expert for expert in shipped.ids if expert not in {*few, *validation}}
     scores = results.setdefault("start", {})
     scores["experts"] = len(few)

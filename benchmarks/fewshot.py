@@ -1,6 +1,6 @@
 """What a few labelled examples are worth on the validation tasks, fitted from a generated adapter and from its rivals.
 
-    python benchmarks/fewshot.py [--zoo zoo/minilm-2] [--only ROW …]   # what is not yet in the table
+    python benchmarks/fewshot.py [--zoo zoo/minilm] [--only ROW …]   # what is not yet in the table
     python benchmarks/fewshot.py --show                              # the table again, from the figures kept
 
 A row is where the fit begins and how it is done (`loragen.fewshot`). Eight examples of each class are drawn from a
@@ -142,7 +142,7 @@ def differences(one: str, other: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm-2"))
+    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
     parser.add_argument("--only", nargs="*", choices=ROWS, metavar="ROW")
     parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()

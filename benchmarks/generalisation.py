@@ -1,6 +1,6 @@
 """What helps a generator on tasks it has not seen: the search behind the defaults, on the 13 validation tasks.
 
-    python benchmarks/generalisation.py [--zoo zoo/minilm-2] [--only NAME …]   # what is not yet in the table
+    python benchmarks/generalisation.py [--zoo zoo/minilm] [--only NAME …]   # what is not yet in the table
     python benchmarks/generalisation.py --show                               # the tables again, from the figures kept
 
 A variant changes a training config as stated, and leaves its generator in runs/generalisation. Each is judged by the
@@ -287,7 +287,7 @@ def table(start: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm-2"))
+    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
     parser.add_argument("--only", nargs="*", choices=VARIANTS, metavar="NAME")
     parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """How much of an expert's weights the others tell; what that is worth in accuracy it does not say.
 
-    python benchmarks/geometry.py [--zoo zoo/minilm-2]   # seconds
+    python benchmarks/geometry.py [--zoo zoo/minilm]   # seconds
     python benchmarks/geometry.py --show               # the tables again, from the figures kept
 
 An expert's offset is what training added to where it began. Each is predicted from the offsets of other experts, once
@@ -131,7 +131,7 @@ def _kept() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm-2"))
+    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
     parser.add_argument("--show", action="store_true", help="print the tables of the last run")
     arguments = parser.parse_args()
     if not arguments.show:

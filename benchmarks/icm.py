@@ -6,12 +6,14 @@
     python benchmarks/icm.py storage
     python benchmarks/icm.py show
 
-`known` regenerates the adapter of every expert from its task's condition and scores it on the task's test file (on its
-first --limit texts), beside: the expert; the mean and the nearest of its snapshots; a snapshot with noise as far away
-as the regenerated adapter is; another task's condition; one constant condition; the prior's mean against a draw; and
-less evidence. `unseen` does the same for the 13 validation tasks, which no expert of its library has seen, and
-`variants` trains ICM-LoRA with other settings and scores it on them. `storage` sets the size of the generator against
-that of the adapters it stands for. Figures go to benchmarks/results/icm_*.json; what is there is not computed again.
+`known` regenerates the adapter of every expert from its task's condition and scores it on the task's test file (on
+its first --limit texts), beside: the expert; the mean and the nearest of its snapshots; a snapshot with noise as far
+away as the regenerated adapter is; another task's condition; one constant condition; the prior's mean against a draw;
+and less evidence. `unseen` does the same for the 13 validation tasks, which no expert of its library has seen, and
+`variants` trains ICM-LoRA with other settings and scores it on them; its figures were made with `--zoo
+runs/minilm-1`, the first edition of the zoo (configs/zoo/minilm-1.yaml). `storage` sets the size of the generator
+against that of the adapters it stands for. Figures go to benchmarks/results/icm_*.json; what is there is not computed
+again.
 """
 
 import argparse

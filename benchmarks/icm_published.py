@@ -1,7 +1,7 @@
 """ICM-LoRA trained as its published script intends: what it gives back of adapters that it has seen.
 
     python benchmarks/icm_published.py             # eight experts, all variants: 12 to 20 minutes on one thread
-    python benchmarks/icm_published.py --generator zoo/minilm/generators/icm       # ours beside them, by folder or name
+    python benchmarks/icm_published.py --generator FOLDER       # ours beside them, by folder or name
     python benchmarks/icm_published.py --show      # the table, from the figures kept
 
 The published script (Shao et al., IJCAI 2025, arXiv 2501.17635) is for one task at a time. Written anew from a
@@ -25,6 +25,7 @@ told the scale alone; a variant has learnt of a task only what it gives beyond t
 it reads task vectors, the same 30 texts with their labels, through the bare base. `error` is the mean squared
 difference of codes, z-scores, from the expert's: 1 where nothing is known.
 
+It was run on the first edition of the zoo (configs/zoo/minilm-1.yaml), where the generator of ours lies as well.
 Figures go to benchmarks/results/icm_published.json; methods that stand there already are not run again.
 """
 
@@ -116,7 +117,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
+    parser.add_argument("--zoo", type=Path, default=Path("runs/minilm-1"))
     parser.add_argument("--tasks", nargs="+", metavar="ID", help=f"experts to judge on; by default {JUDGED} at random")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
     parser.add_argument(

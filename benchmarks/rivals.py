@@ -35,25 +35,26 @@ class Budget:
     learning_rate: float = 2e-3
     instructed: bool = False
     """With the description in front of every text and label, in training and in scoring."""
-    after_shipped: bool = False
-    """From the shipped multi-task LoRA, which has seen 2,000 steps, and not from random A and zero B."""
+    after: str = ""
+    """Goes on from where another budget ended, not from random A and zero B."""
     r: int = 4
     target_modules: tuple[str, ...] = ("query", "value")
 
 
 ALL_LINEAR = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
 BUDGETS = {
+    "multi-task, 2000 steps": Budget(2000),
     "multi-task, 1000 steps": Budget(1000),
     "multi-task, 1000 steps, lr 0.005": Budget(1000, 5e-3),
     "multi-task, 2000 steps, lr 0.005": Budget(2000, 5e-3),
-    "instructed, 500 steps after the shipped": Budget(500, instructed=True, after_shipped=True),
-    "instructed, 1000 steps after the shipped": Budget(1000, instructed=True, after_shipped=True),
+    "instructed, 500 steps after 2000": Budget(500, instructed=True, after="multi-task, 2000 steps"),
+    "instructed, 1000 steps after 2000": Budget(1000, instructed=True, after="multi-task, 2000 steps"),
     "instructed, 1000 steps, lr 0.005": Budget(1000, 5e-3, instructed=True),
+    "instructed, 500 steps after the shipped": Budget(500, instructed=True, after="multi-task, 1000 steps, lr 0.005"),
     "multi-task, 1000 steps, lr 0.005, r 8": Budget(1000, 5e-3, r=8),
     "multi-task, 1000 steps, lr 0.005, all linear": Budget(1000, 5e-3, target_modules=ALL_LINEAR),
     "multi-task, 1000 steps, lr 0.005, r 1": Budget(1000, 5e-3, r=1),
 }
-SHIPPED = "multi-task, 2000 steps (shipped)"
 
 
 def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, backbone: Backbone) -> Adapter:
@@ -61,6 +62,7 @@ def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, backbone: Backb
     folder = OUT / name.replace(",", "").replace(" ", "-")
     if folder.exists():
         return Adapter.load(folder)
+    first = trained(budget.after, BUDGETS[budget.after], zoo, tasks, backbone) if budget.after else None
     recipe = zoo.manifest.recipe.model_copy(update={"r": budget.r, "target_modules": budget.target_modules})
     rng = torch.Generator().manual_seed(recipe.seed)
     random = Start.random(backbone.sites(recipe.target_modules), recipe.r, rng=rng)
@@ -68,9 +70,9 @@ def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, backbone: Backb
         end, _ = train_multitask(
             tasks.split("experts"),
             backbone,
-            Start.at(zoo.multitask()) if budget.after_shipped else random,
-            # Another seed for what goes on from the shipped one, so that it sees other batches.
-            recipe.model_copy(update={"seed": recipe.seed + budget.after_shipped}),
+            random if first is None else Start.at(first),
+            # Another seed for what goes on from another, so that it sees other batches.
+            recipe.model_copy(update={"seed": recipe.seed + (first is not None)}),
             MultitaskRecipe(steps=budget.steps, learning_rate=budget.learning_rate),
             train_a=True,
             instructed=budget.instructed,
@@ -93,7 +95,7 @@ def table() -> str:
     """The figures kept as Markdown, in the order in which budgets are listed."""
     lines = ["| one LoRA for all experts' tasks | label text | kNN |", "|---|---|---|"]
     figures = kept()
-    for name in (SHIPPED, *BUDGETS):
+    for name in BUDGETS:
         if name in figures:
             lines.append(f"| {name} | {figures[name]['accuracy']:.3f} | {figures[name]['knn_accuracy']:.3f} |")
     return "\n".join(lines)
@@ -102,7 +104,7 @@ def table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
-    parser.add_argument("--only", nargs="*", choices=[SHIPPED, *BUDGETS], metavar="NAME")
+    parser.add_argument("--only", nargs="*", choices=BUDGETS, metavar="NAME")
     parser.add_argument("--show", action="store_true", help="print the table of the last run")
     arguments = parser.parse_args()
     if arguments.show:
@@ -110,11 +112,11 @@ def main() -> None:
         return
     zoo, tasks = Zoo.open(arguments.zoo), TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
     backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
-    for name in arguments.only or [SHIPPED, *BUDGETS]:
+    for name in arguments.only or BUDGETS:
         if name in kept():
             continue
-        budget = BUDGETS.get(name)
-        adapter = trained(name, budget, zoo, tasks, backbone) if budget else zoo.multitask()
+        budget = BUDGETS[name]
+        adapter = trained(name, budget, zoo, tasks, backbone)
         scores = []
         for task in tasks.split("validation"):
             data = TaskData.of(

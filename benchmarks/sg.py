@@ -1,9 +1,10 @@
 """Chooses SG-LoRA's settings on the 13 validation tasks, beside merges with the same K and temperature.
 
-    python benchmarks/sg.py [--zoo zoo/minilm] [--only NAME …]
+    python benchmarks/sg.py [--zoo runs/minilm-1] [--only NAME …]
 
-Each variant changes configs/train/sg.yaml as stated, beginning from K 4 without dropout and hardly any weight decay.
-Figures go to benchmarks/results/sg.json; variants that stand there already are not run again.
+It was run on the first edition of the zoo (configs/zoo/minilm-1.yaml). Each variant changes configs/train/sg.yaml as
+stated, beginning from K 4 without dropout and hardly any weight decay. Figures go to benchmarks/results/sg.json;
+variants that stand there already are not run again.
 """
 
 import argparse
@@ -54,7 +55,7 @@ VARIANTS: dict[str, list[str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
+    parser.add_argument("--zoo", type=Path, default=Path("runs/minilm-1"))
     parser.add_argument("--only", nargs="*", help="variants to run")
     arguments = parser.parse_args()
     zoo = Zoo.open(arguments.zoo)
