@@ -55,6 +55,7 @@ ROWS = {
     "topk": Row("topk", None),
     "multi-task LoRA, fitted": Row("multitask"),
     "topk, fitted": Row("topk"),
+    "sg, fitted": Row("sg"),
     "random A, B = 0, fitted in 60 steps": Row("random", {"steps": 60}),
     "multi-task LoRA, fitted in 60 steps": Row("multitask", {"steps": 60}),
     "topk, fitted in 60 steps": Row("topk", {"steps": 60}),
