@@ -59,6 +59,7 @@ ROWS = {
     "random A, B = 0, fitted in 60 steps": Row("random", {"steps": 60}),
     "multi-task LoRA, fitted in 60 steps": Row("multitask", {"steps": 60}),
     "topk, fitted in 60 steps": Row("topk", {"steps": 60}),
+    "sg, fitted in 60 steps": Row("sg", {"steps": 60}),
     "topk, fitted at twice the rate": Row("topk", {"learning_rate": 0.02}),
     "multi-task LoRA, fitted at twice the rate": Row("multitask", {"learning_rate": 0.02}),
     "topk, fitted with contrast": Row("topk", {"contrast_weight": 1.0}),
@@ -149,7 +150,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.show:
         print(table())
-        print(differences("topk, fitted", "multi-task LoRA, fitted"))
+        for name in ("topk, fitted", "sg, fitted"):
+            print(differences(name, "multi-task LoRA, fitted"))
         return
     zoo = Zoo.open(arguments.zoo)
     bench = Bench(zoo, TextEncoder.load(), zoo.load_base(), Zoo.open(ORACLES))
