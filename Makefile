@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/loragen classify out/demo $(TEXTS) --labels "$(LABELS)"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
