@@ -42,7 +42,7 @@ def write(folder, base, *sites, size=16, **options):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "300"})
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "1000"})
 
 
 QUERIES = [f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
