@@ -124,7 +124,7 @@ def main() -> None:
                 task.load_test(),
                 backbone,
                 max_length=zoo.manifest.recipe.score_length,
-                instruction=task.description if budget and budget.instructed else None,
+                instruction=task.description if budget.instructed else None,
             )
             scores.append(score_task(backbone, adapter, data))
         figures = {
