@@ -6,6 +6,7 @@ import typer
 from models import tiny_bert, tiny_llama
 from typer.testing import CliRunner
 
+from loragen import console
 from loragen.adapter import Adapter
 from loragen.commands.check import check
 from loragen.errors import AdapterError, ConfigError
@@ -41,8 +42,14 @@ def write(folder, base, *sites, size=16, **options):
     return str(folder)
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """A console so wide that no line of a table is broken, however wide it was when it was made."""
+    monkeypatch.setattr(console.out, "_width", 1000)
+
+
 def run(*arguments):
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "1000"})
+    return CliRunner().invoke(app, list(arguments))
 
 
 QUERIES = [f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
