@@ -1,6 +1,6 @@
 """ICM-LoRA's language setting: experts by domain over a small language model, scored by perplexity and bits per byte.
 
-    python benchmarks/language.py base [--tokens 5000000]   # domain files, tokenizer and base, in runs/language
+    python benchmarks/language.py base [--tokens 20000000]  # domain files, tokenizer and base, in runs/language
     python benchmarks/language.py zoo                       # experts by domain; sg and icm trained on them
     python benchmarks/language.py measure [--only ROW …]    # what is not yet in the tables
     python benchmarks/language.py --show                    # the tables again, from the figures kept
@@ -177,7 +177,7 @@ class Bench:
     def open(cls, settings: Settings) -> "Bench":
         """What the earlier stages have left."""
         zoo = Zoo.open(settings.zoo.out)
-        return cls(settings, zoo, TaskSet.from_yaml(settings.zoo.tasks), zoo.load_base())
+        return cls(settings, zoo, TaskSet.from_yaml(settings.zoo.tasks), zoo.load_base(device=settings.zoo.device))
 
     def facts(self) -> dict[str, Any]:
         """What figures hold for."""

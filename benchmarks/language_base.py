@@ -31,19 +31,19 @@ class BaseRecipe:
     """Size and training of the base."""
 
     vocabulary: int = 4096
-    hidden: int = 256
-    layers: int = 6
-    heads: int = 4
-    intermediate: int = 704
+    hidden: int = 384
+    layers: int = 7
+    heads: int = 6
+    intermediate: int = 1024
     window: int = 128
     """Tokens that are read at once."""
-    batch: int = 16
+    batch: int = 64
     """Windows of a step."""
-    tokens: int = 5_000_000
+    tokens: int = 20_000_000
     """Length of the training; as many passes over the texts as that takes."""
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    steps_per_checkpoint: int = 50
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.1
+    steps_per_checkpoint: int = 250
     held_out: float = 0.01
     """Share of the texts that the model is scored on in the end, and does not learn from."""
     seed: int = 0
@@ -83,6 +83,8 @@ def train_base(
 ) -> dict[str, Any]:
     """Train a base on texts and write it as a folder that transformers opens; returns what is known of it.
 
+    The weights are written in half precision, and scored as they are written.
+
     State is kept beside the folder; an interrupted run with the same recipe goes on from there.
 
     Raises:
@@ -111,7 +113,7 @@ def train_base(
         checkpoints=state / "steps",
         on_step=on_step,
     )
-    model = model.cpu().eval()
+    model = model.cpu().half().float().eval()  # as it will be read again
     tail = [row["loss"] for row in history[-recipe.steps_per_checkpoint :]]
     facts = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -124,7 +126,7 @@ def train_base(
         "held-out texts": len(held_out),
     } | _held_out_scores(CausalLM(str(out), model, tokenizer, ""), held_out, recipe)
     with atomic_folder(out) as folder, quiet_loading():
-        model.save_pretrained(folder)
+        model.half().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         atomic_write(folder / FACTS, json.dumps({**facts, "recipe": asdict(recipe)}, indent=1) + "\n")
     shutil.rmtree(state)
