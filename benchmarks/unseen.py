@@ -17,7 +17,7 @@ from typing import Any
 from loragen import console
 from loragen.evaluation.cells import ALL
 from loragen.evaluation.controls import NONSENSE, OTHER, SHUFFLED
-from loragen.evaluation.evaluate import EvaluateConfig, evaluate
+from loragen.evaluation.evaluate import MULTITASK, EvaluateConfig, evaluate
 from loragen.evaluation.report import TITLES, span, write_report
 from loragen.evaluation.summary import Summary
 from loragen.foundry import Progress, ZooConfig, build
@@ -46,7 +46,7 @@ def _main_table(summary: Summary, split: str) -> str:
     for title in ("label text", "kNN"):
         head += [title, "recovered gain", "above topk"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for method in dict.fromkeys(method for method, _ in rows):
+    for method in dict.fromkeys(method for method, _ in rows if method not in _fitted()):
         cells = [method]
         for score in summary.main:
             row = rows[method, score]
@@ -55,6 +55,32 @@ def _main_table(summary: Summary, split: str) -> str:
             cells.append(span(row.above["topk"], signed=True) if "topk" in row.above else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def few_table(summary: Summary) -> str:
+    """Adapters fitted to a few examples of each class: mean, recovered gain and paired difference to the rival's."""
+    rival, *_ = _fitted()
+    head = ["fitted to examples"]
+    for title in ("label text", "kNN"):
+        head += [title, "recovered gain", f"above {rival}"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for split, families in SPLITS.items():
+        for method in _fitted():
+            cells = [f"{method}: {families}"]
+            for score in summary.main:
+                row = summary.row(split, method, score)
+                assert row.gain is not None
+                cells += [f"{row.mean.mean:.3f}", span(row.gain, digits=2)]
+                cells.append(span(row.above[rival], signed=True) if rival in row.above else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _fitted() -> tuple[str, ...]:
+    """Rows of adapters that are fitted to examples, the rival's first."""
+    few = EvaluateConfig.from_yaml(TEST).few_shot
+    assert few is not None
+    return tuple(few.row(method) for method in (MULTITASK, *few.generators))
 
 
 def control_table(summary: Summary) -> str:
@@ -73,7 +99,7 @@ def control_table(summary: Summary) -> str:
 
 def tables(summary: Summary) -> str:
     """All that the README shows."""
-    return f"{main_tables(summary)}\n\n{control_table(summary)}"
+    return f"{main_tables(summary)}\n\n{few_table(summary)}\n\n{control_table(summary)}"
 
 
 def rounded(value: Any) -> Any:

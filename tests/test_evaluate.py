@@ -550,6 +550,7 @@ def fitting(config, tmp_path) -> EvaluateConfig:
 def test_adapters_are_fitted_to_a_few_examples_of_each_class(fitting):
     bench, cells = evaluate(fitting)
     assert bench.methods == (BASE, MULTITASK, "topk", *FITTED, ORACLE)
+    assert bench.rivals == ("topk", MULTITASK, FITTED[0])
     found = {cell.key: cell for cell in cells}
     for task in bench.tasks:
         for row, begun in zip(FITTED, (MULTITASK, "topk"), strict=True):

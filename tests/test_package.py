@@ -202,6 +202,7 @@ HELD_BY = {
     "table",
     [
         "unseen.main_tables(unseen.kept())",
+        "unseen.few_table(unseen.kept())",
         "unseen.control_table(unseen.kept())",
         "validation.markdown(validation.kept_rows())",
         "icm.known_table(icm.kept_scores())",

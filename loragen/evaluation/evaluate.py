@@ -191,6 +191,11 @@ class Bench:
         few = self.config.few_shot
         return {few.row(method): method for method in (MULTITASK, *few.generators)} if few else {}
 
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Rows that all others are compared with: of those fitted to examples, the multi-task LoRA's is one."""
+        return ("topk", MULTITASK, *(row for row, method in self.fitted.items() if method == MULTITASK))
+
     @cached_property
     def multitask(self) -> Adapter:
         """The one LoRA for all experts' tasks."""

@@ -10,7 +10,7 @@ from loragen.config import StrictModel
 from loragen.errors import MissingExtraError
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import RIGHT
-from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE, Bench, EvaluateConfig
+from loragen.evaluation.evaluate import BASE, ORACLE, Bench, EvaluateConfig
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import KIND, Row, Summary, summarise
 from loragen.files import atomic_write
@@ -103,7 +103,7 @@ def make_report(bench: Bench, cells: Sequence[Cell]) -> Report:
         tasks=tuple(tasks),
         experts=tuple(experts),
         cells=tuple(cells),
-        summary=summarise(cells, groups_of(tasks), base=BASE, oracle=ORACLE, rivals=("topk", MULTITASK)),
+        summary=summarise(cells, groups_of(tasks), base=BASE, oracle=ORACLE, rivals=bench.rivals),
         seconds={method: round(total, 1) for method, total in seconds.items()},
         versions={name: version(name) for name in ("loragen", "torch", "transformers")},
     )
