@@ -53,6 +53,7 @@ BUDGETS = {
     "instructed, 500 steps after the shipped": Budget(500, instructed=True, after="multi-task, 1000 steps, lr 0.005"),
     "multi-task, 1000 steps, lr 0.005, r 8": Budget(1000, 5e-3, r=8),
     "multi-task, 1000 steps, lr 0.005, all linear": Budget(1000, 5e-3, target_modules=ALL_LINEAR),
+    "multi-task, 1000 steps, all linear": Budget(1000, target_modules=ALL_LINEAR),
     "multi-task, 1000 steps, lr 0.005, r 1": Budget(1000, 5e-3, r=1),
 }
 
