@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from loragen import bert
 from loragen.adapter import Adapter, AdapterSpec, Site
 from loragen.embedding import EMBEDDED_MODEL, quiet_loading, resolve_model
 from loragen.errors import AdapterError, ConfigError
@@ -107,6 +108,22 @@ class Blueprint:
         except ConfigError:
             return None
         return cls.fitting(name, sites, task_type, is_local=True)
+
+    @classmethod
+    def check_at_hand(cls, name: str, adapter: Adapter) -> None:
+        """Refuse an adapter that does not fit its base, where the base's config is on this machine.
+
+        The linear modules of a plain BERT follow from its config, so that an adapter that fits one costs no import of
+        transformers; all else is laid out.
+
+        Raises:
+            AdapterError: what `faults` says.
+            ConfigError: the config is here, but transformers cannot lay it out.
+        """
+        if _fits_plain_bert(name, adapter):
+            return
+        if blueprint := cls.at_hand(name, adapter.sites, adapter.settings.task_type):
+            blueprint.check(adapter)
 
     def unknown(self, sites: Iterable[str]) -> tuple[str, ...]:
         """Those sites that the base does not have."""
@@ -205,6 +222,18 @@ class Blueprint:
         near = difflib.get_close_matches(first, self.linear, n=1)
         nearest = f", the nearest is {near[0]!r}" if near else ""
         return f"{said}{nearest}. {silence}; name the base it was made for with --base."
+
+
+def _fits_plain_bert(name: str, adapter: Adapter) -> bool:
+    """Whether the base is at hand, a plain BERT without a head, and has all sites of the adapter in these sizes."""
+    if adapter.settings.task_type != "FEATURE_EXTRACTION" or adapter.settings.fan_in_fan_out:
+        return False
+    try:
+        config = bert.read_config(_config_folder(name, is_local=True))
+    except ConfigError:
+        return False
+    sizes = bert.linear_sizes(config) if config else {}
+    return all(sizes.get(site.name) == (site.out_features, site.in_features) for site in adapter.spec.sites)
 
 
 def _more(found: Sequence[object]) -> str:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loragen.bert import Bert
 from loragen.errors import ConfigError, TaskError
 from loragen.files import atomic_write, sha256_of
 
@@ -218,7 +219,10 @@ def _read_json(file: Path) -> Any:
 
 
 def _mean_pooled(folder: Path, max_length: int) -> Embed:
-    """Embed with transformers alone, which spares the seconds that importing sentence-transformers takes."""
+    """Embed without sentence-transformers, and where the model is a BERT without transformers: imports take seconds."""
+    if (bert := Bert.open(folder, max_length)) is not None:
+        return bert.mean_pooled
+
     from transformers import AutoModel, AutoTokenizer
 
     with quiet_loading():

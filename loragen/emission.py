@@ -117,8 +117,7 @@ def write_adapter(generation: Generation, card: GeneratedCard, folder: Path) -> 
         AdapterError: the adapter leaves its base unchanged, does not fit it, or came back other than it was written.
     """
     adapter = generation.adapter
-    if blueprint := Blueprint.at_hand(card.base, adapter.sites, adapter.settings.task_type):
-        blueprint.check(adapter)
+    Blueprint.check_at_hand(card.base, adapter)
     files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
     return write_checked(adapter, folder, extra_files=files)
 

@@ -24,7 +24,7 @@ MODULES = {
 }
 # From the bottom up; a module may import those of earlier rows, and of its own row.
 LAYERS = [
-    {"errors", "files", "schedule", "objective", "losses", "taskdata"},
+    {"errors", "files", "schedule", "objective", "losses", "taskdata", "bert"},
     {"config", "lora_settings", "rows"},
     {"adapter"},
     {"codec", "frame", "raw", "tasks", "embedding", "index", "sparse_merging"},
