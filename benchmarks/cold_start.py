@@ -46,7 +46,7 @@ stage("hash the encoder's weights")
 generator = open_generator("sg", zoo, encoder)
 stage("load the generator and check it against the zoo")
 vector = encoder.encode([{TASK!r}])[0]
-stage("import transformers, load MiniLM, embed the description")
+stage("load MiniLM, embed the description")
 (generation,) = generator.generate(Condition({TASK!r}, vector), rng=torch.Generator())
 stage("generate")
 """

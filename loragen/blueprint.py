@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loragen import bert
 from loragen.adapter import Adapter, AdapterSpec, Site
+from loragen.bert import linear_sizes, read_config
 from loragen.embedding import EMBEDDED_MODEL, quiet_loading, resolve_model
 from loragen.errors import AdapterError, ConfigError
 from loragen.lora_settings import natural
@@ -229,10 +229,10 @@ def _fits_plain_bert(name: str, adapter: Adapter) -> bool:
     if adapter.settings.task_type != "FEATURE_EXTRACTION" or adapter.settings.fan_in_fan_out:
         return False
     try:
-        config = bert.read_config(_config_folder(name, is_local=True))
+        config = read_config(_config_folder(name, is_local=True))
     except ConfigError:
         return False
-    sizes = bert.linear_sizes(config) if config else {}
+    sizes = linear_sizes(config) if config else {}
     return all(sizes.get(site.name) == (site.out_features, site.in_features) for site in adapter.spec.sites)
 
 

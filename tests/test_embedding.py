@@ -145,7 +145,7 @@ def test_no_texts_give_no_rows(encoder):
 
 def test_cached_texts_need_no_weights(tmp_path, monkeypatch):
     first = TextEncoder.load(cache=tmp_path).encode(["soup", "bread"])
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     again = TextEncoder.load(cache=tmp_path)
     assert again.encode(["bread", "soup"]).equal(first.flip(0))
     assert again.size == 384
