@@ -46,7 +46,8 @@ def _main_table(summary: Summary, split: str) -> str:
     for title in ("label text", "kNN"):
         head += [title, "recovered gain", "above topk"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for method in dict.fromkeys(method for method, _ in rows if method not in _fitted()):
+    fitted = _fitted()
+    for method in dict.fromkeys(method for method, _ in rows if method not in fitted):
         cells = [method]
         for score in summary.main:
             row = rows[method, score]
@@ -59,13 +60,14 @@ def _main_table(summary: Summary, split: str) -> str:
 
 def few_table(summary: Summary) -> str:
     """Adapters fitted to a few examples of each class: mean, recovered gain and paired difference to the rival's."""
-    rival, *_ = _fitted()
+    fitted = _fitted()
+    rival = fitted[0]
     head = ["fitted to examples"]
     for title in ("label text", "kNN"):
         head += [title, "recovered gain", f"above {rival}"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for split, families in SPLITS.items():
-        for method in _fitted():
+        for method in fitted:
             cells = [f"{method}: {families}"]
             for score in summary.main:
                 row = summary.row(split, method, score)

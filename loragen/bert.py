@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -18,13 +17,20 @@ from torch import Tensor
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 PLAIN = {"model_type": "bert", "hidden_act": "gelu"}
 """What a config must say for this to be its model."""
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps")
+TABLES = ("word", "position", "token_type")
+NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The config of a plain BERT encoder; `None` where a folder holds none or that of another model."""
-    file = folder / "config.json"
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    is_plain = all(config.get(key) == value for key, value in PLAIN.items()) and not config.get("is_decoder")
+    """The config of a plain BERT encoder; `None` where a folder holds none, a damaged one or that of another model."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or not config.keys() >= set(SIZES) or config.get("is_decoder"):
+        return None
+    is_plain = all(config.get(key) == value for key, value in PLAIN.items())
     return config if is_plain and config.get("position_embedding_type", "absolute") == "absolute" else None
 
 
@@ -36,6 +42,14 @@ def linear_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     sizes |= {"intermediate.dense": (inner, hidden), "output.dense": (hidden, inner)}
     layers = range(config["num_hidden_layers"])
     return {f"encoder.layer.{layer}.{name}": size for layer in layers for name, size in sizes.items()}
+
+
+def _names(config: Mapping[str, Any]) -> set[str]:
+    """Of all tensors that the forward pass reads."""
+    norms = [f"encoder.layer.{layer}.{norm}" for layer in range(config["num_hidden_layers"]) for norm in NORMS]
+    modules = ("embeddings.LayerNorm", *norms, *linear_sizes(config))
+    tables = {f"embeddings.{kind}_embeddings.weight" for kind in TABLES}
+    return tables | {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +72,7 @@ class Bert:
         if config is None or not weights.is_file() or not tokenizer_file.is_file():
             return None
         tensors = safetensors.torch.load_file(weights)
-        if "embeddings.word_embeddings.weight" not in tensors:  # a head around it, and a prefix before its names
+        if not tensors.keys() >= _names(config):  # another prefix before them, or those of the first checkpoints
             return None
         from tokenizers import Tokenizer
 
@@ -85,8 +99,7 @@ class Bert:
 
     def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Last hidden states (n, length, hidden) of token ids (n, length), attending where ``mask`` is true."""
-        tables = [self.tensors[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "position", "token_type")]
-        words, positions, types = tables
+        words, positions, types = (self.tensors[f"embeddings.{kind}_embeddings.weight"] for kind in TABLES)
         x = self._norm(words[ids] + positions[: ids.shape[1]] + types[0], "embeddings.LayerNorm")
         for number in range(self.layers):
             layer = f"encoder.layer.{number}"

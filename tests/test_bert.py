@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from models import tiny_bert
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from loragen.adapter import Adapter
-from loragen.bert import Bert, linear_sizes, read_config
+from loragen.bert import WEIGHTS, Bert, linear_sizes, read_config
 from loragen.blueprint import Blueprint
 from loragen.embedding import TextEncoder, resolve_model
-from loragen.errors import AdapterError
+from loragen.errors import AdapterError, ConfigError
 
 TEXTS = [
     "Tell what a guest of a hotel asks the front desk for.",
@@ -62,6 +63,9 @@ def test_an_encoder_embeds_with_it_and_without_alike(folder, monkeypatch):
         {"hidden_act": "relu"},
         {"position_embedding_type": "relative_key"},
         {"is_decoder": True},
+        {"hidden_size": ...},
+        [],
+        "{",
     ],
 )
 def test_a_model_of_another_kind_is_left_to_transformers(folder, tmp_path, change):
@@ -69,7 +73,11 @@ def test_a_model_of_another_kind_is_left_to_transformers(folder, tmp_path, chang
     shutil.copytree(folder, copy)
     assert Bert.open(copy, 16) is not None
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | change))
+    if isinstance(change, dict):
+        kept = {name: value for name, value in (config | change).items() if value is not ...}
+        (copy / "config.json").write_text(json.dumps(kept))
+    else:
+        (copy / "config.json").write_text(change or "[]")
     assert Bert.open(copy, 16) is None
 
 
@@ -109,6 +117,14 @@ def test_an_adapter_is_checked_against_it_as_against_any_base(site, size, option
             Blueprint.check_at_hand("all-MiniLM-L6-v2", adapter)
 
 
+def test_a_damaged_config_is_an_error_that_names_the_base(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    sites = {QUERY: torch.ones(2, 16)}, {QUERY: torch.ones(16, 2)}
+    adapter = Adapter.from_factors(*sites, base_model_name_or_path=str(tmp_path), task_type="FEATURE_EXTRACTION")
+    with pytest.raises(ConfigError, match="cannot be laid out"):
+        Blueprint.check_at_hand(str(tmp_path), adapter)
+
+
 def test_generating_over_it_does_not_import_transformers(tmp_path):
     script = (
         "import sys; from typer.testing import CliRunner; from loragen.cli import app;"
@@ -126,5 +142,10 @@ def test_a_bert_without_a_tokenizer_or_with_a_head_is_left_to_transformers(folde
     assert Bert.open(tmp_path, 16) is None, "no tokenizer"
     shutil.copy(folder / "tokenizer.json", tmp_path)
     assert Bert.open(tmp_path, 16) is not None
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name.replace("LayerNorm.weight", "LayerNorm.gamma"): t for name, t in tensors.items()}, tmp_path / WEIGHTS
+    )
+    assert Bert.open(tmp_path, 16) is None, "other names"
     (tmp_path / "model.safetensors").unlink()
     assert Bert.open(tmp_path, 16) is None, "no weights in one file"
