@@ -17,15 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loragen.backbone import Backbone, choose_dtype
-from loragen.embedding import TextEncoder
 from loragen.evaluation.unseen import means, score_unseen
-from loragen.foundry import Progress, ZooConfig, build, read_start, write_start
-from loragen.generators.library import Library
-from loragen.generators.merge import Mean, Nearest, TopK
-from loragen.generators.sg_fit import SGTrainConfig, fit_sg
-from loragen.tasks import TaskSet
-from loragen.zoo import Zoo
+
+from loragen.bases.devices import choose_dtype
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.baselines import Mean, Nearest, TopK
+from loragen.generators.sg.fit import SGTrainConfig, fit_sg
+from loragen.tasks.task_set import TaskSet
+from loragen.zoo.build import Progress, ZooConfig, build, read_start, write_start
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import Zoo
 
 CONFIG = Path("configs/zoo/minilm-1.yaml")
 RESULTS = Path("benchmarks/results/experts.json")
@@ -100,12 +102,12 @@ def subset(tasks: TaskSet) -> tuple[str, ...]:
 def transfer_scores(zoo: Zoo, tasks: TaskSet) -> dict[str, dict[str, float]]:
     """What merges and SG-LoRA make of a zoo's experts on the validation tasks, beside the experts trained on these."""
     encoder, has_own = TextEncoder.load(), any(card.split == "validation" for card in zoo)
-    library = Library.of(zoo.select(splits={"experts"}), encoder)
+    library = ExpertIndex.of(zoo.select(splits={"experts"}), encoder)
     trained, _ = fit_sg(SGTrainConfig.from_yaml(Path("configs/train/sg.yaml")), library.zoo, encoder)
     rows = score_unseen(
         tasks.split("validation"),
         {"mean": Mean(library), "nearest": Nearest(library), "topk": TopK(library), "sg": trained},
-        Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto")),
+        LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto")),
         encoder,
         seeds=(0, 1, 2),
         max_length=zoo.manifest.recipe.score_length,

@@ -3,7 +3,7 @@
     python benchmarks/fewshot.py [--zoo zoo/minilm] [--only ROW …]   # what is not yet in the table
     python benchmarks/fewshot.py --show                              # the table again, from the figures kept
 
-A row is where the fit begins and how it is done (`loragen.fewshot`). Eight examples of each class are drawn from a
+A row is where the fit begins and how it is done (`loragen.recipes.few_shot`). Eight examples of each class are drawn from a
 task's train file, for all rows the same; scores are those of the first 200 texts of the test file in random order.
 Figures go to benchmarks/results/fewshot.json, task by task: an interrupted run goes on where it was.
 """
@@ -17,21 +17,21 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.embedding import TextEncoder
-from loragen.evaluation.evaluate import shuffled
-from loragen.evaluation.scoring import score_task
 from loragen.evaluation.unseen import recovered_gain
-from loragen.experts import Start
-from loragen.fewshot import FewShotRecipe, fit_examples
-from loragen.generators.catalogue import open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.taskdata import TaskData
-from loragen.tasks import Task, TaskSet
-from loragen.zoo import Zoo
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.scores import score_task
+from loragen.bases.tokenised import TaskData
+from loragen.cli import console
+from loragen.conditions.condition import Conditioner
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.evaluation.evaluate import shuffled
+from loragen.generators.registry import open_generator
+from loragen.recipes.expert import Start
+from loragen.recipes.few_shot import FewShotRecipe, fit_examples
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/fewshot.json")
 ORACLES = Path("benchmarks/oracles")
@@ -73,12 +73,12 @@ class Bench:
 
     zoo: Zoo
     encoder: TextEncoder
-    backbone: Backbone
+    base: Base
     oracles: Zoo
 
-    def begin(self, name: str, task: Task) -> Adapter | None:
+    def begin(self, name: str, task: Task) -> Lora | None:
         """The adapter that a row begins at; `None` is the bare base."""
-        known: dict[str, Callable[[], Adapter | None]] = {
+        known: dict[str, Callable[[], Lora | None]] = {
             BASE: lambda: None,
             "multitask": self.zoo.multitask,
             ORACLE: lambda: self.oracles.adapter(task.id),
@@ -90,10 +90,10 @@ class Bench:
         condition = Conditioner.of(generator, self.encoder).condition(task.description)
         return generator.generate(condition, rng=torch.Generator().manual_seed(0))[0].adapter
 
-    def _random(self) -> Adapter:
+    def _random(self) -> Lora:
         recipe = self.zoo.manifest.recipe
-        start = Start.random(self.backbone.sites(recipe.target_modules), recipe.r, rng=torch.Generator().manual_seed(0))
-        return Adapter.from_factors(start.lora_A, start.lora_B, base_model_name_or_path=self.zoo.manifest.base)
+        start = Start.random(self.base.sites(recipe.target_modules), recipe.r, rng=torch.Generator().manual_seed(0))
+        return Lora.from_factors(start.lora_A, start.lora_B, base_model_name_or_path=self.zoo.manifest.base)
 
     def judge(self, row: Row, task: Task) -> dict[str, float]:
         """Scores of a row on a task."""
@@ -102,11 +102,11 @@ class Bench:
             assert adapter is not None
             recipe = FewShotRecipe(**row.changes)
             examples = task.load_train().few(SHOTS, rng=torch.Generator().manual_seed(0))
-            data = TaskData.of(task, examples, self.backbone, max_length=recipe.max_length)
-            adapter = fit_examples(adapter, data, self.backbone, recipe)
+            data = TaskData.of(task, examples, self.base, max_length=recipe.max_length)
+            adapter = fit_examples(adapter, data, self.base, recipe)
         length = self.zoo.manifest.recipe.score_length
-        test = TaskData.of(task, shuffled(task), self.backbone, max_length=length).first(TEXTS)
-        scores = score_task(self.backbone, adapter, test)
+        test = TaskData.of(task, shuffled(task), self.base, max_length=length).first(TEXTS)
+        scores = score_task(self.base, adapter, test)
         return {"accuracy": scores.accuracy, "knn_accuracy": scores.knn_accuracy}
 
 

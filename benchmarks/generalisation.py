@@ -20,23 +20,25 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone, choose_dtype
-from loragen.embedding import TextEncoder
-from loragen.evaluation.scoring import Scores, read_task, scores_of
-from loragen.frame import Frame
-from loragen.generators.base import AdapterGenerator, Condition, Generation
-from loragen.generators.catalogue import open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.generators.library import Library, mean_direction
-from loragen.generators.merge import Mean, TopK
-from loragen.generators.task_episodes import Beginnings
-from loragen.index import Index
-from loragen.runs import read_config, train_generator
-from loragen.taskdata import TaskData
-from loragen.tasks import Task, TaskSet
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.bases.base import Base
+from loragen.bases.devices import choose_dtype
+from loragen.bases.scores import Scores, read_task, scores_of
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
+from loragen.cli import console
+from loragen.conditions.condition import Condition, Conditioner
+from loragen.conditions.index import Index
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.base import Generation, Generator
+from loragen.generators.baselines import Mean, TopK
+from loragen.generators.hyper.episodes import Beginnings
+from loragen.generators.registry import open_generator
+from loragen.generators.train import read_config, train_generator
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.expert_index import ExpertIndex, mean_direction
+from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/generalisation.json")
 RUNS = Path("runs/generalisation")
@@ -67,7 +69,7 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadOtherwise(AdapterGenerator):
+class ReadOtherwise(Generator):
     """A merge by nearness of something else than plain descriptions."""
 
     merge: TopK
@@ -108,10 +110,10 @@ def _indexed(merge: TopK, experts: Sequence[torch.Tensor]) -> TopK:
 
 
 @dataclass(frozen=True, eq=False)
-class FromFolds(AdapterGenerator):
+class FromFolds(Generator):
     """The mean of the folds, and what training added to the experts of a merge."""
 
-    merge: AdapterGenerator
+    merge: Generator
     frame: Frame
     start: torch.Tensor
     began: Mapping[str, torch.Tensor]
@@ -121,7 +123,7 @@ class FromFolds(AdapterGenerator):
     is_stochastic: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, merge: AdapterGenerator, zoo: Zoo, scale: float) -> "FromFolds":
+    def of(cls, merge: Generator, zoo: Zoo, scale: float) -> "FromFolds":
         """For a zoo with folds."""
         frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
         began = Beginnings.of(zoo, frame)
@@ -136,10 +138,10 @@ class FromFolds(AdapterGenerator):
 
 
 @dataclass(frozen=True, eq=False)
-class Always(AdapterGenerator):
+class Always(Generator):
     """One adapter, whatever the task."""
 
-    adapter: Adapter
+    adapter: Lora
     name: ClassVar[str] = "always"
     is_stochastic: ClassVar[bool] = False
 
@@ -189,7 +191,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) -> AdapterGenerator:
+def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) -> Generator:
     """The generator of a variant, trained where an earlier run has not left it."""
     experts = zoo.select(splits={"experts"})
     if variant.experts is not None:
@@ -198,7 +200,7 @@ def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) ->
     if not variant.config:
         if name == MULTITASK:
             return Always(zoo.multitask())
-        library = Library.of(experts, encoder)
+        library = ExpertIndex.of(experts, encoder)
         merge = Mean(library) if variant.top_k is None else TopK(library, variant.top_k, variant.temperature)
         if isinstance(merge, TopK) and variant.with_labels:
             return ReadOtherwise.with_labels(merge, encoder, TaskSet.from_yaml(TASKS).split("validation"))
@@ -218,7 +220,7 @@ def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) ->
 class Bench:
     """The validation tasks, tokenised."""
 
-    backbone: Backbone
+    base: Base
     encoder: TextEncoder
     tasks: Sequence[Task]
     data: Mapping[str, TaskData]
@@ -226,13 +228,13 @@ class Bench:
     @classmethod
     def open(cls, zoo: Zoo, encoder: TextEncoder) -> "Bench":
         """Read the tasks' test files."""
-        backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+        base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
         tasks = TaskSet.from_yaml(TASKS).split("validation")
         length = zoo.manifest.recipe.score_length
-        data = {task.id: TaskData.of(task, task.load_test(), backbone, max_length=length) for task in tasks}
-        return cls(backbone, encoder, tasks, data)
+        data = {task.id: TaskData.of(task, task.load_test(), base, max_length=length) for task in tasks}
+        return cls(base, encoder, tasks, data)
 
-    def judge(self, generator: AdapterGenerator) -> dict[str, float]:
+    def judge(self, generator: Generator) -> dict[str, float]:
         """Means over the tasks, and over the seeds of a stochastic generator."""
         conditioner = Conditioner.of(generator, self.encoder)
         found: dict[str, list[float]] = {}
@@ -250,9 +252,9 @@ class Bench:
                     found.setdefault(f"{score} steers", []).append(getattr(first, score) - getattr(told, score))
         return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
 
-    def _scores(self, task: Task, adapter: Adapter, *, whole: bool = True) -> tuple[Scores, Scores]:
+    def _scores(self, task: Task, adapter: Lora, *, whole: bool = True) -> tuple[Scores, Scores]:
         data = self.data[task.id] if whole else self.data[task.id].first(SHORT)
-        readout = read_task(self.backbone, adapter, data)
+        readout = read_task(self.base, adapter, data)
         return scores_of(readout), scores_of(readout.first(SHORT))
 
 

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.frame import Frame
-from loragen.generators.task_episodes import Beginnings
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.bases.base import Base
+from loragen.generators.hyper.episodes import Beginnings
+from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/geometry.json")
 TOP_K, TEMPERATURE, PENALTY = 8, 0.1, 0.3
@@ -53,12 +53,12 @@ def masks(zoo: Zoo) -> dict[str, Tensor]:
     }
 
 
-def readings(zoo: Zoo, backbone: Backbone) -> dict[str, Tensor]:
+def readings(zoo: Zoo, base: Base) -> dict[str, Tensor]:
     """What tells experts apart, as unit vectors (n, h)."""
 
-    def embedded(adapter: Adapter | None, texts: Callable[[Any], tuple[str, ...]]) -> Tensor:
-        with backbone.adapted(adapter):
-            encoded = [backbone.encode(backbone.tokenize(texts(card), max_length=TOKENS)).mean(0) for card in zoo]
+    def embedded(adapter: Lora | None, texts: Callable[[Any], tuple[str, ...]]) -> Tensor:
+        with base.adapted(adapter):
+            encoded = [base.encode(base.tokenize(texts(card), max_length=TOKENS)).mean(0) for card in zoo]
         return F.normalize(torch.stack(encoded), dim=1)
 
     descriptions = embedded(None, lambda card: card.descriptions)
@@ -89,7 +89,7 @@ def regressed(values: Tensor, allowed: Tensor) -> Tensor:
     return weights
 
 
-def measured(zoo: Zoo, backbone: Backbone) -> dict[str, Any]:
+def measured(zoo: Zoo, base: Base) -> dict[str, Any]:
     """All figures."""
     values, pairs = offsets(zoo), masks(zoo)
     directions = F.normalize(values, dim=1)
@@ -101,7 +101,7 @@ def measured(zoo: Zoo, backbone: Backbone) -> dict[str, Any]:
     others = ~torch.eye(len(zoo), dtype=torch.bool)
     settings = {"near": others, "far": others & ~pairs["one family"]}
     rows = {"mean of the others": {name: told(mask / mask.sum(1, keepdim=True)) for name, mask in settings.items()}}
-    for name, vectors in readings(zoo, backbone).items():
+    for name, vectors in readings(zoo, base).items():
         rows[name] = {setting: told(merged(vectors, mask)) for setting, mask in settings.items()}
     rows["the offset itself"] = {setting: told(regressed(values, mask)) for setting, mask in settings.items()}
     return {

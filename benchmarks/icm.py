@@ -24,24 +24,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone, choose_dtype
-from loragen.embedding import TextEncoder
-from loragen.evaluation.scoring import score_task
 from loragen.evaluation.unseen import recovered_gain
-from loragen.frame import Frame
-from loragen.generators.base import Condition
-from loragen.generators.catalogue import open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.generators.icm import ICM
-from loragen.generators.icm_episodes import ICMTrainConfig
-from loragen.generators.icm_fit import fit_icm
-from loragen.task_vectors import Support
-from loragen.taskdata import TaskData
-from loragen.tasks import Task, TaskSet
-from loragen.zoo import Zoo
+
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.bases.base import Base
+from loragen.bases.devices import choose_dtype
+from loragen.bases.scores import score_task
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
+from loragen.cli import console
+from loragen.conditions.condition import Condition, Conditioner
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.icm.episodes import ICMTrainConfig
+from loragen.generators.icm.fit import fit_icm
+from loragen.generators.icm.model import ICM
+from loragen.generators.registry import open_generator
+from loragen.tasks.examples import Support
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import Zoo
 
 KNOWN = Path("benchmarks/results/icm_known.json")
 UNSEEN = Path("benchmarks/results/icm_unseen.json")
@@ -80,7 +81,7 @@ def unlabelled(task: Task) -> Support:
 
 def known_rows(
     generator: ICM, zoo: Zoo, conditions: Mapping[str, Condition]
-) -> dict[str, Callable[[str], Adapter | None]]:
+) -> dict[str, Callable[[str], Lora | None]]:
     """Row → expert → adapter (`None` is the bare base); for generators with `codec: frame`."""
     space = generator.space
     assert isinstance(space, Frame)
@@ -91,7 +92,7 @@ def known_rows(
 
     mean_of_all = torch.stack([space.coordinates(zoo.adapter(e)) for e in generator.manifest.experts]).mean(0)
 
-    def made(of: ICM, condition: Condition, seed: int = 0) -> Adapter:
+    def made(of: ICM, condition: Condition, seed: int = 0) -> Lora:
         return of.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
 
     def told(expert: str, *kinds: str) -> Condition:
@@ -101,15 +102,15 @@ def known_rows(
     def snapshots(expert: str) -> torch.Tensor:
         return space.flatten(zoo.snapshots(expert))
 
-    def at(point: torch.Tensor) -> Adapter:
+    def at(point: torch.Tensor) -> Lora:
         return space.adapter(point, base=zoo.manifest.base)
 
-    def nearest_snapshot(expert: str) -> Adapter:
+    def nearest_snapshot(expert: str) -> Lora:
         target = space.coordinates(made(mean, conditions[expert]))
         points = snapshots(expert)
         return at(points[(points - target).square().sum(1).argmin()])
 
-    def noisy(expert: str) -> Adapter:
+    def noisy(expert: str) -> Lora:
         own = space.coordinates(zoo.adapter(expert))
         distance = (space.coordinates(made(mean, conditions[expert])) - own).norm()
         noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(ids.index(expert)))
@@ -144,13 +145,12 @@ def run_known(arguments: argparse.Namespace) -> None:
     kept = KNOWN if known else UNSEEN
     conditioner = Conditioner.of(generator, encoder)
     conditions = {e: conditioner.condition(task.description, support=support_of(task)) for e, task in chosen.items()}
-    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
     rows = known_rows(generator, zoo, conditions)
     results = kept_scores(kept) if kept.exists() else {}
     length = zoo.manifest.recipe.score_length
     data = {
-        e: _first(TaskData.of(t, t.load_test(), backbone, max_length=length), arguments.limit)
-        for e, t in chosen.items()
+        e: _first(TaskData.of(t, t.load_test(), base, max_length=length), arguments.limit) for e, t in chosen.items()
     }
     with console.progress() as update:
         for name, adapter_for in rows.items():
@@ -159,7 +159,7 @@ def run_known(arguments: argparse.Namespace) -> None:
             scores = {}
             for done, expert in enumerate(list(chosen)[:: arguments.every], 1):
                 with torch.inference_mode():
-                    scored = score_task(backbone, adapter_for(expert), data[expert])
+                    scored = score_task(base, adapter_for(expert), data[expert])
                 scores[expert] = {"accuracy": round(scored.accuracy, 4), "knn_accuracy": round(scored.knn_accuracy, 4)}
                 update(name, done, len(chosen) // arguments.every)
             results[name] = scores
@@ -201,7 +201,7 @@ def known_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str
 def run_variants(arguments: argparse.Namespace) -> None:
     zoo, encoder = Zoo.open(arguments.zoo), TextEncoder.load()
     experts, tasks = zoo.select(splits={"experts"}), TaskSet.from_yaml(Path(arguments.tasks)).split("validation")
-    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
     results: dict[str, Any] = json.loads(VARIANTS_FILE.read_text()) if VARIANTS_FILE.exists() else {}
     for name in arguments.only or VARIANTS:
         if name in results:
@@ -214,13 +214,13 @@ def run_variants(arguments: argparse.Namespace) -> None:
         facts = {"training seconds": round(time.monotonic() - begun, 1), "parameters": _parameters(generator)}
         tail = history[-50:]
         facts |= {key: round(sum(row[key] for row in tail) / len(tail), 4) for key in tail[0]}
-        results[name] = unseen_scores(generator.with_prior_scale(0.0), zoo, tasks, backbone, encoder) | facts
+        results[name] = unseen_scores(generator.with_prior_scale(0.0), zoo, tasks, base, encoder) | facts
         _write(VARIANTS_FILE, results)
         print(f"{name}: {results[name]}", flush=True)
 
 
 def unseen_scores(
-    generator: ICM, zoo: Zoo, tasks: Sequence[Task], backbone: Backbone, encoder: TextEncoder
+    generator: ICM, zoo: Zoo, tasks: Sequence[Task], base: Base, encoder: TextEncoder
 ) -> dict[str, dict[str, float]]:
     """Mean scores by what the generator is told beside the description."""
     told: dict[str, Callable[[Task], Support | None]] = {"description": lambda _: None}
@@ -234,8 +234,8 @@ def unseen_scores(
             own = zoo.adapter(task.id) if generator.reading.through == "own_adapter" else None
             condition = conditioner.condition(task.description, support=support(task), own_adapter=own)
             (made,) = generator.generate(condition, rng=torch.Generator().manual_seed(0))
-            data = TaskData.of(task, task.load_test(), backbone, max_length=zoo.manifest.recipe.score_length)
-            scores.append(score_task(backbone, made.adapter, data))
+            data = TaskData.of(task, task.load_test(), base, max_length=zoo.manifest.recipe.score_length)
+            scores.append(score_task(base, made.adapter, data))
         found[name] = {
             score: round(sum(getattr(s, score) for s in scores) / len(scores), 4)
             for score in ("accuracy", "knn_accuracy")

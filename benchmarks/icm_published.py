@@ -5,7 +5,7 @@
     python benchmarks/icm_published.py --show      # the table, from the figures kept
 
 The published script (Shao et al., IJCAI 2025, arXiv 2501.17635) is for one task at a time. Written anew from a
-description of it, with the network of `loragen.generators.icm`, these are its choices:
+description of it, with the network of `loragen.generators.icm.model`, these are its choices:
 
 - a checkpoint is its raw factors, with a z-score per tensor from that very checkpoint;
 - the condition, the same for the whole run, is the mean of the last hidden states of 30 of the task's training texts,
@@ -38,25 +38,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loragen.evaluation.unseen import recovered_gain
 from torch import Tensor
 
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.codec import Codec
-from loragen.embedding import TextEncoder
-from loragen.evaluation.scoring import Scores, score_task
-from loragen.evaluation.unseen import recovered_gain
-from loragen.generators.base import AdapterGenerator
-from loragen.generators.catalogue import SPLIT, open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.generators.gaussian import Gaussian
-from loragen.generators.icm import ICMConfig, ICMNetwork
-from loragen.generators.icm_episodes import ICMTrainConfig, Material, prepare
-from loragen.task_vectors import Support
-from loragen.taskdata import TaskData
-from loragen.tasks import Task, TaskSet
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.adapters.codec import Codec
+from loragen.bases.base import Base
+from loragen.bases.scores import Scores, score_task
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
+from loragen.cli import console
+from loragen.conditions.condition import Conditioner
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.base import Generator
+from loragen.generators.icm.episodes import ICMTrainConfig, Material, prepare
+from loragen.generators.icm.model import ICMConfig, ICMNetwork
+from loragen.generators.registry import open_generator
+from loragen.generators.trained import Gaussian
+from loragen.tasks.examples import Support
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import SPLIT, Zoo
 
 RESULTS = Path("benchmarks/results/icm_published.json")
 TASKS = Path("configs/tasks/local.yaml")
@@ -157,11 +158,11 @@ def prepared(experts: Zoo, encoder: TextEncoder) -> Material:
 
 def reconstruct(
     variant: Variant, material: Material, experts: Zoo, judged: Sequence[str]
-) -> tuple[dict[str, Adapter], dict[str, Any]]:
+) -> tuple[dict[str, Lora], dict[str, Any]]:
     """Train, and give the judged experts' adapters back; with the facts of the training."""
     rows = {experts.ids.index(expert): expert for expert in judged}
     groups = [[row] for row in rows] if variant.per_task else [list(range(len(experts)))]
-    adapters: dict[str, Adapter] = {}
+    adapters: dict[str, Lora] = {}
     runs: list[Run] = []
     errors: list[float] = []
     with console.progress() as update:
@@ -191,7 +192,7 @@ def reconstruct(
     }
 
 
-def mean_codes(material: Material, experts: Zoo, judged: Sequence[str]) -> tuple[dict[str, Adapter], dict[str, float]]:
+def mean_codes(material: Material, experts: Zoo, judged: Sequence[str]) -> tuple[dict[str, Lora], dict[str, float]]:
     """The mean of all checkpoints' codes, at the scale of each judged expert."""
     group = range(len(experts))
     code = material.codes(group, material.codec(group, PUBLISHED), PUBLISHED).mean((0, 1))
@@ -200,7 +201,7 @@ def mean_codes(material: Material, experts: Zoo, judged: Sequence[str]) -> tuple
     return {expert: adapter for expert, (adapter, _) in made.items()}, {"error": round(error, 4)}
 
 
-def rescaled(code: Tensor, material: Material, row: int) -> tuple[Adapter, float]:
+def rescaled(code: Tensor, material: Material, row: int) -> tuple[Lora, float]:
     """A code (L,) with the means and deviations of an expert, and how far it is from that expert's own code."""
     expert = material.samples[row, 0]
     own = Codec.per_tensor(expert, material.space.sizes)
@@ -264,9 +265,7 @@ def draw(network: ICMNetwork, condition: Tensor) -> Tensor:
     return network.decode(z, condition[None])[0]
 
 
-def generated(
-    generator: AdapterGenerator, tasks: Sequence[Task], experts: Zoo, encoder: TextEncoder
-) -> dict[str, Adapter]:
+def generated(generator: Generator, tasks: Sequence[Task], experts: Zoo, encoder: TextEncoder) -> dict[str, Lora]:
     """What a generator of ours makes for the tasks: its first sample.
 
     The expert itself is at hand, but only a generator that was trained the published way looks at it.
@@ -301,7 +300,7 @@ class Bench:
 
     experts: Zoo
     tasks: tuple[Task, ...]
-    backbone: Backbone
+    base: Base
     results: dict[str, Any]
     before: dict[str, float]
     """Mean scores of the bare base on these tasks, from the cards."""
@@ -316,7 +315,7 @@ class Bench:
         return cls(
             experts,
             tuple(tasks[expert] for expert in judged),
-            Backbone.load(experts.manifest.base),  # in float32, as the cards were scored
+            LabelTextEncoder.load(experts.manifest.base),  # in float32, as the cards were scored
             results,
             means([card.before for card in cards]),
             means([card.after for card in cards]),
@@ -330,12 +329,12 @@ class Bench:
         if "mean of its snapshots" not in self.results:
             self.score("mean of its snapshots", {card.id: mean_of_snapshots(self.experts, card.id) for card in cards})
 
-    def score(self, method: str, adapters: Mapping[str, Adapter], facts: Mapping[str, Any] | None = None) -> None:
+    def score(self, method: str, adapters: Mapping[str, Lora], facts: Mapping[str, Any] | None = None) -> None:
         """Score and keep a method's adapters, one a task."""
         length, scores = self.experts.manifest.recipe.score_length, {}
         for task in self.tasks:
-            data = TaskData.of(task, task.load_test(), self.backbone, max_length=length)
-            scores[task.id] = score_task(self.backbone, adapters[task.id], data)
+            data = TaskData.of(task, task.load_test(), self.base, max_length=length)
+            scores[task.id] = score_task(self.base, adapters[task.id], data)
         self.keep(method, scores, facts)
         print(f"{method}: { ({k: v for k, v in self.results[method].items() if k != 'tasks'}) }", flush=True)
 
@@ -360,7 +359,7 @@ def means(scores: Sequence[Scores]) -> dict[str, float]:
     return {name: sum(getattr(own, name) for own in scores) / len(scores) for name in SCORES}
 
 
-def mean_of_snapshots(experts: Zoo, expert: str) -> Adapter:
+def mean_of_snapshots(experts: Zoo, expert: str) -> Lora:
     """The mean of the points of an expert's training that were kept, over its own A."""
     adapter = experts.adapter(expert)
     points = experts.snapshots(expert)

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from loragen.adapter import AdapterSpec, Site
-from loragen.frame import Frame
-from loragen.generators.base import Condition
-from loragen.generators.icm import ICM, ICMConfig, ICMManifest
-from loragen.generators.icm_episodes import ICMTrainConfig, Material
-from loragen.generators.icm_fit import Run
+from loragen.adapters.adapter import AdapterSpec, Site
+from loragen.adapters.frame import Frame
+from loragen.adapters.raw_factors import RawFactors
+from loragen.conditions.condition import Condition
+from loragen.conditions.task_vectors import Reading
+from loragen.generators.icm.episodes import ICMTrainConfig, Material
+from loragen.generators.icm.fit import Run
+from loragen.generators.icm.model import ICM, ICMConfig, ICMManifest
 from loragen.generators.trained import rounded
-from loragen.raw import RawFactors
-from loragen.task_vectors import Reading
 
 RESULTS = Path("benchmarks/results/icm_scale.json")
 EXPERTS, POINTS = 8, 2

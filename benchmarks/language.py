@@ -27,24 +27,24 @@ from language_base import FACTS, BaseRecipe, train_base
 from language_tables import BASE, EXPERT, MULTITASK, RESULTS, TOLD_ANOTHER, kept, tables
 from language_texts import SEEN, UNSEEN, gather, write_domains
 
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.embedding import TextEncoder
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.scores import LanguageScores, measure
+from loragen.bases.tokenised import TaskData
+from loragen.cli import console
+from loragen.conditions.condition import Conditioner
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, LoragenError
 from loragen.evaluation.evaluate import shuffled
-from loragen.evaluation.open_scoring import LanguageScores, measure
 from loragen.files import atomic_write, sha256_of
-from loragen.foundry import ZooConfig, build
-from loragen.generators.base import AdapterGenerator
-from loragen.generators.catalogue import open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.generators.icm import ICM, TENSORS
-from loragen.runs import GeneratorConfig, read_config, train_generator
-from loragen.task_vectors import Support
-from loragen.taskdata import TaskData
-from loragen.tasks import Task, TaskSet
-from loragen.zoo import Zoo
+from loragen.generators.base import Generator
+from loragen.generators.icm.model import ICM, TENSORS
+from loragen.generators.registry import open_generator
+from loragen.generators.train import GeneratorConfig, read_config, train_generator
+from loragen.tasks.examples import Support
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.build import ZooConfig, build
+from loragen.zoo.zoo import Zoo
 
 SEEDS = (0, 1, 2)
 GROUPS = {"seen": SEEN, "unseen": UNSEEN}
@@ -171,7 +171,7 @@ class Bench:
     settings: Settings
     zoo: Zoo
     domains: TaskSet
-    backbone: Backbone
+    base: Base
 
     @classmethod
     def open(cls, settings: Settings) -> "Bench":
@@ -195,7 +195,7 @@ class Bench:
         return TextEncoder.load(self.settings.generators[0].encoder)
 
     @cached_property
-    def generators(self) -> dict[str, tuple[AdapterGenerator, Conditioner]]:
+    def generators(self) -> dict[str, tuple[Generator, Conditioner]]:
         """By name, each with what tells it of a domain."""
         names = {name: name for name in ("mean", "nearest", "topk")}
         names |= {config.generator: str(config.out) for config in self.settings.generators}
@@ -218,14 +218,14 @@ class Bench:
 
     def judge(self, row: Row, task: Task, other: Task) -> dict[str, float]:
         """Scores of a row on a domain, means over the seeds of a stochastic generator."""
-        scores = [measure(self.backbone, adapter, self.data(task)) for adapter in self.adapters(row, task, other)]
+        scores = [measure(self.base, adapter, self.data(task)) for adapter in self.adapters(row, task, other)]
         assert all(isinstance(each, LanguageScores) for each in scores)
         return {
             score: round(mean(getattr(each, score) for each in scores), digits)
             for score, digits in (("perplexity", 3), ("bits_per_byte", 5))
         }
 
-    def adapters(self, row: Row, task: Task, other: Task) -> list[Adapter | None]:
+    def adapters(self, row: Row, task: Task, other: Task) -> list[Lora | None]:
         """One, or one a seed; `None` is the bare base."""
         if row.generator == BASE:
             return [None]
@@ -250,7 +250,7 @@ class Bench:
         if task.id not in self._data:
             length = self.zoo.manifest.recipe.score_length
             examples = shuffled(task).subset(range(min(self.settings.texts, len(shuffled(task)))))
-            self._data[task.id] = TaskData.of(task, examples, self.backbone, max_length=length)
+            self._data[task.id] = TaskData.of(task, examples, self.base, max_length=length)
         return self._data[task.id]
 
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loragen.embedding import quiet_loading
+from loragen.bases.hub import quiet_loading
+from loragen.bases.language_model import CausalLM
+from loragen.bases.scores import language_scores
+from loragen.bases.tokenised import TaskData
 from loragen.errors import ConfigError
-from loragen.evaluation.open_scoring import language_scores
 from loragen.files import atomic_folder, atomic_write
-from loragen.language import CausalLM
-from loragen.objective import Objective
-from loragen.schedule import Schedule
-from loragen.taskdata import TaskData
-from loragen.tasks import Examples
+from loragen.tasks.examples import Examples
+from loragen.training.objective import Objective
+from loragen.training.schedule import Schedule
 
 FACTS = "training.json"
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -90,7 +90,7 @@ def train_base(
     Raises:
         ConfigError: an unfinished run with another recipe or other texts lies there.
     """
-    from loragen.training import fit
+    from loragen.training.lightning_fit import fit
 
     state = out.with_name(f".{out.name}.partial")
     _settle(state, recipe, texts)

@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from loragen.errors import ConfigError
 from loragen.evaluation.unseen import recovered_gain
+
+from loragen.errors import ConfigError
 
 RESULTS = Path("benchmarks/results/language.json")
 BASE, MULTITASK, EXPERT = "base", "multi-task LoRA", "expert"

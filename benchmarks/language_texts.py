@@ -8,7 +8,7 @@ from typing import Literal
 
 from loragen.errors import TaskError
 from loragen.files import atomic_write
-from loragen.tasks import Task, TaskSet
+from loragen.tasks.task_set import Task, TaskSet
 
 SEEN, UNSEEN = "experts", "unseen"
 """Splits of the domains."""

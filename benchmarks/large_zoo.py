@@ -116,8 +116,8 @@ def write_adapters(root: Path, shape: Shape, number: int, *, seed: int = 0) -> l
     """
     import torch
 
-    from loragen.adapter import Adapter
-    from loragen.lora_settings import LoraSettings
+    from loragen.adapters.adapter import Lora
+    from loragen.adapters.settings import LoraSettings
 
     rng = torch.Generator().manual_seed(seed)
     directions, matrices = 12, 6
@@ -147,7 +147,7 @@ def write_adapters(root: Path, shape: Shape, number: int, *, seed: int = 0) -> l
             lora_A[site], lora_B[site] = a.to(dtype), (1e-2 * b).to(dtype)
         folders.append(root / "adapters" / f"expert-{at:02d}")
         card = f"---\nlicense: cc0-1.0\n---\n\n# Expert {at}\n\n{description}\n"
-        Adapter(settings, lora_A, lora_B).save(folders[-1], extra_files={"README.md": card})
+        Lora(settings, lora_A, lora_B).save(folders[-1], extra_files={"README.md": card})
     return folders
 
 

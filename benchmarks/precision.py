@@ -12,18 +12,20 @@ from pathlib import Path
 
 import torch
 
-from loragen.backbone import Backbone, choose_dtype
-from loragen.experts import AdapterObjective, Start
-from loragen.taskdata import TaskData
+from loragen.bases.base import Base
+from loragen.bases.devices import choose_dtype
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
+from loragen.recipes.expert import AdapterObjective, Start
 
 RESULTS = Path("benchmarks/results/precision.json")
 LENGTHS = (16, 32, 50, 52, 64)
 
 
-def step_seconds(backbone: Backbone, length: int) -> list[float]:
+def step_seconds(base: Base, length: int) -> list[float]:
     rng = torch.Generator().manual_seed(length)
-    start = Start.random(backbone.sites(("query", "value")), 4, rng=rng)
-    objective = AdapterObjective(backbone, start, train_a=False, contrast_weight=0.0)
+    start = Start.random(base.sites(("query", "value")), 4, rng=rng)
+    objective = AdapterObjective(base, start, train_a=False, contrast_weight=0.0)
     ids = torch.randint(1000, 20000, (32, length), generator=rng).tolist()
     batch = TaskData(tuple(ids), torch.zeros(32, dtype=torch.long), ([101, 2054, 102], [101, 2023, 102]))
     seconds = []
@@ -37,9 +39,9 @@ def step_seconds(backbone: Backbone, length: int) -> list[float]:
 def main() -> None:
     results: dict[str, object] = {"auto chooses": str(choose_dtype("auto")).removeprefix("torch.")}
     for name in ("float32", "bfloat16"):
-        backbone = Backbone.load("all-MiniLM-L6-v2", dtype=choose_dtype(name))  # type: ignore[arg-type]
+        base = LabelTextEncoder.load("all-MiniLM-L6-v2", dtype=choose_dtype(name))  # type: ignore[arg-type]
         for length in LENGTHS:
-            first, *others = step_seconds(backbone, length)
+            first, *others = step_seconds(base, length)
             results[f"{name}, 32 x {length}"] = {
                 "first": round(first, 3),
                 "median": round(statistics.median(others), 3),

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import torch
 
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone, choose_dtype
-from loragen.evaluation.scoring import score_task
-from loragen.experts import MultitaskRecipe, Start, train_multitask
-from loragen.taskdata import TaskData
-from loragen.tasks import TaskSet
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.devices import choose_dtype
+from loragen.bases.scores import score_task
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
+from loragen.cli import console
+from loragen.recipes.expert import Start
+from loragen.recipes.multitask import MultitaskRecipe, train_multitask
+from loragen.tasks.task_set import TaskSet
+from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/rivals.json")
 OUT = Path("runs/rivals")
@@ -58,19 +61,19 @@ BUDGETS = {
 }
 
 
-def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, backbone: Backbone) -> Adapter:
+def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, base: Base) -> Lora:
     """The adapter of a budget, from its folder where an earlier run left it there."""
     folder = OUT / name.replace(",", "").replace(" ", "-")
     if folder.exists():
-        return Adapter.load(folder)
-    first = trained(budget.after, BUDGETS[budget.after], zoo, tasks, backbone) if budget.after else None
+        return Lora.load(folder)
+    first = trained(budget.after, BUDGETS[budget.after], zoo, tasks, base) if budget.after else None
     recipe = zoo.manifest.recipe.model_copy(update={"r": budget.r, "target_modules": budget.target_modules})
     rng = torch.Generator().manual_seed(recipe.seed)
-    random = Start.random(backbone.sites(recipe.target_modules), recipe.r, rng=rng)
+    random = Start.random(base.sites(recipe.target_modules), recipe.r, rng=rng)
     with console.progress() as update:
         end, _ = train_multitask(
             tasks.split("experts"),
-            backbone,
+            base,
             random if first is None else Start.at(first),
             # Another seed for what goes on from another, so that it sees other batches.
             recipe.model_copy(update={"seed": recipe.seed + (first is not None)}),
@@ -80,7 +83,7 @@ def trained(name: str, budget: Budget, zoo: Zoo, tasks: TaskSet, backbone: Backb
             checkpoints=folder.with_name(f".{folder.name}.partial"),
             on_step=lambda step: update(name, min(step, budget.steps), budget.steps),
         )
-    adapter = Adapter.from_factors(
+    adapter = Lora.from_factors(
         end.lora_A, end.lora_B, base_model_name_or_path=zoo.manifest.base, task_type="FEATURE_EXTRACTION"
     )
     adapter.save(folder)
@@ -112,22 +115,22 @@ def main() -> None:
         print(table())
         return
     zoo, tasks = Zoo.open(arguments.zoo), TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
-    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
     for name in arguments.only or BUDGETS:
         if name in kept():
             continue
         budget = BUDGETS[name]
-        adapter = trained(name, budget, zoo, tasks, backbone)
+        adapter = trained(name, budget, zoo, tasks, base)
         scores = []
         for task in tasks.split("validation"):
             data = TaskData.of(
                 task,
                 task.load_test(),
-                backbone,
+                base,
                 max_length=zoo.manifest.recipe.score_length,
                 instruction=task.description if budget.instructed else None,
             )
-            scores.append(score_task(backbone, adapter, data))
+            scores.append(score_task(base, adapter, data))
         figures = {
             score: round(sum(getattr(s, score) for s in scores) / len(scores), 4)
             for score in ("accuracy", "knn_accuracy")

@@ -13,15 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loragen.backbone import Backbone, choose_dtype
-from loragen.embedding import TextEncoder
 from loragen.evaluation.unseen import means, score_unseen
-from loragen.generators.base import AdapterGenerator
-from loragen.generators.library import Library
-from loragen.generators.merge import TopK
-from loragen.generators.sg_fit import SGTrainConfig, fit_sg
-from loragen.tasks import TaskSet
-from loragen.zoo import Zoo
+
+from loragen.bases.devices import choose_dtype
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.base import Generator
+from loragen.generators.baselines import TopK
+from loragen.generators.sg.fit import SGTrainConfig, fit_sg
+from loragen.tasks.task_set import TaskSet
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/sg.json")
 
@@ -60,16 +62,16 @@ def main() -> None:
     arguments = parser.parse_args()
     zoo = Zoo.open(arguments.zoo)
     experts, encoder = zoo.select(splits={"experts"}), TextEncoder.load()
-    library = Library.of(experts, encoder)
+    library = ExpertIndex.of(experts, encoder)
     tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml")).split("validation")
-    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in arguments.only or [*MERGES, *VARIANTS]:
         if name in results:
             continue
         begun = time.monotonic()
         facts: dict[str, Any] = {}
-        generator: AdapterGenerator
+        generator: Generator
         if name in MERGES:
             generator = TopK(library, *MERGES[name])
         else:
@@ -81,7 +83,7 @@ def main() -> None:
             facts = {key: round(sum(row[key] for row in tail) / len(tail), 4) for key in tail[0]}
             facts["training seconds"] = round(time.monotonic() - begun, 1)
         rows = score_unseen(
-            tasks, {name: generator}, backbone, encoder, seeds=(0,), max_length=zoo.manifest.recipe.score_length
+            tasks, {name: generator}, base, encoder, seeds=(0,), max_length=zoo.manifest.recipe.score_length
         )
         scores = {score: round(means(rows, score)[name], 4) for score in ("accuracy", "knn_accuracy", "cross_entropy")}
         results[name] = scores | facts

@@ -14,13 +14,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from loragen import console
+from loragen.cli import console
 from loragen.evaluation.cells import ALL
 from loragen.evaluation.controls import NONSENSE, OTHER, SHUFFLED
 from loragen.evaluation.evaluate import MULTITASK, EvaluateConfig, evaluate
 from loragen.evaluation.report import TITLES, span, write_report
 from loragen.evaluation.summary import Summary
-from loragen.foundry import Progress, ZooConfig, build
+from loragen.zoo.build import Progress, ZooConfig, build
 
 RESULTS = Path("benchmarks/results/unseen.json")
 FIGURE = Path("benchmarks/results/unseen_gains.png")

@@ -15,16 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from icm import SHOTS, support_of, unlabelled
-
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone, choose_dtype
-from loragen.embedding import TextEncoder
-from loragen.evaluation.scoring import Scores
 from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
-from loragen.generators.catalogue import MERGES, open_generator
-from loragen.tasks import Task, TaskSet, overlap
-from loragen.zoo import Zoo
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.devices import choose_dtype
+from loragen.bases.scores import Scores
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.cli import console
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.registry import MERGES, open_generator
+from loragen.tasks.task_set import Task, TaskSet, overlap
+from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/validation.json")
 ORACLES = Path("benchmarks/oracles")
@@ -84,10 +85,10 @@ def main() -> None:
     shared = overlap([tasks[expert] for expert in experts.ids], judged, by="id")
     assert not shared, f"validation tasks among the experts: {shared}"
     encoder = TextEncoder.load()
-    backbone = Backbone.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
     rows = [] if arguments.again or not RESULTS.exists() else kept_rows()
     there = {row.method for row in rows}
-    fixed: dict[str, Callable[[Task], Adapter | None]] = {
+    fixed: dict[str, Callable[[Task], Lora | None]] = {
         "base": lambda _task: None,
         "multi-task LoRA": lambda _task: zoo.multitask(),
         ORACLE: lambda task: oracles.adapter(task.id),
@@ -103,7 +104,7 @@ def main() -> None:
         score_unseen(
             judged,
             generators,
-            backbone,
+            base,
             encoder,
             seeds=SEEDS,
             max_length=zoo.manifest.recipe.score_length,

@@ -1,5 +1,5 @@
 """Run the command line as `python -m loragen`."""
 
-from loragen.cli import main
+from loragen.cli.app import main
 
 main()

@@ -12,11 +12,13 @@ import torch
 from hypothesis import settings
 from toys import write_toys
 
-from loragen.evaluation.scoring import Scores
-from loragen.experts import Expert, ExpertRecipe, MultitaskRecipe, Start
+from loragen.bases.scores import Scores
 from loragen.files import atomic_write
-from loragen.tasks import Task, TaskSource
-from loragen.zoo import MANIFEST, Card, Manifest, Zoo, expert_files
+from loragen.recipes.expert import Expert, ExpertRecipe, Start
+from loragen.recipes.multitask import MultitaskRecipe
+from loragen.tasks.task_set import Task, TaskSource
+from loragen.zoo.card import MANIFEST, Card, Manifest, expert_files
+from loragen.zoo.zoo import Zoo
 
 settings.register_profile("loragen", deadline=None)  # a loaded machine is no reason to fail
 settings.load_profile("loragen")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from loragen.backbone import ObjectiveName
-from loragen.tasks import Task, TaskSource
+from loragen.bases.base import ObjectiveName
+from loragen.tasks.task_set import Task, TaskSource
 
 WORDS = ("soup", "bread", "cold", "warm", "tea")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loragen.tasks import Task, TaskSource
+from loragen.tasks.task_set import Task, TaskSource
 
 
 def tiny_bert(seed: int = 0, layers: int = 2) -> nn.Module:

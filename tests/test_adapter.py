@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models import tiny_bert, tiny_gpt2, tiny_llama
 from safetensors.torch import load_file, save_file
 
-from loragen.adapter import Adapter, AdapterSpec, LoraSettings, Site
+from loragen.adapters.adapter import AdapterSpec, Lora, LoraSettings, Site
 from loragen.errors import AdapterError
 
 # PEFT asks transformers for an attribute that transformers has renamed.
@@ -31,7 +31,7 @@ def factors(ranks, generator=None, columns=6, rows=5):
 
 
 def make_adapter(ranks=None, **kwargs):
-    return Adapter.from_factors(*factors(ranks or {QUERY: 2, VALUE: 2}), base_model_name_or_path="tiny", **kwargs)
+    return Lora.from_factors(*factors(ranks or {QUERY: 2, VALUE: 2}), base_model_name_or_path="tiny", **kwargs)
 
 
 # --- against PEFT ---------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_reads_and_writes_what_peft_does(base, options, tmp_path):
     model = peft_model(base, **options)
     model.save_pretrained(tmp_path / "peft")
 
-    adapter = Adapter.load(tmp_path / "peft")
+    adapter = Lora.load(tmp_path / "peft")
     deltas = peft_deltas(model)
     assert set(adapter.sites) == set(deltas)
     for site, delta in deltas.items():
@@ -117,7 +117,7 @@ def test_from_factors_reaches_the_named_modules_alone(base, tmp_path):
         lora_A |= a
         lora_B |= b
 
-    adapter = Adapter.from_factors(
+    adapter = Lora.from_factors(
         lora_A, lora_B, base_model_name_or_path=None, scaling=0.7, fan_in_fan_out=BASES[base][2]
     )
     adapter.save(tmp_path / "adapter")
@@ -132,7 +132,7 @@ def test_full_names_hold_in_a_deep_base(tmp_path):
     # PEFT shortens long lists of names, and layer 1 is the ending of no other: not of layer 11.
     sites = [f"encoder.layer.{layer}.attention.self.{name}" for layer in range(11) for name in ("query", "value")]
     lora_A, lora_B = factors({site: 1 + number % 4 for number, site in enumerate(sites)}, columns=16, rows=16)
-    adapter = Adapter.from_factors(lora_A, lora_B, base_model_name_or_path=None)
+    adapter = Lora.from_factors(lora_A, lora_B, base_model_name_or_path=None)
     adapter.save(tmp_path / "adapter")
 
     from peft import PeftModel
@@ -151,7 +151,7 @@ def test_initialisations_that_spare_the_base_are_read(init, tmp_path):
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
     model.save_pretrained(tmp_path)
 
-    adapter = Adapter.load(tmp_path)
+    adapter = Lora.load(tmp_path)
     for site, delta in peft_deltas(model).items():
         torch.testing.assert_close(adapter.weight_update(site), delta)
     adapter.save(tmp_path / "ours")
@@ -172,7 +172,7 @@ def test_initialisations_that_spare_the_base_are_read(init, tmp_path):
 def test_choices_of_modules_survive_a_round_trip(options, tmp_path):
     model = peft_model("bert", **options)
     model.save_pretrained(tmp_path / "peft")
-    adapter = Adapter.load(tmp_path / "peft")
+    adapter = Lora.load(tmp_path / "peft")
     adapter.save(tmp_path / "ours")
     reloaded = load_into("bert", tmp_path / "ours")
     assert set(adapter.sites) == set(peft_deltas(model)) == set(peft_deltas(reloaded))
@@ -188,7 +188,7 @@ def test_keys_that_name_the_default_adapter_are_read_as_peft_reads_them(tmp_path
 
     from peft import PeftModel
 
-    adapter = Adapter.load(tmp_path)
+    adapter = Lora.load(tmp_path)
     for site, delta in peft_deltas(PeftModel.from_pretrained(tiny_bert(), tmp_path)).items():
         torch.testing.assert_close(adapter.weight_update(site), delta)
 
@@ -240,8 +240,8 @@ def test_the_order_of_patterns_survives_saving(tmp_path):
     settings = LoraSettings(
         4, 4, ("query",), rank_pattern={"self.query": 2, "query": 1}, alpha_pattern={"z": 1, "a": 2}
     )
-    Adapter(settings, *factors({QUERY: 2})).save(tmp_path / "adapter")
-    loaded = Adapter.load(tmp_path / "adapter").settings
+    Lora(settings, *factors({QUERY: 2})).save(tmp_path / "adapter")
+    loaded = Lora.load(tmp_path / "adapter").settings
     assert list(loaded.rank_pattern) == ["self.query", "query"]
     assert list(loaded.alpha_pattern) == ["z", "a"]
 
@@ -258,7 +258,7 @@ def test_norm_is_that_of_the_updates(fan_in_fan_out):
 def test_half_precision_is_multiplied_in_float32():
     lora_A, lora_B = factors({QUERY: 2})
     halves = ({QUERY: lora_A[QUERY].bfloat16()}, {QUERY: lora_B[QUERY].bfloat16()})
-    delta = Adapter.from_factors(*halves, base_model_name_or_path=None).delta_weight(QUERY)
+    delta = Lora.from_factors(*halves, base_model_name_or_path=None).delta_weight(QUERY)
     torch.testing.assert_close(delta, halves[1][QUERY].float() @ halves[0][QUERY].float())
 
 
@@ -309,10 +309,10 @@ def test_round_trip(tmp_path_factory, ranks, shape, dtype, scaling, seed):
         {site: tensor.to(dtype) for site, tensor in held.items()}
         for held in factors(ranks, torch.Generator().manual_seed(seed), *shape)
     )
-    adapter = Adapter.from_factors(lora_A, lora_B, base_model_name_or_path="tiny", scaling=scaling)
+    adapter = Lora.from_factors(lora_A, lora_B, base_model_name_or_path="tiny", scaling=scaling)
     folder = tmp_path_factory.mktemp("round") / "adapter"
     adapter.save(folder)
-    loaded = Adapter.load(folder)
+    loaded = Lora.load(folder)
 
     assert loaded.settings == adapter.settings
     assert loaded.spec == adapter.spec
@@ -326,7 +326,7 @@ def test_equal_adapters_give_equal_bytes(tmp_path):
     lora_A, lora_B = factors({QUERY: 2, KEY: 1, VALUE: 2})
     backwards = tuple(dict(reversed(held.items())) for held in (lora_A, lora_B))
     for name, held in (("one", (lora_A, lora_B)), ("two", backwards), ("two", backwards)):
-        Adapter.from_factors(*held, base_model_name_or_path="tiny").save(
+        Lora.from_factors(*held, base_model_name_or_path="tiny").save(
             tmp_path / name, extra_files={"card.yaml": "é", "blob": b"\0"}
         )
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
@@ -339,10 +339,8 @@ def test_equal_adapters_give_equal_bytes(tmp_path):
 def test_views_and_shared_factors_are_saved(tmp_path):
     shared, flat = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)), torch.arange(20.0, requires_grad=True)
     lora_B = {QUERY: flat[:10].reshape(5, 2), VALUE: flat[10:].reshape(2, 5).T}
-    Adapter.from_factors({QUERY: shared, VALUE: shared}, lora_B, base_model_name_or_path=None).save(
-        tmp_path / "adapter"
-    )
-    loaded = Adapter.load(tmp_path / "adapter")
+    Lora.from_factors({QUERY: shared, VALUE: shared}, lora_B, base_model_name_or_path=None).save(tmp_path / "adapter")
+    loaded = Lora.load(tmp_path / "adapter")
     assert torch.equal(loaded.lora_A[VALUE], shared)
     assert torch.equal(loaded.lora_B[VALUE], lora_B[VALUE])
 
@@ -379,7 +377,7 @@ def edit_tensors(folder, changes):
 
 def refused(folder, *mentions):
     with pytest.raises(AdapterError) as caught:
-        Adapter.load(folder)
+        Lora.load(folder)
     for mention in (str(folder), *mentions):
         assert mention in str(caught.value)
 
@@ -467,9 +465,9 @@ def test_refuses_settings_by_name(folder, key, value):
     ],
 )
 def test_settings_without_effect_are_ignored(folder, key, value):
-    expected = Adapter.load(folder)
+    expected = Lora.load(folder)
     edit_config(folder, **{key: value})
-    loaded = Adapter.load(folder)
+    loaded = Lora.load(folder)
     assert loaded.settings == expected.settings
     assert torch.equal(loaded.delta_weight(QUERY), expected.delta_weight(QUERY))
 
@@ -589,9 +587,9 @@ def test_refuses_a_folder_that_is_none(tmp_path, folder):
 
 def test_refuses_factors_that_make_no_adapter():
     with pytest.raises(AdapterError, match="no sites"):
-        Adapter.from_factors({}, {}, base_model_name_or_path=None)
+        Lora.from_factors({}, {}, base_model_name_or_path=None)
     lora_A, lora_B = factors({QUERY: 2, VALUE: 2})
     with pytest.raises(AdapterError, match=f"{VALUE} has lora_A but no lora_B"):
-        Adapter.from_factors(lora_A, {QUERY: lora_B[QUERY]}, base_model_name_or_path=None)
+        Lora.from_factors(lora_A, {QUERY: lora_B[QUERY]}, base_model_name_or_path=None)
     with pytest.raises(AdapterError, match="lora_alpha is nan"):
-        Adapter.from_factors(lora_A, lora_B, base_model_name_or_path=None, scaling=math.nan)
+        Lora.from_factors(lora_A, lora_B, base_model_name_or_path=None, scaling=math.nan)

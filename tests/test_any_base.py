@@ -11,15 +11,15 @@ import torch
 import yaml
 from families import FAMILIES, write_base, write_task
 
-from loragen import cli
-from loragen.adapter import Adapter
-from loragen.bases import open_base
-from loragen.blueprint import Blueprint
+from loragen.adapters.adapter import Lora
+from loragen.bases.architecture import Blueprint
+from loragen.bases.open import open_base
+from loragen.bases.tokenised import TaskData
+from loragen.cli import app as cli
 from loragen.evaluation.evaluate import EvaluateConfig
-from loragen.experts import ExpertRecipe
-from loragen.foundry import ZooConfig, build
-from loragen.taskdata import TaskData
-from loragen.zoo import Zoo
+from loragen.recipes.expert import ExpertRecipe
+from loragen.zoo.build import ZooConfig, build
+from loragen.zoo.zoo import Zoo
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
@@ -81,7 +81,7 @@ def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monke
     told = ["generate", "a photo of meals", "--zoo", zoo, "--encoder", encoder, "--out", "made", "--merge", "--json"]
     (made,) = json.loads(run(monkeypatch, capsys, *told))
     assert made["base"] == str(base)
-    adapter = Adapter.load(Path("made"))
+    adapter = Lora.load(Path("made"))
     assert Blueprint.fitting(str(base), adapter.sites, adapter.settings.task_type).faults(adapter) == ()
 
     backbone, merged = (open_base(folder, objective=objective) for folder in (str(base), "made-merged"))
@@ -93,7 +93,7 @@ def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monke
     assert not torch.allclose(backbone.read(data).texts, wanted.texts, atol=1e-5)
 
     if name not in ("llama-3-8b", "clip-vit-b-16"):  # drawing takes a third of the time, and is the same for the others
-        monkeypatch.setattr("loragen.evaluation.plots.evaluation_plots", lambda _report, _folder: [])
+        monkeypatch.setattr("loragen.evaluation.figures.evaluation_plots", lambda _report, _folder: [])
     asked = [f"tasks={tasks}", f"encoder={encoder}", f"zoo={zoo}", f"oracles={zoo}"]
     report = json.loads(
         run(monkeypatch, capsys, "evaluate", f"configs/evaluate/{name}.yaml", *sets("evaluate", *asked), "--json")

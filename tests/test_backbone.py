@@ -1,18 +1,20 @@
 import math
 from dataclasses import replace
 
+import loragen.base
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_bert, write_tiny_encoder
 
-import loragen.backbone
-from loragen.adapter import Adapter, LoraSettings
-from loragen.backbone import Backbone, choose_dtype
-from loragen.embedding import resolve_model, weights_hash
+from loragen.adapters.adapter import Lora, LoraSettings
+from loragen.bases.base import Base
+from loragen.bases.devices import choose_dtype
+from loragen.bases.hub import resolve_model, weights_hash
+from loragen.bases.losses import contrast_loss, label_text_loss
+from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.errors import AdapterError, TaskError
-from loragen.losses import contrast_loss, label_text_loss
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -28,50 +30,50 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def backbone(folder):
-    return Backbone.load(str(folder))
+def base(folder):
+    return LabelTextEncoder.load(str(folder))
 
 
 def make_adapter(seed=0, sites=SITES, r=2, **options):
     rng = torch.Generator().manual_seed(seed)
     settings = LoraSettings(r=r, lora_alpha=3, target_modules=tuple(sites), **options)
-    return Adapter(
+    return Lora(
         settings,
         {site: 0.3 * torch.randn(settings.rank(site), columns, generator=rng) for site, (_, columns) in sites.items()},
         {site: 0.3 * torch.randn(rows, settings.rank(site), generator=rng) for site, (rows, _) in sites.items()},
     )
 
 
-def hidden(backbone):
+def hidden(base):
     ids = torch.arange(5, 29).reshape(2, 12)
     with torch.no_grad():
-        return backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        return base.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
 
 
-def embeddings(backbone, texts=TEXTS, **options):
-    return backbone.encode(backbone.tokenize(texts, max_length=64), **options)
+def embeddings(base, texts=TEXTS, **options):
+    return base.encode(base.tokenize(texts, max_length=64), **options)
 
 
-def has_hooks(backbone):
-    return any(module._forward_hooks for module in backbone.model.modules())
+def has_hooks(base):
+    return any(module._forward_hooks for module in base.model.modules())
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def test_a_loaded_base_is_frozen_and_known_by_its_weights(folder, backbone):
-    assert backbone.name == str(folder)
-    assert backbone.fingerprint == weights_hash(folder)
-    assert not backbone.model.training
-    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
-    assert torch.equal(hidden(backbone), hidden(replace(backbone, model=tiny_bert())))
+def test_a_loaded_base_is_frozen_and_known_by_its_weights(folder, base):
+    assert base.name == str(folder)
+    assert base.fingerprint == weights_hash(folder)
+    assert not base.model.training
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert torch.equal(hidden(base), hidden(replace(base, model=tiny_bert())))
 
 
-def test_a_base_in_bfloat16_embeds_in_float32(folder, backbone):
-    half = Backbone.load(str(folder), dtype=torch.bfloat16)
+def test_a_base_in_bfloat16_embeds_in_float32(folder, base):
+    half = LabelTextEncoder.load(str(folder), dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
-    with half.adapted(make_adapter()), backbone.adapted(make_adapter()):
-        met, wanted = embeddings(half), embeddings(backbone)
+    with half.adapted(make_adapter()), base.adapted(make_adapter()):
+        met, wanted = embeddings(half), embeddings(base)
     assert met.dtype == torch.float32
     assert torch.allclose(met.norm(dim=1), torch.ones(len(TEXTS)), atol=1e-6)
     assert 1e-5 < (met - wanted).abs().max() < 0.1
@@ -80,8 +82,8 @@ def test_a_base_in_bfloat16_embeds_in_float32(folder, backbone):
 # --- sites ----------------------------------------------------------------------------------------------------------
 
 
-def test_sites_come_in_the_order_of_the_base_with_their_sizes(backbone):
-    sites = backbone.sites(["intermediate.dense", "value", "query"])
+def test_sites_come_in_the_order_of_the_base_with_their_sizes(base):
+    sites = base.sites(["intermediate.dense", "value", "query"])
     wanted = [
         f"encoder.layer.{i}.{name}"
         for i in (0, 1)
@@ -104,83 +106,83 @@ def test_sites_come_in_the_order_of_the_base_with_their_sizes(backbone):
         (["output.dense", "encoder.layer.1.output.dense", "dense"], 7),
     ],
 )
-def test_targets_match_whole_dotted_endings(backbone, targets, sites):
-    met = backbone.sites(targets)
+def test_targets_match_whole_dotted_endings(base, targets, sites):
+    met = base.sites(targets)
     assert len(met) == sites
     assert all(any(f".{site}".endswith(f".{target}") for target in targets) for site in met)
 
 
 @pytest.mark.parametrize("target", ["uery", "q", "self", "encoder.layer.1", "LayerNorm", "encoder.query", ""])
-def test_a_target_that_matches_no_linear_module_is_refused(backbone, target):
+def test_a_target_that_matches_no_linear_module_is_refused(base, target):
     with pytest.raises(AdapterError, match=f"is called '{target}'; it has dense, key, query, value"):
-        backbone.sites(["query", target])
+        base.sites(["query", target])
 
 
 # --- tokens and embeddings ------------------------------------------------------------------------------------------
 
 
-def test_targets_can_be_one_regular_expression_for_whole_names(backbone):
-    met = backbone.sites(r"encoder\.layer\.1\..*\.(query|value)")
+def test_targets_can_be_one_regular_expression_for_whole_names(base):
+    met = base.sites(r"encoder\.layer\.1\..*\.(query|value)")
     assert list(met) == [f"encoder.layer.1.attention.self.{name}" for name in ("query", "value")]
     with pytest.raises(AdapterError, match=r"is called 'layer\.1'; it has dense"):
-        backbone.sites("layer.1")
+        base.sites("layer.1")
 
 
-def test_texts_become_ids_cut_at_a_length(backbone):
-    assert backbone.tokenize(["warm soup", "tea"], max_length=64) == [[2, 62, 59, 3], [2, 63, 3]]
-    assert backbone.tokenize(["warm soup"], max_length=3) == [[2, 62, 3]]
+def test_texts_become_ids_cut_at_a_length(base):
+    assert base.tokenize(["warm soup", "tea"], max_length=64) == [[2, 62, 59, 3], [2, 63, 3]]
+    assert base.tokenize(["warm soup"], max_length=3) == [[2, 62, 3]]
 
 
-def test_pairs_are_joined_and_the_longer_half_is_cut_first(backbone):
+def test_pairs_are_joined_and_the_longer_half_is_cut_first(base):
     soup, bread, tea = 59, 60, 63
-    assert backbone.tokenize(["soup", "tea"], ["bread", "soup"], max_length=64) == [
+    assert base.tokenize(["soup", "tea"], ["bread", "soup"], max_length=64) == [
         [2, soup, 3, bread, 3],
         [2, tea, 3, soup, 3],
     ]
-    assert backbone.tokenize(["soup " * 9], ["tea"], max_length=6) == [[2, soup, soup, 3, tea, 3]]
-    assert backbone.tokenize(["tea"], ["soup " * 9], max_length=6) == [[2, tea, 3, soup, soup, 3]]
+    assert base.tokenize(["soup " * 9], ["tea"], max_length=6) == [[2, soup, soup, 3, tea, 3]]
+    assert base.tokenize(["tea"], ["soup " * 9], max_length=6) == [[2, tea, 3, soup, soup, 3]]
 
 
-def test_both_halves_of_a_pair_count(backbone):
-    rows = backbone.encode(backbone.tokenize(["tea", "tea", "soup"], ["soup", "bread", "soup"], max_length=64))
+def test_both_halves_of_a_pair_count(base):
+    rows = base.encode(base.tokenize(["tea", "tea", "soup"], ["soup", "bread", "soup"], max_length=64))
     assert torch.pdist(rows).min() > 1e-3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
-def test_rows_do_not_depend_on_their_batch_and_keep_their_order(backbone, batch_size):
-    alone = torch.cat([backbone.embed([row]) for row in backbone.tokenize(TEXTS, max_length=64)])
+def test_rows_do_not_depend_on_their_batch_and_keep_their_order(base, batch_size):
+    alone = torch.cat([base.embed([row]) for row in base.tokenize(TEXTS, max_length=64)])
     assert torch.pdist(alone).min() > 1e-3
-    assert torch.allclose(embeddings(backbone, batch_size=batch_size), alone, atol=1e-6)
-    assert torch.allclose(embeddings(backbone, TEXTS[::-1], batch_size=batch_size), alone.flip(0), atol=1e-6)
+    assert torch.allclose(embeddings(base, batch_size=batch_size), alone, atol=1e-6)
+    assert torch.allclose(embeddings(base, TEXTS[::-1], batch_size=batch_size), alone.flip(0), atol=1e-6)
 
 
-def test_batches_hold_texts_of_like_length(backbone, monkeypatch):
+def test_batches_hold_texts_of_like_length(base, monkeypatch):
     batches = []
-    states = Backbone.states
+    states = Base.states
     monkeypatch.setattr(
-        Backbone,
+        Base,
         "states",
         lambda self, ids, **how: (batches.append([len(row) for row in ids]), states(self, ids, **how))[1],
     )
-    embeddings(backbone, batch_size=2)
+    embeddings(base, batch_size=2)
     lengths = [length for batch in batches for length in batch]
     assert lengths == sorted(lengths)
     assert list(map(len, batches)) == [2, 2, 2]
 
 
-def test_no_texts_are_refused(backbone):
+def test_no_texts_are_refused(base):
     with pytest.raises(TaskError, match="no text to encode"):
-        backbone.encode([])
+        base.encode([])
 
 
 @pytest.mark.parametrize(("separator", "joint"), [(None, "\n"), ("?", "")])
-def test_a_line_break_joins_a_pair_where_a_tokenizer_has_no_separator(backbone, separator, joint):
+def test_a_line_break_joins_a_pair_where_a_tokenizer_has_no_separator(base, separator, joint):
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {letter: i for i, letter in enumerate("?abcdefghijklmnopqrstuvwxyz \n")}
     letters = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, [])), sep_token=separator)
-    by_letter = replace(backbone, tokenizer=letters)
+    by_letter = replace(base, tokenizer=letters)
 
     def read(*texts, max_length):
         return [
@@ -207,53 +209,53 @@ def token_states(folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_states_are_means_over_the_tokens_of_a_text(backbone, token_states, batch_size):
-    ids = backbone.tokenize(TEXTS, max_length=64)
+def test_states_are_means_over_the_tokens_of_a_text(base, token_states, batch_size):
+    ids = base.tokenize(TEXTS, max_length=64)
     wanted = torch.stack([states.mean(0) for states in token_states])
     assert torch.pdist(wanted).min() > 1e-3
-    assert torch.allclose(backbone.encode_states(ids, batch_size=batch_size), wanted, atol=1e-6)
-    assert torch.allclose(backbone.states(ids), wanted, atol=1e-6)
+    assert torch.allclose(base.encode_states(ids, batch_size=batch_size), wanted, atol=1e-6)
+    assert torch.allclose(base.states(ids), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_the_last_state_is_that_of_the_last_token_and_not_of_padding(backbone, token_states, batch_size):
-    ids = backbone.tokenize(TEXTS, max_length=64)
+def test_the_last_state_is_that_of_the_last_token_and_not_of_padding(base, token_states, batch_size):
+    ids = base.tokenize(TEXTS, max_length=64)
     wanted = torch.stack([states[-1] for states in token_states])
     assert torch.pdist(wanted).min() > 1e-3
-    assert torch.allclose(backbone.encode_states(ids, pooling="last", batch_size=batch_size), wanted, atol=1e-6)
-    assert torch.allclose(backbone.states(ids, pooling="last"), wanted, atol=1e-6)
+    assert torch.allclose(base.encode_states(ids, pooling="last", batch_size=batch_size), wanted, atol=1e-6)
+    assert torch.allclose(base.states(ids, pooling="last"), wanted, atol=1e-6)
 
 
-def test_embeddings_are_normalised_states(backbone):
-    ids = backbone.tokenize(TEXTS, max_length=64)
-    states = backbone.encode_states(ids)
+def test_embeddings_are_normalised_states(base):
+    ids = base.tokenize(TEXTS, max_length=64)
+    states = base.encode_states(ids)
     assert (states.norm(dim=1) - 1).abs().min() > 0.1, "states have a length of their own"
     wanted = states / states.norm(dim=1, keepdim=True)
-    assert torch.allclose(backbone.encode(ids), wanted, atol=1e-6)
-    assert torch.allclose(backbone.embed(ids), wanted, atol=1e-6)
+    assert torch.allclose(base.encode(ids), wanted, atol=1e-6)
+    assert torch.allclose(base.embed(ids), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_states_of_a_base_in_bfloat16_are_float32(folder, pooling):
-    half = Backbone.load(str(folder), dtype=torch.bfloat16)
+    half = LabelTextEncoder.load(str(folder), dtype=torch.bfloat16)
     assert half.encode_states(half.tokenize(TEXTS, max_length=64), pooling=pooling).dtype == torch.float32
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_gradients_reach_the_factors_through_either_pooling(backbone, pooling):
+def test_gradients_reach_the_factors_through_either_pooling(base, pooling):
     factors = {site: tuple(f.requires_grad_() for f in make_adapter().scaled_factors(site)) for site in SITES}
-    with backbone.using(factors):
-        backbone.states(backbone.tokenize(TEXTS, max_length=64), pooling=pooling).square().sum().backward()
+    with base.using(factors):
+        base.states(base.tokenize(TEXTS, max_length=64), pooling=pooling).square().sum().backward()
     assert all(factor.grad.isfinite().all() and factor.grad.any() for pair in factors.values() for factor in pair)
 
 
 def test_embeddings_of_minilm_are_those_of_sentence_transformers():
     from sentence_transformers import SentenceTransformer
 
-    from loragen.embedding import quiet_loading
+    from loragen.bases.hub import quiet_loading
 
     texts = ["Which label fits?", "naïve café — 東京 🙂 don't", "a long text that goes on and on, " * 60]
-    minilm = Backbone.load("all-MiniLM-L6-v2")
+    minilm = LabelTextEncoder.load("all-MiniLM-L6-v2")
     with quiet_loading():
         reference = SentenceTransformer(str(resolve_model("all-MiniLM-L6-v2")), device="cpu")
     wanted = reference.encode(texts, convert_to_tensor=True, show_progress_bar=False)
@@ -268,48 +270,48 @@ def test_embeddings_of_minilm_are_those_of_sentence_transformers():
 @pytest.mark.parametrize(
     "options", [{}, {"use_rslora": True}, {"alpha_pattern": {"query": 7}}, {"rank_pattern": {"dense": 4}}]
 )
-def test_an_adapted_base_gives_what_peft_gives(backbone, tmp_path, options):
+def test_an_adapted_base_gives_what_peft_gives(base, tmp_path, options):
     from peft import PeftModel
 
     adapter = make_adapter(**options)
     adapter.save(tmp_path)
-    reference = hidden(replace(backbone, model=PeftModel.from_pretrained(tiny_bert(), tmp_path).eval()))
-    bare = hidden(backbone)
-    with backbone.adapted(adapter):
-        met = hidden(backbone)
+    reference = hidden(replace(base, model=PeftModel.from_pretrained(tiny_bert(), tmp_path).eval()))
+    bare = hidden(base)
+    with base.adapted(adapter):
+        met = hidden(base)
     assert torch.allclose(met, reference, atol=1e-6)
     assert (met - bare).abs().max() > 0.1
-    assert torch.equal(hidden(backbone), bare)
+    assert torch.equal(hidden(base), bare)
 
 
-def test_no_adapter_is_the_bare_base(backbone):
-    bare = hidden(backbone)
-    with backbone.adapted(None):
-        assert torch.equal(hidden(backbone), bare)
+def test_no_adapter_is_the_bare_base(base):
+    bare = hidden(base)
+    with base.adapted(None):
+        assert torch.equal(hidden(base), bare)
 
 
-def test_adapters_in_use_add_up(backbone):
-    from loragen.merging import weighted_sum
+def test_adapters_in_use_add_up(base):
+    from loragen.adapters.combine import weighted_sum
 
     first, second = make_adapter(1), make_adapter(2)
-    with backbone.adapted(first), backbone.adapted(second):
-        both = hidden(backbone)
-    with backbone.adapted(weighted_sum([first, second], [1, 1])):
-        assert torch.allclose(hidden(backbone), both, atol=1e-5)
+    with base.adapted(first), base.adapted(second):
+        both = hidden(base)
+    with base.adapted(weighted_sum([first, second], [1, 1])):
+        assert torch.allclose(hidden(base), both, atol=1e-5)
 
 
-def adapt_and_fail(backbone):
-    with backbone.adapted(make_adapter()):
-        assert has_hooks(backbone)
+def adapt_and_fail(base):
+    with base.adapted(make_adapter()):
+        assert has_hooks(base)
         raise ZeroDivisionError
 
 
-def test_an_adapter_is_gone_even_where_the_block_raises(backbone):
-    bare = hidden(backbone)
+def test_an_adapter_is_gone_even_where_the_block_raises(base):
+    bare = hidden(base)
     with pytest.raises(ZeroDivisionError):
-        adapt_and_fail(backbone)
-    assert not has_hooks(backbone)
-    assert torch.equal(hidden(backbone), bare)
+        adapt_and_fail(base)
+    assert not has_hooks(base)
+    assert torch.equal(hidden(base), bare)
 
 
 @pytest.mark.parametrize(
@@ -321,21 +323,21 @@ def test_an_adapter_is_gone_even_where_the_block_raises(backbone):
         ("embeddings.word_embeddings", (16, 64), "which is a Embedding in .*only linear modules"),
     ],
 )
-def test_an_adapter_of_another_base_is_refused_and_leaves_no_trace(backbone, site, shape, message):
+def test_an_adapter_of_another_base_is_refused_and_leaves_no_trace(base, site, shape, message):
     adapter = make_adapter(sites={f"encoder.{QUERY}": (16, 16), site: shape})
-    with pytest.raises(AdapterError, match=message), backbone.adapted(adapter):
+    with pytest.raises(AdapterError, match=message), base.adapted(adapter):
         pass
-    assert not has_hooks(backbone)
+    assert not has_hooks(base)
 
 
-def test_gradients_reach_the_factors_and_not_the_base(backbone):
+def test_gradients_reach_the_factors_and_not_the_base(base):
     factors = {site: tuple(f.requires_grad_() for f in make_adapter().scaled_factors(site)) for site in SITES}
-    rows = backbone.tokenize(TEXTS, max_length=64)
-    with backbone.using(factors):
-        loss = label_text_loss(backbone.embed(rows), backbone.embed(rows[:2]), torch.tensor([0, 1, 0, 1, 0, 1]))
+    rows = base.tokenize(TEXTS, max_length=64)
+    with base.using(factors):
+        loss = label_text_loss(base.embed(rows), base.embed(rows[:2]), torch.tensor([0, 1, 0, 1, 0, 1]))
     loss.backward()
     assert all(factor.grad.isfinite().all() and factor.grad.any() for pair in factors.values() for factor in pair)
-    assert all(parameter.grad is None for parameter in backbone.model.parameters())
+    assert all(parameter.grad is None for parameter in base.model.parameters())
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -411,6 +413,6 @@ def test_auto_takes_the_faster_precision(monkeypatch, faster):
         # One slow call of the faster one, as where another process comes between, decides nothing.
         clock[0] += 9.0 if calls.count(faster) == 1 and x.dtype == faster else 1.0 if x.dtype == faster else 2.0
 
-    monkeypatch.setattr(loragen.backbone.F, "linear", linear)
-    monkeypatch.setattr(loragen.backbone.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(loragen.bases.base.F, "linear", linear)
+    monkeypatch.setattr(loragen.bases.base.time, "perf_counter", lambda: clock[0])
     assert choose_dtype("auto") == faster

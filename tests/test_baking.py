@@ -2,9 +2,9 @@ import pytest
 import torch
 from models import tiny_bert, tiny_gpt2, write_tiny_encoder
 
-from loragen.adapter import Adapter, LoraSettings
-from loragen.baking import merge_into_base
+from loragen.adapters.adapter import Lora, LoraSettings
 from loragen.errors import AdapterError
+from loragen.exporters.merged_model import merge_into_base
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -29,7 +29,7 @@ def make(seed, ranks=None, lora_alpha=3, **options):
     rng = torch.Generator().manual_seed(seed)
     a = {site: 0.3 * torch.randn(rank, SHAPES[site][1], generator=rng) for site, rank in ranks.items()}
     b = {site: 0.3 * torch.randn(SHAPES[site][0], rank, generator=rng) for site, rank in ranks.items()}
-    return Adapter(settings, a, b)
+    return Lora(settings, a, b)
 
 
 def mixed():
@@ -65,13 +65,13 @@ def test_a_merged_folder_loads_and_gives_the_adapted_embeddings(base, tmp_path, 
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel
 
-    from loragen.backbone import Backbone
-    from loragen.embedding import quiet_loading
+    from loragen.bases.hub import quiet_loading
+    from loragen.bases.text_encoder import LabelTextEncoder
 
     out = tmp_path / "deep" / "merged"
     merge_into_base(adapter, base, out)
     assert capfd.readouterr() == ("", "")
-    backbone = Backbone.load(str(base))
+    backbone = LabelTextEncoder.load(str(base))
     with backbone.adapted(adapter):
         wanted = backbone.encode(backbone.tokenize(TEXTS, max_length=64))
     with quiet_loading():
@@ -91,7 +91,7 @@ def test_weights_kept_the_other_way_round_are_merged_too(tmp_path):
     tiny_gpt2().transformer.save_pretrained(tmp_path / "base")
     sites = {"h.0.attn.c_proj": (16, 16), "h.1.mlp.c_fc": (64, 16)}
     rng = torch.Generator().manual_seed(0)
-    adapter = Adapter.from_factors(
+    adapter = Lora.from_factors(
         {site: torch.randn(2, columns, generator=rng) for site, (_, columns) in sites.items()},
         {site: torch.randn(rows, 2, generator=rng) for site, (rows, _) in sites.items()},
         base_model_name_or_path="tiny",
@@ -144,7 +144,7 @@ def other_bases():
     }
     return [
         (
-            Adapter.from_factors(
+            Lora.from_factors(
                 {QUERY: torch.ones(1, 16), site: torch.ones(1, columns)},
                 {QUERY: torch.ones(16, 1), site: torch.ones(rows, 1)},
                 base_model_name_or_path="other",

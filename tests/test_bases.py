@@ -9,14 +9,14 @@ import pytest
 import torch
 from families import FAMILIES, write_base, write_task
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.baking import merge_into_base
-from loragen.bases import KINDS, objective_of, open_base
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.open import KINDS, objective_of, open_base
+from loragen.bases.scores import score_task
+from loragen.bases.tokenised import TaskData
 from loragen.errors import ConfigError
-from loragen.evaluation.scoring import score_task
-from loragen.experts import ExpertRecipe, Start, train_expert
-from loragen.taskdata import TaskData
+from loragen.exporters.merged_model import merge_into_base
+from loragen.recipes.expert import ExpertRecipe, Start, train_expert
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def backbones(folders) -> dict[str, Backbone]:
+def backbones(folders) -> dict[str, Base]:
     return {name: open_base(str(folders[name]), objective=FAMILIES[name].objective) for name in FAMILIES}
 
 
@@ -36,7 +36,7 @@ def family(request, folders) -> tuple[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def backbone(family, backbones) -> Backbone:
+def base(family, backbones) -> Base:
     return backbones[family[0]]
 
 
@@ -46,47 +46,47 @@ def task(family, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(task, backbone) -> TaskData:
-    return TaskData.of(task, task.load_test(), backbone, max_length=32)
+def data(task, base) -> TaskData:
+    return TaskData.of(task, task.load_test(), base, max_length=32)
 
 
-def random_adapter(family: str, backbone: Backbone) -> Adapter:
+def random_adapter(family: str, base: Base) -> Lora:
     """Random factors at the sites that experts of a family have."""
     rng = torch.Generator().manual_seed(0)
-    sizes = backbone.sites(FAMILIES[family].target_modules)
-    return Adapter.from_factors(
+    sizes = base.sites(FAMILIES[family].target_modules)
+    return Lora.from_factors(
         {site: torch.randn(2, size[1], generator=rng) for site, size in sizes.items()},
         {site: 0.3 * torch.randn(size[0], 2, generator=rng) for site, size in sizes.items()},
-        base_model_name_or_path=backbone.name,
-        task_type=backbone.task_type,
-        fan_in_fan_out=backbone.stores_transposed(sizes),
+        base_model_name_or_path=base.name,
+        task_type=base.task_type,
+        fan_in_fan_out=base.stores_transposed(sizes),
     )
 
 
 @pytest.fixture(scope="module")
-def adapter(family, backbone) -> Adapter:
-    return random_adapter(family[0], backbone)
+def adapter(family, base) -> Lora:
+    return random_adapter(family[0], base)
 
 
-def test_an_expert_learns_its_task_and_leaves_the_base_alone(family, backbone, task, data) -> None:
+def test_an_expert_learns_its_task_and_leaves_the_base_alone(family, base, task, data) -> None:
     targets = FAMILIES[family[0]].target_modules
-    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
     recipe = ExpertRecipe(
-        objective=backbone.objective, r=4, target_modules=targets, steps=30, learning_rate=3e-2, max_length=32
+        objective=base.objective, r=4, target_modules=targets, steps=30, learning_rate=3e-2, max_length=32
     )
-    start = Start.random(backbone.sites(targets), recipe.r, rng=torch.Generator().manual_seed(0))
-    expert = train_expert(task, backbone, start, recipe)
+    start = Start.random(base.sites(targets), recipe.r, rng=torch.Generator().manual_seed(0))
+    expert = train_expert(task, base, start, recipe)
     factors = {site: (expert.lora_A[site], b) for site, b in expert.mean.items()}
-    bare = backbone.held_out_loss(data, contrast_weight=0)
-    with backbone.using(factors):
-        assert backbone.held_out_loss(data, contrast_weight=0) < 0.95 * bare
-    assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())
+    bare = base.held_out_loss(data, contrast_weight=0)
+    with base.using(factors):
+        assert base.held_out_loss(data, contrast_weight=0) < 0.95 * bare
+    assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
 
 
-def test_a_task_is_scored_under_an_adapter_and_without(backbone, adapter, data) -> None:
-    bare, adapted = score_task(backbone, None, data), score_task(backbone, adapter, data)
+def test_a_task_is_scored_under_an_adapter_and_without(base, adapter, data) -> None:
+    bare, adapted = score_task(base, None, data), score_task(base, adapter, data)
     assert bare != adapted
-    readout = backbone.read(data)
+    readout = base.read(data)
     assert readout.texts.shape[0] == len(data)
     assert readout.logits.shape == (len(data), 2)
     torch.testing.assert_close(readout.texts.norm(dim=1), torch.ones(len(data)))
@@ -110,31 +110,31 @@ for name, (kind, base) in json.loads(sys.argv[1]).items():
 """
 
 
-def model_inputs(backbone, data) -> dict[str, torch.Tensor]:
-    if backbone.objective == "image_text":
+def model_inputs(base, data) -> dict[str, torch.Tensor]:
+    if base.objective == "image_text":
         ids = torch.tensor([list(row) for row in data.label_ids[:1]])
-        return {"pixel_values": backbone._pixels(data.ids[:3]), "input_ids": ids}
+        return {"pixel_values": base._pixels(data.ids[:3]), "input_ids": ids}
     length = min(len(row) for row in data.ids)
     ids = {"input_ids": torch.tensor([list(row)[:length] for row in data.ids[:3]])}
-    return ids | {"decoder_input_ids": ids["input_ids"]} if backbone.objective == "seq2seq" else ids
+    return ids | {"decoder_input_ids": ids["input_ids"]} if base.objective == "seq2seq" else ids
 
 
-def output_of(backbone, inputs) -> torch.Tensor:
+def output_of(base, inputs) -> torch.Tensor:
     with torch.no_grad():
-        output = backbone.model(**inputs)
+        output = base.model(**inputs)
     return next(output[name] for name in ("logits", "logits_per_image", "last_hidden_state") if name in output)
 
 
 def test_peft_computes_what_we_compute_in_a_process_of_its_own(folders, backbones, tmp_path) -> None:
     wanted = {}
-    for name, backbone in backbones.items():
-        adapter, task = random_adapter(name, backbone), write_task(tmp_path / name / "task", name)
+    for name, base in backbones.items():
+        adapter, task = random_adapter(name, base), write_task(tmp_path / name / "task", name)
         adapter.save(tmp_path / name / "adapter")
-        inputs = model_inputs(backbone, TaskData.of(task, task.load_test(), backbone, max_length=32))
+        inputs = model_inputs(base, TaskData.of(task, task.load_test(), base, max_length=32))
         torch.save(inputs, tmp_path / name / "inputs.pt")
-        bare = output_of(backbone, inputs)
-        with backbone.adapted(adapter):
-            wanted[name] = output_of(backbone, inputs)
+        bare = output_of(base, inputs)
+        with base.adapted(adapter):
+            wanted[name] = output_of(base, inputs)
         assert (wanted[name] - bare).abs().max() > 1e-2, name
     told = json.dumps({name: (backbones[name].model_class, str(folder)) for name, folder in folders.items()})
     done = subprocess.run([sys.executable, "-c", PEFT, told, str(tmp_path)], capture_output=True, text=True)
@@ -144,15 +144,15 @@ def test_peft_computes_what_we_compute_in_a_process_of_its_own(folders, backbone
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_the_merged_base_computes_what_the_adapted_one_does(family, backbone, adapter, data, tmp_path) -> None:
+def test_the_merged_base_computes_what_the_adapted_one_does(family, base, adapter, data, tmp_path) -> None:
     merge_into_base(adapter, family[1], tmp_path / "merged")
-    merged = open_base(str(tmp_path / "merged"), objective=backbone.objective)
-    with backbone.adapted(adapter):
-        wanted = backbone.read(data)
+    merged = open_base(str(tmp_path / "merged"), objective=base.objective)
+    with base.adapted(adapter):
+        wanted = base.read(data)
     found = merged.read(data)
     torch.testing.assert_close(found.texts, wanted.texts, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-3)
-    assert (backbone.read(data).texts - wanted.texts).abs().max() > 1e-3
+    assert (base.read(data).texts - wanted.texts).abs().max() > 1e-3
 
 
 def test_every_task_type_leads_to_its_objective() -> None:

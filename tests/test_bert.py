@@ -12,10 +12,11 @@ from models import tiny_bert
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from loragen.adapter import Adapter
-from loragen.bert import WEIGHTS, Bert, linear_sizes, read_config
-from loragen.blueprint import Blueprint
-from loragen.embedding import TextEncoder, resolve_model
+from loragen.adapters.adapter import Lora
+from loragen.bases.architecture import Blueprint
+from loragen.bases.hub import resolve_model
+from loragen.bases.plain_bert import WEIGHTS, Bert, linear_sizes, read_config
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import AdapterError, ConfigError
 
 TEXTS = [
@@ -103,7 +104,7 @@ QUERY = "encoder.layer.0.attention.self.query"
     ],
 )
 def test_an_adapter_is_checked_against_it_as_against_any_base(site, size, options, fault):
-    adapter = Adapter.from_factors(
+    adapter = Lora.from_factors(
         {site: torch.ones(2, size)},
         {site: torch.ones(size, 2)},
         base_model_name_or_path="all-MiniLM-L6-v2",
@@ -120,14 +121,14 @@ def test_an_adapter_is_checked_against_it_as_against_any_base(site, size, option
 def test_a_damaged_config_is_an_error_that_names_the_base(tmp_path):
     (tmp_path / "config.json").write_text("{")
     sites = {QUERY: torch.ones(2, 16)}, {QUERY: torch.ones(16, 2)}
-    adapter = Adapter.from_factors(*sites, base_model_name_or_path=str(tmp_path), task_type="FEATURE_EXTRACTION")
+    adapter = Lora.from_factors(*sites, base_model_name_or_path=str(tmp_path), task_type="FEATURE_EXTRACTION")
     with pytest.raises(ConfigError, match="cannot be laid out"):
         Blueprint.check_at_hand(str(tmp_path), adapter)
 
 
 def test_generating_over_it_does_not_import_transformers(tmp_path):
     script = (
-        "import sys; from typer.testing import CliRunner; from loragen.cli import app;"
+        "import sys; from typer.testing import CliRunner; from loragen.cli.app import app;"
         "result = CliRunner().invoke(app, sys.argv[1:]); print(result.output); assert result.exit_code == 0;"
         "print(sorted({'transformers', 'peft', 'sentence_transformers', 'lightning'} & sys.modules.keys()))"
     )

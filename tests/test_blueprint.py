@@ -4,8 +4,8 @@ import pytest
 import torch
 from models import tiny_gpt2, tiny_llama
 
-from loragen.adapter import Adapter
-from loragen.blueprint import Blueprint, Linear
+from loragen.adapters.adapter import Lora
+from loragen.bases.architecture import Blueprint, Linear
 from loragen.errors import AdapterError, ConfigError
 
 # PEFT asks transformers for an attribute that transformers has renamed.
@@ -66,7 +66,7 @@ def write_config(folder, model_class, declared=True, **values):
 
 def adapter_at(sites, r=2, **options):
     """An adapter of ones: site → (out, in)."""
-    return Adapter.from_factors(
+    return Lora.from_factors(
         {site: torch.ones(r, columns) for site, (_, columns) in sites.items()},
         {site: torch.ones(rows, r) for site, (rows, _) in sites.items()},
         base_model_name_or_path="tiny",
@@ -267,7 +267,7 @@ def test_adapters_of_peft_fit_the_models_they_were_made_on(tmp_path):
         model.save_pretrained(base)
         config = LoraConfig(r=2, target_modules=targets, fan_in_fan_out=fan, task_type="CAUSAL_LM")
         get_peft_model(model, config).save_pretrained(tmp_path / f"{i}-adapter")
-        adapter = Adapter.load(tmp_path / f"{i}-adapter")
+        adapter = Lora.load(tmp_path / f"{i}-adapter")
         blueprint = Blueprint.fitting(str(base), adapter.sites, "CAUSAL_LM")
         assert blueprint.faults(adapter) == ()
         blueprint.check(adapter)

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loragen.bases.scores import Scores
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import Cell, CellFile
 from loragen.evaluation.controls import NONSENSE, OTHER, RIGHT
 from loragen.evaluation.novelty import Novelty
-from loragen.evaluation.scoring import Scores
 
 SHORT = Scores(accuracy=0.25, macro_f1=0.2, cross_entropy=1.5, knn_accuracy=0.75)
 WHOLE = Scores(accuracy=1 / 3, macro_f1=0.3, cross_entropy=0.1 + 0.2, knn_accuracy=2 / 3, v_measure=0.0)

@@ -6,9 +6,9 @@ import typer
 from models import tiny_bert, tiny_llama
 from typer.testing import CliRunner
 
-from loragen import console
-from loragen.adapter import Adapter
-from loragen.commands.check import check
+from loragen.adapters.adapter import Lora
+from loragen.cli import console
+from loragen.cli.check import check
 from loragen.errors import AdapterError, ConfigError
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def with_config(model, folder):
 
 
 def write(folder, base, *sites, size=16, **options):
-    Adapter.from_factors(
+    Lora.from_factors(
         {site: torch.ones(8, size) for site in sites},
         {site: torch.ones(size, 8) for site in sites},
         base_model_name_or_path=base,

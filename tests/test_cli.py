@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from loragen import cli
-from loragen.adapter import Adapter
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.cli import app as cli
+from loragen.zoo.zoo import Zoo
 
 
 class Result(NamedTuple):
@@ -46,7 +46,7 @@ def minilm_adapter(tmp_path_factory) -> Path:
     rng = torch.Generator().manual_seed(0)
     sites = [f"encoder.layer.{i}.attention.self.{name}" for i in range(6) for name in ("query", "value")]
     folder = tmp_path_factory.mktemp("adapters") / "random"
-    Adapter.from_factors(
+    Lora.from_factors(
         {site: torch.randn(4, 384, generator=rng) / 20 for site in sites},
         {site: torch.randn(384, 4, generator=rng) / 10 for site in sites},
         base_model_name_or_path="sentence-transformers/all-MiniLM-L6-v2",
@@ -66,7 +66,7 @@ def test_generate_writes_an_adapter_and_says_what_it_did(run, tiny_zoo) -> None:
     result = run("generate", "Route a bank's mail.", "--generator", "topk", "--zoo", tiny_zoo.root)
     assert result.status == 0
     folder = Path("adapters/route-a-bank-s-mail")
-    assert Adapter.load(folder).norm() > 0
+    assert Lora.load(folder).norm() > 0
     assert {"adapter_config.json", "adapter_model.safetensors", "card.yaml", "README.md"} == set(files_of(folder))
     for part in ("similarity", "weight", "bank", "not a no-op", str(folder), "loragen classify"):
         assert part in result.out
@@ -77,7 +77,7 @@ def test_generate_json_is_json_alone(run, tiny_zoo) -> None:
     result = run("generate", "Route mail.", "--generator", "topk", "--zoo", tiny_zoo.root, "--top-k", 2, "--json")
     (made,) = json.loads(result.out)
     assert len(made["parents"]) == 2
-    assert made["norm"] == pytest.approx(Adapter.load(Path(made["folder"])).norm(), abs=1e-5)
+    assert made["norm"] == pytest.approx(Lora.load(Path(made["folder"])).norm(), abs=1e-5)
 
 
 def test_same_seed_same_bytes(run, tiny_zoo) -> None:
@@ -171,14 +171,14 @@ def test_merge_writes_a_plain_model_with_the_adapted_embeddings(run, minilm_adap
     assert run("merge", minilm_adapter, "--out", "merged").status == 0
     from sentence_transformers import SentenceTransformer
 
-    from loragen.backbone import Backbone
+    from loragen.bases.text_encoder import LabelTextEncoder
 
     texts = ["My card was stolen.", "What a lovely day to go sailing, is it not?"]
     merged = SentenceTransformer("merged", device="cpu").encode(texts, convert_to_tensor=True)
-    backbone = Backbone.load("all-MiniLM-L6-v2")
-    with backbone.adapted(Adapter.load(minilm_adapter)):
-        adapted = backbone.encode(backbone.tokenize(texts, max_length=128))
-    bare = backbone.encode(backbone.tokenize(texts, max_length=128))
+    base = LabelTextEncoder.load("all-MiniLM-L6-v2")
+    with base.adapted(Lora.load(minilm_adapter)):
+        adapted = base.encode(base.tokenize(texts, max_length=128))
+    bare = base.encode(base.tokenize(texts, max_length=128))
     torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=0)
     assert (merged - bare).abs().max() > 1e-2
     refused = run("merge", minilm_adapter, "--out", "merged")
@@ -224,7 +224,7 @@ def test_zoo_check_names_the_damaged_expert(run, tiny_zoo, tmp_path) -> None:
 def test_zoo_check_speaks_of_folds_too(run, tiny_zoo, tmp_path) -> None:
     import shutil
 
-    from loragen.folds import FOLDS, Fold, FoldPlan, write_fold
+    from loragen.zoo.folds import FOLDS, Fold, FoldPlan, write_fold
 
     assert "8 experts, all whole" in run("zoo", "check", "--zoo", tiny_zoo.root).out
     copy = tmp_path / "copy"
@@ -235,7 +235,7 @@ def test_zoo_check_speaks_of_folds_too(run, tiny_zoo, tmp_path) -> None:
 
 
 def test_zoo_build_shows_every_stage(run, tiny_zoo, tmp_path, monkeypatch) -> None:
-    from loragen import foundry
+    from loragen.zoo import build as foundry
 
     def build(_config, report) -> None:
         for stage in ("multitask", "experts", "folds"):
@@ -263,7 +263,7 @@ def test_train_and_generate_end_to_end(run, tiny_zoo, tmp_path) -> None:
     assert trained.status == 0
     assert json.loads(trained.out)["losses"].keys() == {"loss", "reconstruction", "kl"}
     made = json.loads(run("generate", "Mail.", "--zoo", zoo, "--samples", 2, "--json").out)
-    first, second = (Adapter.load(Path(row["folder"])) for row in made)
+    first, second = (Lora.load(Path(row["folder"])) for row in made)
     assert not torch.equal(first.delta_weight(first.sites[0]), second.delta_weight(second.sites[0]))
     # Other experts than those it was trained on: refused, not silently wrong.
     shutil.rmtree(zoo / "experts" / "mood")
@@ -301,7 +301,7 @@ def test_icm_is_trained_on_texts_and_told_by_examples(run, tiny_zoo, tmp_path) -
     (plain,) = json.loads(run(*ask, "--out", "plain").out)
     assert (told["examples"], plain["examples"]) == (2, 0)
     assert "and 2 texts of the task" in Path("told/README.md").read_text()
-    one, other = (Adapter.load(Path(name)) for name in ("told", "plain"))
+    one, other = (Lora.load(Path(name)) for name in ("told", "plain"))
     assert not torch.equal(one.delta_weight(one.sites[0]), other.delta_weight(one.sites[0]))
     refused = run("generate", "Mail.", "--generator", "topk", "--zoo", zoo, "--examples", data)
     assert refused.status == 2
@@ -331,7 +331,7 @@ def test_a_generated_adapter_can_be_fitted_to_examples(run, toys, tmp_path) -> N
     assert "and then fitted to these" in Path("fitted/README.md").read_text()
     assert "fitted to 12 examples; read back" in run(*told, "--out", "said").out
     assert "fitted" not in run(*ask, "--out", "unsaid").out
-    one, other = (Adapter.load(Path(name)) for name in ("plain", "fitted"))
+    one, other = (Lora.load(Path(name)) for name in ("plain", "fitted"))
     assert not torch.allclose(one.delta_weight(one.sites[0]), other.delta_weight(other.sites[0]), atol=1e-3)
     for arguments, message in (
         ((*ask, "--fit"), "--fit wants labelled examples"),
@@ -457,7 +457,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_the_shipped_zoo_is_whole_and_free_of_test_tasks() -> None:
-    from loragen.zoo import default_zoo
+    from loragen.zoo.zoo import default_zoo
 
     zoo = Zoo.open(default_zoo())
     assert [fault for _, fault in zoo.check() if fault] == []

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen import codec as codec_module
-from loragen.codec import Codec
+from loragen.adapters import codec as codec_module
+from loragen.adapters.codec import Codec
 
 SIZES = {"first": 12, "second": 6, "third": 4}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from models import tiny_bert
 
-from loragen import cli
-from loragen.adapter import Adapter, LoraSettings
-from loragen.merging import combined
+from loragen.adapters.adapter import Lora, LoraSettings
+from loragen.adapters.combine import combined
+from loragen.cli import app as cli
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -36,7 +36,7 @@ def run(capsys, monkeypatch, tmp_path):
 
 def make(seed, *, r, sites, **options):
     rng = torch.Generator().manual_seed(seed)
-    return Adapter(
+    return Lora(
         LoraSettings(r=r, lora_alpha=3, target_modules=sites, base_model_name_or_path="tiny", **options),
         {site: torch.randn(r, SHAPES[site][1], generator=rng) for site in sites},
         {site: torch.randn(SHAPES[site][0], r, generator=rng) for site in sites},
@@ -47,12 +47,12 @@ def deltas_by_peft(folder):
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(tiny_bert(), folder)
-    read = Adapter.load(Path(folder)).sites
+    read = Lora.load(Path(folder)).sites
     return {site: model.base_model.model.get_submodule(site).get_delta_weight("default").detach() for site in read}
 
 
 def test_peft_reads_the_weighted_sum_that_was_asked_for(run):
-    one, two = (Adapter.load(Path(name)) for name in ("one", "two"))
+    one, two = (Lora.load(Path(name)) for name in ("one", "two"))
     for arguments, (first, second) in (((), (0.5, 0.5)), (("--weights", "-.6,.4", "--scale", 2), (-1.2, 0.8))):
         assert run("one", "two", "--out", "sum", "--force", *arguments)[0] == 0
         met = deltas_by_peft("sum")
@@ -69,7 +69,7 @@ def test_every_option_arrives_at_the_merge(run, method):
     ask = ("one", "two", "--method", method, "--weights", "1,.5", "--scale", ".7", "--rank", "3", "--seed", "9")
     assert run(*ask, "--density", ".4", "--out", "set")[0] == 0
     assert run(*ask, "--out", "default")[0] == 0
-    adapters = [Adapter.load(Path(name)) for name in ("one", "two")]
+    adapters = [Lora.load(Path(name)) for name in ("one", "two")]
     for folder, density in (("set", 0.4), ("default", 0.2)):
         rng = torch.Generator().manual_seed(9)
         merged = combined(adapters, [1, 0.5], method=method, density=density, scale=0.7, rank=3, rng=rng)
@@ -82,8 +82,8 @@ def test_what_was_written_is_said_and_printed_as_json(run):
     status, out, err = run(*ask, "--out", "said")
     assert (status, err) == (0, "")
     made = json.loads(run(*ask, "--out", "json", "--json")[1])
-    read = Adapter.load(Path("json"))
-    full = combined([Adapter.load(Path(name)) for name in ("one", "two")], [0.5, 0.5], rng=torch.Generator())
+    read = Lora.load(Path("json"))
+    full = combined([Lora.load(Path(name)) for name in ("one", "two")], [0.5, 0.5], rng=torch.Generator())
     assert {key: made[key] for key in ("folder", "method", "weights", "sites", "r")} == {
         "folder": "json",
         "method": "sum",
@@ -131,8 +131,8 @@ def test_mistakes_end_with_status_2_and_nothing_written(run, arguments, message)
 
 
 def test_an_adapter_that_does_not_read_back_is_told_of(run, monkeypatch):
-    save = Adapter.save
-    monkeypatch.setattr(Adapter, "save", lambda adapter, folder, **_: save(Adapter.load(Path("one")), folder))
+    save = Lora.save
+    monkeypatch.setattr(Lora, "save", lambda adapter, folder, **_: save(Lora.load(Path("one")), folder))
     status, _, err = run("two", "--out", "new")
     assert status == 2
     assert "new does not read back as it was written" in err

@@ -4,28 +4,30 @@ import pytest
 import torch
 from models import write_tiny_encoder
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.embedding import TextEncoder
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.conditions.condition import Conditioner
+from loragen.conditions.task_vectors import EvidenceKind, Reader, Reading
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError
-from loragen.generators.base import AdapterGenerator
-from loragen.generators.conditions import Conditioner
-from loragen.task_vectors import Evidence, Reader, Reading, Support
+from loragen.generators.base import Generator
+from loragen.tasks.examples import Support
 
 DESCRIPTION = "Is it soup or tea?"
 SUPPORT = Support(("warm soup", "cold tea"), ("soup", "tea"))
 SITE = "encoder.layer.0.attention.self.value"
-OWN_ADAPTER = Adapter.from_factors(
+OWN_ADAPTER = Lora.from_factors(
     {SITE: torch.eye(16)}, {SITE: 2 * torch.eye(16)}, base_model_name_or_path="tiny", task_type="FEATURE_EXTRACTION"
 )
 
 
 @dataclass(frozen=True)
-class Reads(AdapterGenerator):
+class Reads(Generator):
     """A generator that says how its task vectors are read and makes nothing."""
 
     reading: Reading | None = None
-    evidence: tuple[Evidence, ...] = ("description", "labels", "texts", "examples")
+    evidence: tuple[EvidenceKind, ...] = ("description", "labels", "texts", "examples")
 
     def generate(self, condition, *, rng, num_samples=1):
         raise NotImplementedError
@@ -45,8 +47,8 @@ def reading(tmp_path_factory):
 @pytest.fixture
 def loaded(monkeypatch):
     """Names of the models that are loaded to read task vectors."""
-    names, load = [], Backbone.load
-    monkeypatch.setattr(Backbone, "load", lambda name, **options: (names.append(name), load(name, **options))[1])
+    names, load = [], LabelTextEncoder.load
+    monkeypatch.setattr(Base, "load", lambda name, **options: (names.append(name), load(name, **options))[1])
     return names
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, SHUFFLED, controls, nonsense
-from loragen.tasks import Task, TaskSource
+from loragen.tasks.task_set import Task, TaskSource
 
 SHORT_WORDS = "Do so, to me; go to no tea: be at a zoo, see a bee, free us, stop!"
 """Words of one syllable, which a maker of syllables hits upon sooner or later."""

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.embedding import TextEncoder, default_cache, quiet_loading, resolve_model, weights_hash
+from loragen.bases.hub import quiet_loading, resolve_model, weights_hash
+from loragen.conditions.text_encoder import TextEncoder, default_cache
 from loragen.errors import ConfigError, TaskError
 
 TEXTS = [

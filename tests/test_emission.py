@@ -7,13 +7,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.adapter import Adapter
+from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import weighted_sum
 from loragen.config import read_yaml
-from loragen.emission import GeneratedCard, card_of, slug, write_adapter
 from loragen.errors import AdapterError
-from loragen.fewshot import FewShotRecipe
-from loragen.generators.base import Generation, Neighbour
-from loragen.merging import weighted_sum
+from loragen.exporters.card import GeneratedCard, card_of, slug
+from loragen.exporters.peft_folder import write_adapter
+from loragen.generators.base import Generation
+from loragen.recipes.few_shot import FewShotRecipe
+from loragen.zoo.expert_index import Neighbour
 
 DESCRIPTION = 'Sort "mail": urgent, or not?\n  Answer: one word.'
 NEIGHBOURS = (Neighbour("rain", 0.81234567, 0.75), Neighbour("bank", 0.5, 0.25), Neighbour("news", 0.1, 0.0))
@@ -57,7 +59,7 @@ def test_an_adapter_is_written_with_card_and_model_card(generation, card, tmp_pa
         "card.yaml",
         "README.md",
     }
-    read = Adapter.load(written.folder)
+    read = Lora.load(written.folder)
     assert read.spec == generation.adapter.spec
     for site in read.sites:
         assert torch.equal(read.delta_weight(site), generation.adapter.delta_weight(site))
@@ -85,7 +87,7 @@ def test_an_adapter_takes_the_place_of_an_older_one(generation, card, tmp_path):
 
 def test_an_adapter_that_does_nothing_is_refused_and_nothing_is_written(generation, card, tmp_path):
     adapter = generation.adapter
-    zero = Adapter(adapter.settings, adapter.lora_A, {site: b * 0 for site, b in adapter.lora_B.items()})
+    zero = Lora(adapter.settings, adapter.lora_A, {site: b * 0 for site, b in adapter.lora_B.items()})
     with pytest.raises(AdapterError, match=r"unchanged.*nothing was written"):
         write_adapter(Generation(zero, NEIGHBOURS), card, tmp_path / "new" / "adapter")
     assert not list(tmp_path.iterdir())
@@ -93,8 +95,8 @@ def test_an_adapter_that_does_nothing_is_refused_and_nothing_is_written(generati
 
 def test_an_adapter_that_comes_back_changed_is_named(generation, card, tmp_path, monkeypatch):
     adapter = generation.adapter
-    other = Adapter(adapter.settings, adapter.lora_A, {site: 1.1 * b for site, b in adapter.lora_B.items()})
-    monkeypatch.setattr(Adapter, "load", lambda _folder: other)
+    other = Lora(adapter.settings, adapter.lora_A, {site: 1.1 * b for site, b in adapter.lora_B.items()})
+    monkeypatch.setattr(Lora, "load", lambda _folder: other)
     with pytest.raises(AdapterError, match=r"adapter does not read back as it was written"):
         write_adapter(generation, card, tmp_path / "adapter")
 

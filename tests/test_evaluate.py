@@ -10,9 +10,11 @@ from models import word_task, write_tiny_encoder
 from sklearn.metrics import v_measure_score
 from test_foundry import in_this_process
 
-from loragen.adapter import Adapter
+from loragen.adapters.adapter import Lora
+from loragen.bases.scores import read_task, score_task, scores_of, v_measure
+from loragen.bases.tokenised import Readout, TaskData
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import dump_yaml
-from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, TaskError, ZooError
 from loragen.evaluation import evaluate as module
 from loragen.evaluation.cells import ALL, Cell, CellFile
@@ -30,19 +32,18 @@ from loragen.evaluation.evaluate import (
     refuse_leaks,
     shuffled,
 )
-from loragen.evaluation.scoring import read_task, score_task, scores_of, v_measure
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import summarise
-from loragen.experts import ExpertRecipe, MultitaskRecipe
-from loragen.fewshot import fit_examples
 from loragen.files import atomic_write
-from loragen.foundry import ZooConfig, build
-from loragen.generators.base import AdapterGenerator, Generation
-from loragen.generators.catalogue import open_generator
-from loragen.generators.sg import SGConfig
-from loragen.generators.sg_fit import SGTrainConfig, fit_sg
-from loragen.taskdata import Readout, TaskData
-from loragen.zoo import Zoo
+from loragen.generators.base import Generation, Generator
+from loragen.generators.registry import open_generator
+from loragen.generators.sg.fit import SGTrainConfig, fit_sg
+from loragen.generators.sg.model import SGConfig
+from loragen.recipes.expert import ExpertRecipe
+from loragen.recipes.few_shot import fit_examples
+from loragen.recipes.multitask import MultitaskRecipe
+from loragen.zoo.build import ZooConfig, build
+from loragen.zoo.zoo import Zoo
 
 EXPERTS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm")}
 NEAR = {"cups": ("tea", "warm")}
@@ -63,15 +64,15 @@ SHORT = 20
 class Asked(NamedTuple):
     description: str
     seed: int
-    adapter: Adapter
+    adapter: Lora
 
 
-class Overheard(AdapterGenerator):
+class Overheard(Generator):
     """Passes on what another generator makes, and keeps what it was asked."""
 
     name: ClassVar[str] = "overheard"
 
-    def __init__(self, generator: AdapterGenerator) -> None:
+    def __init__(self, generator: Generator) -> None:
         self.generator = generator
         self.is_stochastic = generator.is_stochastic
         self.asked: list[Asked] = []
@@ -83,7 +84,7 @@ class Overheard(AdapterGenerator):
         return made
 
 
-class Told(AdapterGenerator):
+class Told(Generator):
     """Gives the adapter that a function of the description says."""
 
     name: ClassVar[str] = "told"
@@ -222,15 +223,15 @@ def with_generators(monkeypatch, **generators):
     return {"generators": tuple(generators)}
 
 
-def first_of(task, backbone, number=SHORT, **options) -> TaskData:
+def first_of(task, base, number=SHORT, **options) -> TaskData:
     """The first test texts, as they are in the file."""
-    return TaskData.of(task, shuffled(task).subset(range(number)), backbone, max_length=128, **options)
+    return TaskData.of(task, shuffled(task).subset(range(number)), base, max_length=128, **options)
 
 
 def direct(bench, task, adapter, **options):
     """Scores on the whole test file and on the first texts, with nothing of the evaluation between."""
-    data = TaskData.of(task, shuffled(task), bench.backbone, max_length=128, **options)
-    readout = read_task(bench.backbone, adapter, data)
+    data = TaskData.of(task, shuffled(task), bench.base, max_length=128, **options)
+    readout = read_task(bench.base, adapter, data)
     first = Readout(readout.texts[:SHORT], readout.logits[:SHORT], readout.targets[:SHORT])
     return scores_of(readout, clustering=True), scores_of(first)
 
@@ -240,7 +241,7 @@ def of(evaluation, method):
 
 
 def scaled(adapter, factor):
-    return Adapter(adapter.settings, adapter.lora_A, {site: factor * b for site, b in adapter.lora_B.items()})
+    return Lora(adapter.settings, adapter.lora_A, {site: factor * b for site, b in adapter.lora_B.items()})
 
 
 def interrupt(_what, done, _total):
@@ -249,7 +250,7 @@ def interrupt(_what, done, _total):
 
 
 def double(folder):
-    adapter = Adapter.load(folder)
+    adapter = Lora.load(folder)
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("adapter_")}
     scaled(adapter, 2.0).save(folder, extra_files=kept)
 
@@ -329,8 +330,8 @@ def test_a_generated_adapter_is_scored_as_it_was_generated(whole, method):
         if cell.control == RIGHT:
             assert (cell.scores, cell.short) == direct(whole.bench, task, one.adapter)
         else:
-            first = first_of(task, whole.bench.backbone)
-            assert (cell.scores, cell.short) == (None, score_task(whole.bench.backbone, one.adapter, first))
+            first = first_of(task, whole.bench.base)
+            assert (cell.scores, cell.short) == (None, score_task(whole.bench.base, one.adapter, first))
 
 
 @pytest.mark.parametrize("method", ["mean", "nearest", "topk", "sg"])
@@ -419,9 +420,9 @@ def overheard_embedding(monkeypatch):
     """Keep which adapter, by the bytes of its factors, was put to which texts."""
     calls = []
 
-    def embed(backbone, adapter, data):
+    def embed(base, adapter, data):
         calls.append((None if adapter is None else factors_of(adapter), tuple(map(tuple, data.ids))))
-        return read_task(backbone, adapter, data)
+        return read_task(base, adapter, data)
 
     monkeypatch.setattr(module, "read_task", embed)
     return calls
@@ -462,8 +463,8 @@ def test_forgetting_is_the_mean_change_on_tasks_of_other_families(whole):
     bench, tasks = whole.bench, {task.id: task for task in whole.bench.tasks}
 
     def right(task, adapter):
-        first = first_of(tasks[task], bench.backbone, bench.config.unrelated_texts)
-        return score_task(bench.backbone, adapter, first).accuracy
+        first = first_of(tasks[task], bench.base, bench.config.unrelated_texts)
+        return score_task(bench.base, adapter, first).accuracy
 
     for task, strangers in STRANGERS.items():
         for method, adapter in ((ORACLE, bench.oracles.adapter(task)), (MULTITASK, bench.zoo.multitask())):
@@ -492,7 +493,7 @@ def test_forgetting_need_not_be_measured(whole, here):
 
 def test_the_instructed_lora_sees_the_description_before_every_text(whole):
     bench = whole.bench
-    adapter = Adapter.load(bench.config.instructed)
+    adapter = Lora.load(bench.config.instructed)
     for task in bench.tasks:
         cell = whole.cell(task.id, INSTRUCTED)
         assert (cell.scores, cell.short) == direct(bench, task, adapter, instruction=task.description)
@@ -503,11 +504,11 @@ def test_the_instructed_lora_sees_the_description_before_every_text(whole):
 
 def test_the_instructed_lora_is_told_its_own_task_on_unrelated_ones(whole):
     bench, tasks = whole.bench, {task.id: task for task in whole.bench.tasks}
-    adapter = Adapter.load(bench.config.instructed)
+    adapter = Lora.load(bench.config.instructed)
 
     def right(stranger, adapter, **options):
-        data = first_of(tasks[stranger], bench.backbone, bench.config.unrelated_texts, **options)
-        return score_task(bench.backbone, adapter, data).accuracy
+        data = first_of(tasks[stranger], bench.base, bench.config.unrelated_texts, **options)
+        return score_task(bench.base, adapter, data).accuracy
 
     for task, strangers in STRANGERS.items():
         told = tasks[task].description
@@ -523,7 +524,7 @@ def test_another_multitask_lora_can_take_the_place_of_the_zoos(whole, here, tmp_
     bench, cells = evaluate(changed(here, multitask=tmp_path / "tuned", instructed=None, generators=("nearest",)))
     rows = [cell for cell in cells if cell.method == MULTITASK]
     for task, cell in zip(bench.tasks, rows, strict=True):
-        assert (cell.scores, cell.short) == direct(bench, task, Adapter.load(tmp_path / "tuned"))
+        assert (cell.scores, cell.short) == direct(bench, task, Lora.load(tmp_path / "tuned"))
     assert rows != of(whole, MULTITASK)
     with pytest.raises(ConfigError, match=r"adapters \(multi-task LoRA\)"):
         evaluate(changed(here, instructed=None, generators=("nearest",)))
@@ -559,9 +560,9 @@ def test_adapters_are_fitted_to_a_few_examples_of_each_class(fitting):
                 examples = task.load_train().few(3, rng=module._rng(task, f"examples {seed}"))
                 assert sorted(examples.labels) == [0, 0, 0, 1, 1, 1]
                 adapter = module._adapter(bench, task, begun, task.description, seed)
-                data = TaskData.of(task, examples, bench.backbone, max_length=64)
-                wanted = fit_examples(adapter, data, bench.backbone, fitting.few_shot.recipe)
-                scores = score_task(bench.backbone, wanted, bench.data(task))
+                data = TaskData.of(task, examples, bench.base, max_length=64)
+                wanted = fit_examples(adapter, data, bench.base, fitting.few_shot.recipe)
+                scores = score_task(bench.base, wanted, bench.data(task))
                 cell = found[task.id, row, RIGHT, seed]
                 assert cell.scores.cross_entropy == pytest.approx(scores.cross_entropy, abs=1e-4)
             one, other = (found[task.id, row, RIGHT, seed].adapter for seed in (3, 5))
@@ -593,8 +594,8 @@ def few(whole, config, tmp_path, monkeypatch) -> EvaluateConfig:
     bench = dataclasses.replace(whole.bench, tasks=whole.bench.tasks[:2], accuracies={})
     monkeypatch.setattr(Bench, "open", lambda config: reopened(bench, config))
 
-    def embed(backbone, adapter, data):
-        readout = read_task(backbone, adapter, data)
+    def embed(base, adapter, data):
+        readout = read_task(base, adapter, data)
         drift = 1e-3 * len(data.ids)
         return dataclasses.replace(readout, texts=readout.texts + drift, logits=readout.logits * (1 + drift))
 

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from models import word_task, write_tiny_encoder
 
 import loragen.training
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
+from loragen.adapters.adapter import Lora
+from loragen.bases.losses import contrast_loss, label_text_loss
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
 from loragen.errors import TaskError
-from loragen.experts import AdapterObjective, ExpertRecipe, MultitaskRecipe, Start, train_expert, train_multitask
-from loragen.losses import contrast_loss, label_text_loss
-from loragen.taskdata import TaskData
-from loragen.tasks import TaskSource
+from loragen.recipes.expert import AdapterObjective, ExpertRecipe, Start, train_expert
+from loragen.recipes.multitask import MultitaskRecipe, train_multitask
+from loragen.tasks.task_set import TaskSource
 
 RECIPE = ExpertRecipe(
     r=2, steps=40, batch_size=16, learning_rate=3e-2, max_length=32, held_out=40, choices=4, window=6, snapshots=6
@@ -26,8 +27,8 @@ def seeded(seed=0):
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return Backbone.load(str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)))
+def base(tmp_path_factory):
+    return LabelTextEncoder.load(str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)))
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +37,23 @@ def task(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(backbone):
-    return Start.random(backbone.sites(RECIPE.target_modules), RECIPE.r, rng=seeded())
+def start(base):
+    return Start.random(base.sites(RECIPE.target_modules), RECIPE.r, rng=seeded())
 
 
 @pytest.fixture(scope="module")
-def expert(task, backbone, start):
-    return train_expert(task, backbone, start, RECIPE)
+def expert(task, base, start):
+    return train_expert(task, base, start, RECIPE)
 
 
 def equal(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[site], two[site]) for site in one)
 
 
-def loss_of(task, backbone, lora_A, lora_B):
-    data = TaskData.of(task, task.load_test(), backbone, max_length=32)
-    with backbone.using({site: (lora_A[site], lora_B[site]) for site in lora_B}):
-        texts, labels = backbone.encode(data.ids), backbone.encode(data.label_ids)
+def loss_of(task, base, lora_A, lora_B):
+    data = TaskData.of(task, task.load_test(), base, max_length=32)
+    with base.using({site: (lora_A[site], lora_B[site]) for site in lora_B}):
+        texts, labels = base.encode(data.ids), base.encode(data.label_ids)
     return float(label_text_loss(texts, labels, data.targets))
 
 
@@ -82,7 +83,7 @@ def test_a_start_at_an_adapter_keeps_its_delta_weights(seed, scaling):
     rng = seeded(seed)
     lora_A = {"one": torch.randn(3, 8, generator=rng), "two": torch.randn(2, 6, generator=rng)}
     lora_B = {"one": torch.randn(5, 3, generator=rng), "two": torch.randn(7, 2, generator=rng)}
-    adapter = Adapter.from_factors(lora_A, lora_B, base_model_name_or_path=None, scaling=scaling)
+    adapter = Lora.from_factors(lora_A, lora_B, base_model_name_or_path=None, scaling=scaling)
     start = Start.at(adapter)
     assert_frame(start)
     for site in adapter.sites:
@@ -132,9 +133,9 @@ def test_a_split_is_disjoint_whole_and_leaves_most_for_training(n, held_out, see
     assert [ids[0] for ids in (*train.ids, *held.ids)] == train.targets.tolist() + held.targets.tolist()
 
 
-def test_texts_and_labels_are_tokenised_by_the_base(task, backbone):
-    data = TaskData.of(task, task.load_train(), backbone, max_length=4)
-    assert data.label_ids == tuple(backbone.tokenize(["soup", "tea"], max_length=4))
+def test_texts_and_labels_are_tokenised_by_the_base(task, base):
+    data = TaskData.of(task, task.load_train(), base, max_length=4)
+    assert data.label_ids == tuple(base.tokenize(["soup", "tea"], max_length=4))
     assert data.targets.tolist() == [i % 2 for i in range(200)]
     assert len(data.ids) == 200
     assert max(map(len, data.ids)) == 4
@@ -143,9 +144,9 @@ def test_texts_and_labels_are_tokenised_by_the_base(task, backbone):
 # --- an expert ------------------------------------------------------------------------------------------------------
 
 
-def test_training_makes_the_task_easier(task, backbone, start, expert):
-    before = loss_of(task, backbone, start.lora_A, start.lora_B)
-    after = loss_of(task, backbone, expert.lora_A, expert.mean)
+def test_training_makes_the_task_easier(task, base, start, expert):
+    before = loss_of(task, base, start.lora_A, start.lora_B)
+    after = loss_of(task, base, expert.lora_A, expert.mean)
     assert after < 0.5 * before
 
 
@@ -154,16 +155,16 @@ def test_only_b_is_trained(start, expert):
     assert all(b.abs().sum() > 0 for b in expert.mean.values())
 
 
-def test_the_base_stays_bit_for_bit(task, backbone, start):
-    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-    train_expert(task, backbone, start, RECIPE.model_copy(update={"steps": 2}))
-    assert equal(backbone.model.state_dict(), before)
-    assert not backbone.model.training
-    assert not any(module._forward_hooks for module in backbone.model.modules())
-    assert all(parameter.grad is None for parameter in backbone.model.parameters())
+def test_the_base_stays_bit_for_bit(task, base, start):
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    train_expert(task, base, start, RECIPE.model_copy(update={"steps": 2}))
+    assert equal(base.model.state_dict(), before)
+    assert not base.model.training
+    assert not any(module._forward_hooks for module in base.model.modules())
+    assert all(parameter.grad is None for parameter in base.model.parameters())
 
 
-def test_mean_variance_and_snapshots_are_those_of_the_best_window(task, backbone, start, monkeypatch):
+def test_mean_variance_and_snapshots_are_those_of_the_best_window(task, base, start, monkeypatch):
     trajectory = []
 
     def watched(objective, *args, on_step, **options):
@@ -173,10 +174,10 @@ def test_mean_variance_and_snapshots_are_those_of_the_best_window(task, backbone
 
         return fit(objective, *args, on_step=step, **options)
 
-    fit, losses = loragen.training.fit, iter([3.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr(loragen.training, "fit", watched)
+    fit, losses = loragen.training.lightning_fit.fit, iter([3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(loragen.training.lightning_fit, "fit", watched)
     monkeypatch.setattr(AdapterObjective, "validation_loss", lambda *_: next(losses))
-    expert = train_expert(task, backbone, start, RECIPE.model_copy(update={"snapshots": 3}))
+    expert = train_expert(task, base, start, RECIPE.model_copy(update={"snapshots": 3}))
     assert len(trajectory) == RECIPE.steps
     assert (expert.steps, expert.held_out_losses) == (20, {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0})
     for site, mean in expert.mean.items():
@@ -188,52 +189,52 @@ def test_mean_variance_and_snapshots_are_those_of_the_best_window(task, backbone
         assert torch.equal(expert.snapshots[site], points[[0, 2, 5]])
 
 
-def test_the_length_is_the_one_that_did_best_on_the_held_out_slice(task, backbone, start, expert):
+def test_the_length_is_the_one_that_did_best_on_the_held_out_slice(task, base, start, expert):
     losses = expert.held_out_losses
     assert list(losses) == [10, 20, 30, 40]
     assert losses[expert.steps] == min(losses.values())
-    _, held_out = TaskData.of(task, task.load_train(), backbone, max_length=32).split(40, rng=seeded())
-    with backbone.using({site: (start.lora_A[site], b) for site, b in expert.mean.items()}):
-        texts, labels = backbone.encode(held_out.ids), backbone.encode(held_out.label_ids)
+    _, held_out = TaskData.of(task, task.load_train(), base, max_length=32).split(40, rng=seeded())
+    with base.using({site: (start.lora_A[site], b) for site, b in expert.mean.items()}):
+        texts, labels = base.encode(held_out.ids), base.encode(held_out.label_ids)
     assert losses[expert.steps] == pytest.approx(float(label_text_loss(texts, labels, held_out.targets)), rel=1e-4)
 
 
-def test_the_seed_decides(task, backbone, start, expert):
-    again = train_expert(task, backbone, start, RECIPE)
+def test_the_seed_decides(task, base, start, expert):
+    again = train_expert(task, base, start, RECIPE)
     for name in ("mean", "variance", "snapshots"):
         assert equal(getattr(again, name), getattr(expert, name))
     assert again.held_out_losses == expert.held_out_losses
-    other = train_expert(task, backbone, start, RECIPE.model_copy(update={"seed": 1}))
+    other = train_expert(task, base, start, RECIPE.model_copy(update={"seed": 1}))
     assert not equal(other.mean, expert.mean)
 
 
-def test_training_never_looks_at_the_test_file(task, backbone, start, expert, tmp_path):
+def test_training_never_looks_at_the_test_file(task, base, start, expert, tmp_path):
     train = shutil.copy(task.source.train, tmp_path)
     alone = task.model_copy(update={"source": TaskSource(train=str(train), test=str(tmp_path / "missing.jsonl"))})
-    assert equal(train_expert(alone, backbone, start, RECIPE).mean, expert.mean)
+    assert equal(train_expert(alone, base, start, RECIPE).mean, expert.mean)
     with pytest.raises(TaskError):
         alone.load_test()
 
 
-def test_the_shortest_training_has_a_mean_and_a_finite_variance(task, backbone, start):
-    short = train_expert(task, backbone, start, RECIPE.model_copy(update={"steps": 2}))
+def test_the_shortest_training_has_a_mean_and_a_finite_variance(task, base, start):
+    short = train_expert(task, base, start, RECIPE.model_copy(update={"steps": 2}))
     assert short.steps == 2
     assert all(variance.isfinite().all() for variance in short.variance.values())
     with pytest.raises(ValueError, match="steps"):
         ExpertRecipe(steps=1)  # one point has no variance
 
 
-def test_too_few_examples_are_refused(backbone, start, tmp_path):
+def test_too_few_examples_are_refused(base, start, tmp_path):
     with pytest.raises(TaskError, match=r"'few' has 9 training examples; at least 10"):
-        train_expert(word_task(tmp_path, "few", train=9), backbone, start, RECIPE)
-    train_expert(word_task(tmp_path, "enough", train=10), backbone, start, RECIPE.model_copy(update={"steps": 2}))
+        train_expert(word_task(tmp_path, "few", train=9), base, start, RECIPE)
+    train_expert(word_task(tmp_path, "enough", train=10), base, start, RECIPE.model_copy(update={"steps": 2}))
 
 
-def test_contrast_is_added_with_its_weight(task, backbone, start):
-    data = TaskData.of(task, task.load_train(), backbone, max_length=32).subset(range(12))
-    objective = AdapterObjective(backbone, start, train_a=False, contrast_weight=0.3)
+def test_contrast_is_added_with_its_weight(task, base, start):
+    data = TaskData.of(task, task.load_train(), base, max_length=32).subset(range(12))
+    objective = AdapterObjective(base, start, train_a=False, contrast_weight=0.3)
     losses = {name: float(value.detach()) for name, value in objective.loss(data).items()}
-    texts = backbone.encode(data.ids)
+    texts = base.encode(data.ids)
     assert losses["contrast"] == pytest.approx(float(contrast_loss(texts, data.targets)), rel=1e-4)
     assert losses["loss"] == pytest.approx(losses["label_text"] + 0.3 * losses["contrast"], rel=1e-5)
     assert objective.validation_loss(data, objective.factors()) == pytest.approx(losses["loss"], rel=1e-4)
@@ -249,36 +250,36 @@ def tasks(task, tmp_path_factory):
     return [task, word_task(tmp_path_factory.mktemp("tasks"), "meals", words=("bread", "soup"))]
 
 
-def test_a_multitask_adapter_helps_every_task(tasks, backbone, start):
+def test_a_multitask_adapter_helps_every_task(tasks, base, start):
     longer = MULTITASK.model_copy(update={"steps": 40})
-    trained, history = train_multitask(tasks, backbone, start, RECIPE, longer, train_a=True)
+    trained, history = train_multitask(tasks, base, start, RECIPE, longer, train_a=True)
     assert len(history) == 40
     for task in tasks:
-        assert loss_of(task, backbone, trained.lora_A, trained.lora_B) < 0.7 * loss_of(
-            task, backbone, start.lora_A, start.lora_B
+        assert loss_of(task, base, trained.lora_A, trained.lora_B) < 0.7 * loss_of(
+            task, base, start.lora_A, start.lora_B
         )
 
 
 @pytest.mark.parametrize("train_a", [False, True])
-def test_a_moves_only_where_it_may(tasks, backbone, start, train_a):
+def test_a_moves_only_where_it_may(tasks, base, start, train_a):
     before = {site: a.clone() for site, a in start.lora_A.items()}
-    trained, _ = train_multitask(tasks, backbone, start, RECIPE, MULTITASK, train_a=train_a)
+    trained, _ = train_multitask(tasks, base, start, RECIPE, MULTITASK, train_a=train_a)
     assert equal(trained.lora_A, start.lora_A) is not train_a
     assert equal(start.lora_A, before), "the start itself stays"
 
 
-def test_a_resumed_multitask_adapter_is_the_uninterrupted_one(tasks, backbone, start, tmp_path):
-    wanted, history = train_multitask(tasks, backbone, start, RECIPE, MULTITASK, train_a=True)
+def test_a_resumed_multitask_adapter_is_the_uninterrupted_one(tasks, base, start, tmp_path):
+    wanted, history = train_multitask(tasks, base, start, RECIPE, MULTITASK, train_a=True)
 
     def stop(step):
         if step == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_multitask(tasks, backbone, start, RECIPE, MULTITASK, train_a=True, checkpoints=tmp_path, on_step=stop)
+        train_multitask(tasks, base, start, RECIPE, MULTITASK, train_a=True, checkpoints=tmp_path, on_step=stop)
     seen = []
     resumed, resumed_history = train_multitask(
-        tasks, backbone, start, RECIPE, MULTITASK, train_a=True, checkpoints=tmp_path, on_step=seen.append
+        tasks, base, start, RECIPE, MULTITASK, train_a=True, checkpoints=tmp_path, on_step=seen.append
     )
     assert seen == [9, 10, 11, 12]
     assert equal(resumed.lora_A, wanted.lora_A)

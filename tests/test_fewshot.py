@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.losses import label_text_loss
+from loragen.bases.scores import score_task
+from loragen.bases.tokenised import TaskData
 from loragen.errors import AdapterError, TaskError
-from loragen.evaluation.scoring import score_task
-from loragen.fewshot import FewShotRecipe, examples_of, fit_examples
-from loragen.losses import label_text_loss
-from loragen.task_vectors import Support
-from loragen.taskdata import TaskData
-from loragen.tasks import Examples, Task, TaskSet
-from loragen.zoo import Zoo
+from loragen.recipes.few_shot import FewShotRecipe, examples_of, fit_examples
+from loragen.tasks.examples import Examples, Support
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import Zoo
 
 RECIPE = FewShotRecipe(steps=20, learning_rate=5e-2, window=5)
 
@@ -24,7 +24,7 @@ def zoo(toys) -> Zoo:
 
 
 @pytest.fixture(scope="module")
-def backbone(zoo) -> Backbone:
+def base(zoo) -> Base:
     return zoo.load_base()
 
 
@@ -34,43 +34,43 @@ def task(toys) -> Task:
 
 
 @pytest.fixture(scope="module")
-def begun(zoo) -> Adapter:
+def begun(zoo) -> Lora:
     """Of another task than the one that is fitted to."""
     return zoo.adapter("drinks")
 
 
 @pytest.fixture(scope="module")
-def data(task, backbone) -> TaskData:
+def data(task, base) -> TaskData:
     few = task.load_train().few(8, rng=torch.Generator().manual_seed(0))
     assert sorted(few.labels) == [0] * 8 + [1] * 8
-    return TaskData.of(task, few, backbone, max_length=32)
+    return TaskData.of(task, few, base, max_length=32)
 
 
-def deltas(adapter: Adapter) -> Tensor:
+def deltas(adapter: Lora) -> Tensor:
     return torch.cat([adapter.delta_weight(site).flatten() for site in sorted(adapter.sites)])
 
 
-def loss(backbone: Backbone, adapter: Adapter, data: TaskData) -> float:
-    with backbone.adapted(adapter):
-        return float(label_text_loss(backbone.encode(data.ids), backbone.encode(data.label_ids), data.targets))
+def loss(base: Base, adapter: Lora, data: TaskData) -> float:
+    with base.adapted(adapter):
+        return float(label_text_loss(base.encode(data.ids), base.encode(data.label_ids), data.targets))
 
 
-def test_fitting_serves_the_task_and_leaves_the_adapter_it_began_at_alone(begun, data, task, backbone):
+def test_fitting_serves_the_task_and_leaves_the_adapter_it_began_at_alone(begun, data, task, base):
     met = deltas(begun)
-    fitted = fit_examples(begun, data, backbone, RECIPE)
+    fitted = fit_examples(begun, data, base, RECIPE)
     assert torch.equal(deltas(begun), met)
-    assert loss(backbone, fitted, data) < 0.8 * loss(backbone, begun, data)
-    test = TaskData.of(task, task.load_test(), backbone, max_length=32)
-    before, after = (score_task(backbone, adapter, test) for adapter in (begun, fitted))
+    assert loss(base, fitted, data) < 0.8 * loss(base, begun, data)
+    test = TaskData.of(task, task.load_test(), base, max_length=32)
+    before, after = (score_task(base, adapter, test) for adapter in (begun, fitted))
     assert after.cross_entropy < 0.6 * before.cross_entropy
     assert after.accuracy > before.accuracy
 
 
-def test_it_begins_at_the_adapter_and_keeps_rank_base_and_what_it_reads_from(begun, data, backbone):
-    still = fit_examples(begun, data, backbone, RECIPE.model_copy(update={"learning_rate": 1e-12}))
+def test_it_begins_at_the_adapter_and_keeps_rank_base_and_what_it_reads_from(begun, data, base):
+    still = fit_examples(begun, data, base, RECIPE.model_copy(update={"learning_rate": 1e-12}))
     # A is made orthonormal and stored in bfloat16 precision.
     torch.testing.assert_close(deltas(still), deltas(begun), rtol=0, atol=0.02 * float(deltas(begun).abs().max()))
-    fitted = fit_examples(begun, data, backbone, RECIPE)
+    fitted = fit_examples(begun, data, base, RECIPE)
     assert fitted.settings.base_model_name_or_path == begun.settings.base_model_name_or_path
     assert [site.r for site in fitted.spec.sites] == [site.r for site in begun.spec.sites]
     for site in begun.sites:
@@ -79,10 +79,10 @@ def test_it_begins_at_the_adapter_and_keeps_rank_base_and_what_it_reads_from(beg
         assert left.norm() < 0.02 * fitted.delta_weight(site).norm()
 
 
-def test_the_adapter_is_the_mean_over_the_last_steps(begun, data, backbone):
+def test_the_adapter_is_the_mean_over_the_last_steps(begun, data, base):
     steps = []
     ends = [
-        fit_examples(begun, data, backbone, RECIPE.model_copy(update={"window": window}), on_step=steps.append)
+        fit_examples(begun, data, base, RECIPE.model_copy(update={"window": window}), on_step=steps.append)
         for window in (1, 20, 100)
     ]
     assert steps == [*range(1, 21)] * 3
@@ -91,43 +91,43 @@ def test_the_adapter_is_the_mean_over_the_last_steps(begun, data, backbone):
     assert moved[2] == moved[1], "no more than there are"
 
 
-def test_the_same_seed_gives_the_same_adapter(begun, data, backbone):
+def test_the_same_seed_gives_the_same_adapter(begun, data, base):
     short = RECIPE.model_copy(update={"steps": 4, "batch_size": 4})
     one, again, other = (
-        deltas(fit_examples(begun, data, backbone, short.model_copy(update={"seed": seed}))) for seed in (0, 0, 1)
+        deltas(fit_examples(begun, data, base, short.model_copy(update={"seed": seed}))) for seed in (0, 0, 1)
     )
     torch.testing.assert_close(one, again, rtol=0, atol=1e-6)
     assert (one - other).norm() > 1e-3 * one.norm()
 
 
-def test_fewer_examples_than_a_batch_are_one_batch(begun, data, backbone):
+def test_fewer_examples_than_a_batch_are_one_batch(begun, data, base):
     two = data.subset([data.targets.tolist().index(label) for label in (0, 1)])
-    fitted = fit_examples(begun, two, backbone, RECIPE)
-    assert loss(backbone, fitted, two) < loss(backbone, begun, two)
+    fitted = fit_examples(begun, two, base, RECIPE)
+    assert loss(base, fitted, two) < loss(base, begun, two)
 
 
-def test_examples_of_one_label_are_refused(begun, data, backbone):
+def test_examples_of_one_label_are_refused(begun, data, base):
     with pytest.raises(TaskError, match="all of one label; give some of at least two"):
-        fit_examples(begun, data.subset((data.targets == 0).nonzero()[:, 0].tolist()), backbone, RECIPE)
+        fit_examples(begun, data.subset((data.targets == 0).nonzero()[:, 0].tolist()), base, RECIPE)
 
 
-def test_an_adapter_of_another_base_is_refused(tiny_zoo, data, backbone):
+def test_an_adapter_of_another_base_is_refused(tiny_zoo, data, base):
     with pytest.raises(AdapterError, match="made for another base model"):
-        fit_examples(tiny_zoo.adapter("bank"), data, backbone, RECIPE)
+        fit_examples(tiny_zoo.adapter("bank"), data, base, RECIPE)
 
 
 # --- examples -------------------------------------------------------------------------------------------------------
 
 
-def test_examples_keep_the_order_of_the_labels_named(backbone):
+def test_examples_keep_the_order_of_the_labels_named(base):
     support = Support(("soup", "tea", "soup"), ("yes", "no", "yes"), ("bread", "warm", "cold"))
-    named = examples_of(support, ("no", "maybe", "yes"), backbone, max_length=16)
+    named = examples_of(support, ("no", "maybe", "yes"), base, max_length=16)
     assert named.targets.tolist() == [2, 0, 2]
-    assert list(named.label_ids) == backbone.tokenize(("no", "maybe", "yes"), max_length=16)
-    assert list(named.ids) == backbone.tokenize(support.texts, support.pairs, max_length=16)
-    found = examples_of(support, None, backbone, max_length=16)
+    assert list(named.label_ids) == base.tokenize(("no", "maybe", "yes"), max_length=16)
+    assert list(named.ids) == base.tokenize(support.texts, support.pairs, max_length=16)
+    found = examples_of(support, None, base, max_length=16)
     assert found.targets.tolist() == [0, 1, 0]
-    assert list(found.label_ids) == backbone.tokenize(("yes", "no"), max_length=16)
+    assert list(found.label_ids) == base.tokenize(("yes", "no"), max_length=16)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_examples_keep_the_order_of_the_labels_named(backbone):
         (("yes", "no"), ("yes", "nein"), "label 'no', which is not among those"),
     ],
 )
-def test_examples_without_a_known_label_are_refused(backbone, labels, named, message):
+def test_examples_without_a_known_label_are_refused(base, labels, named, message):
     with pytest.raises(TaskError, match=message):
-        examples_of(Support(("soup", "tea"), labels), named, backbone, max_length=16)
+        examples_of(Support(("soup", "tea"), labels), named, base, max_length=16)
 
 
 def test_few_are_drawn_of_each_class_and_differ_by_seed():

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from loragen.adapter import Adapter
+from loragen.adapters.adapter import Lora
 from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.files import atomic_write
-from loragen.folds import FOLDS, PLAN, Fold, FoldPlan, FoldRecipe, assign, read_folds, write_fold
-from loragen.zoo import MANIFEST, Zoo
+from loragen.zoo.card import MANIFEST
+from loragen.zoo.folds import FOLDS, PLAN, Fold, FoldPlan, FoldRecipe, assign, read_folds, write_fold
+from loragen.zoo.zoo import Zoo
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -215,13 +216,13 @@ def test_missing_folds_are_named_and_never_left_out_in_silence(zoo):
     }
 
 
-def truncate(folder: Path, _adapter: Adapter) -> None:
+def truncate(folder: Path, _adapter: Lora) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-7])
 
 
-def rewrite(folder: Path, adapter: Adapter, *, sites: slice = slice(None), scale: float = 1.0, base="tiny-base"):
+def rewrite(folder: Path, adapter: Lora, *, sites: slice = slice(None), scale: float = 1.0, base="tiny-base"):
     kept = adapter.sites[sites]
-    changed = Adapter.from_factors(
+    changed = Lora.from_factors(
         {site: adapter.lora_A[site] for site in kept},
         {site: adapter.lora_B[site] * scale for site in kept},
         base_model_name_or_path=base,

@@ -16,16 +16,18 @@ import torch
 from models import word_task, write_tiny_encoder
 from safetensors.torch import load_file
 
-from loragen import foundry
-from loragen.backbone import Backbone
+from loragen.bases.hub import weights_hash
+from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.config import dump_yaml
-from loragen.embedding import weights_hash
 from loragen.errors import ConfigError, TaskError, ZooError
-from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, train_multitask
-from loragen.folds import FOLDS, PLAN
-from loragen.foundry import START, Progress, ZooConfig, build, read_start, write_start
-from loragen.tasks import TaskSet
-from loragen.zoo import MANIFEST, MULTITASK, Zoo
+from loragen.recipes.expert import ExpertRecipe, Start
+from loragen.recipes.multitask import MultitaskRecipe, train_multitask
+from loragen.tasks.task_set import TaskSet
+from loragen.zoo import build as foundry
+from loragen.zoo.build import START, Progress, ZooConfig, build, read_start, write_start
+from loragen.zoo.card import MANIFEST, MULTITASK
+from loragen.zoo.folds import FOLDS, PLAN
+from loragen.zoo.zoo import Zoo
 
 WEIGHTS = "adapter_model.safetensors"
 TASKS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm")}
@@ -363,11 +365,11 @@ def test_a_folds_adapter_is_trained_on_the_other_tasks_over_the_zoos_frame(foldi
     write_start(folding.out, Start(start.lora_A, {site: torch.ones_like(b) for site, b in start.lora_B.items()}))
     build(folding)
     pool = TaskSet.from_yaml(folding.tasks).split("pool")
-    backbone = Backbone.load(folding.base, dtype=torch.float32)
+    base = LabelTextEncoder.load(folding.base, dtype=torch.float32)
     for number, fold in enumerate(Zoo.open(folding.out).folds()):
         others = [task for task in pool if task.id not in fold.held_out]
         assert 0 < len(others) == 4 - len(fold.held_out) < 4
-        wanted, history = train_multitask(others, backbone, start, folding.recipe, folding.folds, train_a=False)
+        wanted, history = train_multitask(others, base, start, folding.recipe, folding.folds, train_a=False)
         assert fold.adapter.settings.base_model_name_or_path == folding.base
         for site in fold.adapter.sites:
             assert torch.equal(fold.adapter.lora_A[site], start.lora_A[site])

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.adapter import Adapter, LoraSettings
+from loragen.adapters.adapter import Lora, LoraSettings
+from loragen.adapters.combine import weighted_sum
+from loragen.adapters.frame import Frame
 from loragen.errors import AdapterError, ZooError
-from loragen.frame import Frame
-from loragen.merging import weighted_sum
 
 QUERY, VALUE = "layer.0.query", "layer.0.value"
 SHAPES = {QUERY: (7, 10), VALUE: (5, 9)}  # (out, in)
@@ -34,7 +34,7 @@ def make(seed, ranks=None, lora_A=None, **options):
         site: random(rank, SHAPES[site][1], seed=100 * seed + i) for i, (site, rank) in enumerate(ranks.items())
     }
     b = {site: random(SHAPES[site][0], rank, seed=100 * seed + 50 + i) for i, (site, rank) in enumerate(ranks.items())}
-    return Adapter(settings, a, b)
+    return Lora(settings, a, b)
 
 
 def shared(n=3, **options):
@@ -122,7 +122,7 @@ def weak_adapter(seed, weakness):
     strong = make(seed, dict.fromkeys(SHAPES, 2))
     b = {site: torch.linalg.qr(b)[0] * torch.tensor([1.0, weakness]) for site, b in strong.lora_B.items()}
     a = {site: torch.linalg.qr(a.T)[0].T.contiguous() for site, a in strong.lora_A.items()}
-    return Adapter(strong.settings, a, b)
+    return Lora(strong.settings, a, b)
 
 
 @pytest.mark.parametrize("weakness", [1.0, 1e-2, 1e-3, 1e-6, 0.0])
@@ -146,7 +146,7 @@ def test_coordinates_do_not_depend_on_the_gauge(rank, seed, kind):
     adapter = make(11, dict.fromkeys(SHAPES, rank), lora_alpha=4)
     frame = Frame.fit([adapter] if kind == "same frame" else [make(12, dict.fromkeys(SHAPES, 4))])
     gauge = torch.linalg.qr(random(rank, rank, seed=seed))[0] * torch.logspace(-1, 1, rank)
-    turned = Adapter(
+    turned = Lora(
         adapter.settings,
         {site: torch.linalg.inv(gauge) @ a for site, a in adapter.lora_A.items()},
         {site: b @ gauge for site, b in adapter.lora_B.items()},
@@ -173,7 +173,7 @@ def test_a_site_that_an_adapter_lacks_is_zero():
         assert not blocks[VALUE].any()
         assert_same_update(
             query,
-            Adapter.from_factors({QUERY: frame.lora_A[QUERY]}, {QUERY: blocks[QUERY]}, base_model_name_or_path=None),
+            Lora.from_factors({QUERY: frame.lora_A[QUERY]}, {QUERY: blocks[QUERY]}, base_model_name_or_path=None),
         )
         assert frame.energy_kept(query) == pytest.approx(1)
 
@@ -181,7 +181,7 @@ def test_a_site_that_an_adapter_lacks_is_zero():
 def test_an_adapter_that_updates_nothing_loses_nothing():
     adapter = make(1)
     frame = Frame.fit([adapter])
-    zero = Adapter(adapter.settings, adapter.lora_A, {site: 0 * b for site, b in adapter.lora_B.items()})
+    zero = Lora(adapter.settings, adapter.lora_A, {site: 0 * b for site, b in adapter.lora_B.items()})
     assert frame.energy_kept(zero) == 1.0
     assert not frame.coordinates(zero).any()
 
@@ -235,8 +235,8 @@ def test_no_adapters_make_no_frame():
 
 def test_adapters_of_other_shapes_are_refused():
     frame = Frame.fit([make(1)])
-    wide = Adapter.from_factors({QUERY: torch.ones(2, 11)}, {QUERY: torch.ones(7, 2)}, base_model_name_or_path="tiny")
-    tall = Adapter.from_factors({QUERY: torch.ones(2, 10)}, {QUERY: torch.ones(8, 2)}, base_model_name_or_path="tiny")
+    wide = Lora.from_factors({QUERY: torch.ones(2, 11)}, {QUERY: torch.ones(7, 2)}, base_model_name_or_path="tiny")
+    tall = Lora.from_factors({QUERY: torch.ones(2, 10)}, {QUERY: torch.ones(8, 2)}, base_model_name_or_path="tiny")
     for odd, shapes in ((wide, r"\(7, 10\), \(7, 11\)"), (tall, r"\(7, 10\), \(8, 10\)")):
         with pytest.raises(AdapterError, match=f"agree on '{QUERY}'.*{shapes}"):
             Frame.fit([make(1), odd])

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from loragen.embedding import TextEncoder
+from loragen.conditions.condition import Condition
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError, ZooError
-from loragen.generators.base import Condition
-from loragen.generators.catalogue import available, open_generator
-from loragen.generators.library import Library, mean_direction, softmax_weights
-from loragen.zoo import Zoo
+from loragen.generators.registry import available, open_generator
+from loragen.zoo.expert_index import ExpertIndex, mean_direction, softmax_weights
+from loragen.zoo.zoo import Zoo
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_top_k_is_refused_where_it_means_nothing(tiny_zoo, encoder) -> None:
 
 
 def test_embeddings_are_kept_beside_the_zoo_and_equal_fresh_ones(tiny_zoo, encoder) -> None:
-    first = Library.of(tiny_zoo, encoder)
+    first = ExpertIndex.of(tiny_zoo, encoder)
     assert list((tiny_zoo.root / "embeddings").glob("embeddings-*.safetensors"))
-    second = Library.of(tiny_zoo, encoder)
+    second = ExpertIndex.of(tiny_zoo, encoder)
     torch.testing.assert_close(first.index.vectors, second.index.vectors)
     torch.testing.assert_close(first.paraphrases[0], encoder.encode(tiny_zoo.card(tiny_zoo.ids[0]).descriptions))
 

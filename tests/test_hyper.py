@@ -10,18 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toys import TESTS
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.embedding import TextEncoder
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.bases.base import Base
+from loragen.conditions.condition import Condition, Conditioner
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, GeneratorError
 from loragen.files import atomic_write
-from loragen.frame import Frame
-from loragen.generators import hyper_fit
-from loragen.generators.base import Condition
-from loragen.generators.catalogue import open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.generators.hyper import Hyper, HyperConfig, HyperNetwork
-from loragen.generators.hyper_fit import (
+from loragen.generators.hyper import fit as hyper_fit
+from loragen.generators.hyper.episodes import Material, episodes, prepare
+from loragen.generators.hyper.fit import (
     HyperTrainConfig,
     WeightsBatch,
     WeightsObjective,
@@ -29,15 +27,17 @@ from loragen.generators.hyper_fit import (
     fit_hyper,
     weights_batch,
 )
-from loragen.generators.library import Library
-from loragen.generators.task_episodes import Material, episodes, prepare
-from loragen.generators.task_fit import Judge
-from loragen.generators.task_loss import TaskObjective
+from loragen.generators.hyper.judged_fit import Judge
+from loragen.generators.hyper.model import Hyper, HyperConfig, HyperNetwork
+from loragen.generators.hyper.task_loss import TaskObjective
+from loragen.generators.registry import open_generator
+from loragen.generators.train import LOSSES, read_config, train_generator
 from loragen.generators.trained import compact, network_tensors
-from loragen.runs import LOSSES, read_config, train_generator
-from loragen.task_vectors import Support
-from loragen.tasks import TaskSet
-from loragen.zoo import MULTITASK, Zoo
+from loragen.tasks.examples import Support
+from loragen.tasks.task_set import TaskSet
+from loragen.zoo.card import MULTITASK
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import Zoo
 
 KINDS = HyperConfig().evidence
 
@@ -214,7 +214,7 @@ def encoder(toys) -> TextEncoder:
 
 
 @pytest.fixture(scope="module")
-def backbone(zoo) -> Backbone:
+def base(zoo) -> Base:
     return zoo.load_base()
 
 
@@ -245,8 +245,8 @@ def changed(config: HyperTrainConfig, **values: object) -> HyperTrainConfig:
 
 
 @pytest.fixture(scope="module")
-def material(config, zoo, backbone) -> Material:
-    return prepare(config, zoo, backbone, KINDS)
+def material(config, zoo, base) -> Material:
+    return prepare(config, zoo, base, KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -339,21 +339,21 @@ def test_experts_move_with_the_network_and_are_no_part_of_its_state(material) ->
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_gradients_reach_the_network_and_nothing_else(material, config, backbone, residual: bool) -> None:
+def test_gradients_reach_the_network_and_nothing_else(material, config, base, residual: bool) -> None:
     net = network_of(material, residual=residual)
-    objective = TaskObjective(backbone, net, material.frame, contrast_weight=1.0)
+    objective = TaskObjective(base, net, material.frame, contrast_weight=1.0)
     assert {id(p) for p in objective.parameters()} == {id(p) for p in net.parameters()}
     assert set(objective.state_dict()) == {f"maker.{name}" for name in net.state_dict()}
     (batch,) = episodes(material, changed(config, steps_per_epoch=1, evidence_dropout=0), rng=seeded())
     objective.loss(batch)["loss"].backward()
     assert net.coefficients.weight.grad.abs().max() > 0, "at first the last layer moves, and then the others"
     net.zero_grad()
-    objective = TaskObjective(backbone, moved(net, 0.1), material.frame, contrast_weight=1.0)
+    objective = TaskObjective(base, moved(net, 0.1), material.frame, contrast_weight=1.0)
     objective.loss(batch)["loss"].backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad.abs().max() > 0, name
     others = [
-        *backbone.model.parameters(),
+        *base.model.parameters(),
         *material.frame.lora_A.values(),
         material.keys,
         material.offsets,
@@ -417,7 +417,7 @@ def generator(fitted) -> Hyper:
     return fitted["task", False][0]
 
 
-def test_training_lowers_the_loss_of_tasks(fitted, config, material, backbone) -> None:
+def test_training_lowers_the_loss_of_tasks(fitted, config, material, base) -> None:
     generator, history = fitted["task", False]
     assert len(history) == 30
     assert history[0].keys() == {"loss", "label_text", "contrast"}
@@ -425,7 +425,7 @@ def test_training_lowers_the_loss_of_tasks(fitted, config, material, backbone) -
     fresh = episodes(material, changed(config, steps_per_epoch=100), rng=seeded(99))
     means = []
     for net in (network_of(material), generator.network):
-        objective = TaskObjective(backbone, net, material.frame, contrast_weight=1.0)
+        objective = TaskObjective(base, net, material.frame, contrast_weight=1.0)
         with torch.no_grad():
             means.append(sum(float(objective.loss(batch)["loss"]) for batch in fresh) / len(fresh))
     assert means[1] < 0.9 * means[0]
@@ -521,9 +521,9 @@ def test_the_last_training_is_judged_and_its_best_epoch_kept(
     assert (generator.manifest.epochs, generator.manifest.worth) == (best, values)
 
 
-def test_it_is_judged_as_it_generates(config, material, backbone, tasks) -> None:
+def test_it_is_judged_as_it_generates(config, material, base, tasks) -> None:
     net = moved(network_of(material, dropout=0.9), 0.1)
-    judge = Judge.of(tasks.split("validation"), config, material, backbone)
+    judge = Judge.of(tasks.split("validation"), config, material, base)
     seen = []
     made = net.register_forward_hook(lambda _net, _args, coordinates: seen.append(coordinates))
     judge.worth(net.train())
@@ -570,12 +570,12 @@ def test_steps_are_those_of_all_trainings(config, objective: str, weights_steps:
 # --- generating -----------------------------------------------------------------------------------------------------
 
 
-def made_by(generator: Hyper, condition: Condition) -> Adapter:
+def made_by(generator: Hyper, condition: Condition) -> Lora:
     (generation,) = generator.generate(condition, rng=seeded())
     return generation.adapter
 
 
-def deltas(adapter: Adapter) -> Tensor:
+def deltas(adapter: Lora) -> Tensor:
     return torch.cat([adapter.delta_weight(site).flatten() for site in sorted(adapter.sites)])
 
 
@@ -603,7 +603,7 @@ def test_untrained_it_makes_the_adapter_for_all_tasks(generator, asked, material
 
 def test_all_experts_have_equal_shares_nearest_first(generator, asked, zoo, encoder) -> None:
     (generation,) = generator.generate(asked, rng=seeded())
-    index = Library.of(zoo, encoder).index
+    index = ExpertIndex.of(zoo, encoder).index
     wanted = [(hit.id, hit.similarity, 1 / 7) for hit in index.search(asked.embedding, 7)]
     assert [(n.id, n.similarity, n.weight) for n in generation.neighbours] == wanted
     assert generation.adapter.settings.base_model_name_or_path == zoo.manifest.base

@@ -14,24 +14,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.codec import Codec
-from loragen.embedding import TextEncoder
+from loragen.adapters.adapter import Lora
+from loragen.adapters.codec import Codec
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.conditions.condition import Condition, ConditionCodec, Conditioner
+from loragen.conditions.task_vectors import Reading
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, TaskError
-from loragen.experts import Start
 from loragen.files import atomic_write
-from loragen.generators import icm_fit
-from loragen.generators.base import Condition
-from loragen.generators.catalogue import available, open_generator
-from loragen.generators.conditions import ConditionCodec, Conditioner
-from loragen.generators.gaussian import Gaussian
-from loragen.generators.icm import ICM, ICMBatch, ICMConfig, ICMNetwork, ICMObjective
-from loragen.generators.icm_episodes import ICMTrainConfig, Material, episodes, prepare
-from loragen.generators.icm_fit import cosines_with, fit_icm, longest_as_good
-from loragen.task_vectors import Reading, Support
-from loragen.tasks import TaskSetConfig
-from loragen.zoo import Imported, Zoo, expert_files
+from loragen.generators.icm import fit as icm_fit
+from loragen.generators.icm.episodes import ICMTrainConfig, Material, episodes, prepare
+from loragen.generators.icm.fit import cosines_with, fit_icm, longest_as_good
+from loragen.generators.icm.model import ICM, ICMBatch, ICMConfig, ICMNetwork, ICMObjective
+from loragen.generators.registry import available, open_generator
+from loragen.generators.trained import Gaussian
+from loragen.recipes.expert import Start
+from loragen.tasks.examples import Support
+from loragen.tasks.task_set import TaskSetConfig
+from loragen.zoo.card import Imported, expert_files
+from loragen.zoo.zoo import Zoo
 
 EVIDENCE = ICMConfig().evidence
 ENOUGH = {"epochs": 3, "steps_per_epoch": 40, "batch_size": 16, "learning_rate": 3e-2}  # to tell seven tasks apart
@@ -417,12 +418,12 @@ def briefly(zoo, model, encoder) -> ICM:
     return fit_icm(configured(model, epochs=1), zoo, encoder)[0]
 
 
-def update(adapter: Adapter) -> Tensor:
+def update(adapter: Lora) -> Tensor:
     """All delta weights of an adapter as one vector."""
     return torch.cat([adapter.delta_weight(site).flatten() for site in sorted(adapter.sites)])
 
 
-def made(generator: ICM, condition: Condition, *, seed: int = 0, scale: float = 0.0) -> Adapter:
+def made(generator: ICM, condition: Condition, *, seed: int = 0, scale: float = 0.0) -> Lora:
     return generator.with_prior_scale(scale).generate(condition, rng=seeded(seed))[0].adapter
 
 
@@ -554,7 +555,7 @@ def test_a_damaged_generator_is_refused(briefly, tmp_path, damage: str) -> None:
 def test_the_manifest_says_what_was_read_and_from_whom(trained, zoo, model) -> None:
     manifest = trained[0].manifest
     assert manifest.reading.model == str(model)
-    assert manifest.reading.model_hash == Backbone.load(str(model)).fingerprint
+    assert manifest.reading.model_hash == LabelTextEncoder.load(str(model)).fingerprint
     assert manifest.experts == zoo.ids
     assert manifest.zoo_hash == zoo.fingerprint
     assert (manifest.epochs, manifest.left_out, manifest.factors) == (3, (), None)
@@ -593,10 +594,10 @@ def test_the_targets_scale_is_taken_from_its_own_adapter(zoo, model, encoder) ->
         torch.testing.assert_close(3 * adapter.lora_B[site], made(generator, asked_of_large).lora_B[site])
 
 
-def scaled(adapter: Adapter, factor: float) -> Adapter:
+def scaled(adapter: Lora, factor: float) -> Lora:
     lora_A = {site: factor * a.float() for site, a in adapter.lora_A.items()}
     lora_B = {site: factor * b.float() for site, b in adapter.lora_B.items()}
-    return Adapter.from_factors(lora_A, lora_B, base_model_name_or_path=None)
+    return Lora.from_factors(lora_A, lora_B, base_model_name_or_path=None)
 
 
 def test_with_the_targets_scale_every_point_is_normalised_by_itself(zoo, model, encoder) -> None:
@@ -841,7 +842,7 @@ def test_an_expert_without_a_task_is_named(zoo, model, encoder, supports, tmp_pa
 
 def test_the_papers_task_vectors_are_read_through_each_tasks_own_adapter(tiny_zoo, model, encoder, tmp_path) -> None:
     shutil.copytree(tiny_zoo.root, tmp_path / "zoo")
-    backbone = Backbone.load(str(model))
+    backbone = LabelTextEncoder.load(str(model))
     start = Start.random(backbone.sites(("query", "value")), 2, rng=seeded())
     for seed, card in enumerate(tiny_zoo):
         adapter, files = expert_files(make_expert(start, seed=seed), card)

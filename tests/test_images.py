@@ -7,13 +7,14 @@ from families import write_base, write_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.bases import open_base
-from loragen.embedding import TextEncoder
+from loragen.bases.image_text import ImageText
+from loragen.bases.open import open_base
+from loragen.bases.scores import RetrievalScores, measure, retrieval_scores
+from loragen.bases.tokenised import TaskData
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import TaskError
-from loragen.evaluation.open_scoring import RetrievalScores, measure, retrieval_scores
-from loragen.images import ImageText
-from loragen.taskdata import TaskData
-from loragen.tasks import Examples, Task, TaskSource
+from loragen.tasks.examples import Examples
+from loragen.tasks.task_set import Task, TaskSource
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from loragen.adapter import Adapter
-from loragen.cli import app
-from loragen.embedding import TextEncoder
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.adapters.settings import LoraSettings
+from loragen.cli.app import app
+from loragen.conditions.condition import Conditioner
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import AdapterError, TaskError, ZooError
-from loragen.foreign import Foreign
-from loragen.frame import Frame
-from loragen.generators.catalogue import open_generator
-from loragen.generators.conditions import Conditioner
-from loragen.imports import brought, plan_import, smallest_rank, write_import
-from loragen.lora_settings import LoraSettings
-from loragen.runs import read_config, train_generator
-from loragen.zoo import Zoo
+from loragen.generators.registry import open_generator
+from loragen.generators.train import read_config, train_generator
+from loragen.zoo.external_adapter import Foreign
+from loragen.zoo.import_adapters import brought, plan_import, smallest_rank, write_import
+from loragen.zoo.zoo import Zoo
 
 SITES = {
     f"model.layers.{layer}.self_attn.{name}": out for layer in (0, 1) for name, out in (("q_proj", 16), ("v_proj", 8))
@@ -26,9 +26,7 @@ SITES = {
 Q_ALONE = tuple(site for site in SITES if site.endswith("q_proj"))
 
 
-def adapter_of(
-    seed: int, r: int, *, sites=tuple(SITES), alpha: float = 8.0, rslora: bool = False, base="tiny"
-) -> Adapter:
+def adapter_of(seed: int, r: int, *, sites=tuple(SITES), alpha: float = 8.0, rslora: bool = False, base="tiny") -> Lora:
     rng = torch.Generator().manual_seed(seed)
     settings = LoraSettings(
         r=r,
@@ -38,14 +36,14 @@ def adapter_of(
         task_type="CAUSAL_LM",
         use_rslora=rslora,
     )
-    return Adapter(
+    return Lora(
         settings,
         {site: torch.randn(r, 16, generator=rng) for site in sites},
         {site: torch.randn(SITES[site], r, generator=rng) for site in sites},
     )
 
 
-def foreign(name: str, adapter: Adapter, base="tiny") -> Foreign:
+def foreign(name: str, adapter: Lora, base="tiny") -> Foreign:
     return Foreign(name, adapter, base, f"What {name} is for.")
 
 
@@ -163,7 +161,7 @@ def test_sites_are_compared_with_the_base_where_its_config_is_at_hand(mixed, tmp
     good = [foreign(one.id, one.adapter, base=base) for one in mixed]
     assert plan_import(good, tmp_path / "zoo", name="zoo").is_checked
     assert not plan_import(mixed, tmp_path / "zoo", name="zoo").is_checked
-    renamed = Adapter.from_factors(
+    renamed = Lora.from_factors(
         {site.removeprefix("model."): a for site, a in mixed[0].adapter.lora_A.items()},
         {site.removeprefix("model."): b for site, b in mixed[0].adapter.lora_B.items()},
         base_model_name_or_path=base,
@@ -248,9 +246,7 @@ def test_an_adapter_of_which_nobody_says_anything_is_refused(tmp_path) -> None:
     with pytest.raises(AdapterError, match="does not name its base model; give it with --base"):
         Foreign.open(str(tmp_path / "baseless"), description="Something.")
     silent = adapter_of(0, 2)
-    Adapter(silent.settings, silent.lora_A, {site: 0 * b for site, b in silent.lora_B.items()}).save(
-        tmp_path / "silent"
-    )
+    Lora(silent.settings, silent.lora_A, {site: 0 * b for site, b in silent.lora_B.items()}).save(tmp_path / "silent")
     with pytest.raises(AdapterError, match="does nothing"):
         Foreign.open(str(tmp_path / "silent"), description="Something.")
     with pytest.raises(AdapterError, match="Hub gave no adapter 'nobody/nothing'"):

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loragen.conditions.index import Hit, Index, exact_search
 from loragen.errors import ZooError
-from loragen.index import Hit, Index, exact_search
 
 
 def unit_circle(*degrees):

@@ -6,17 +6,17 @@ import pytest
 import torch
 from families import write_base
 
-from loragen import cli
-from loragen.adapter import Adapter
-from loragen.bases import open_base
+from loragen.adapters.adapter import Lora
+from loragen.bases.language_model import CausalLM, Seq2SeqLM
+from loragen.bases.open import open_base
+from loragen.bases.scores import LanguageScores, language_scores, measure
+from loragen.bases.tokenised import TaskData
+from loragen.cli import app as cli
 from loragen.errors import ConfigError, TaskError
-from loragen.evaluation.open_scoring import LanguageScores, language_scores, measure
-from loragen.experts import Start
-from loragen.fewshot import FewShotRecipe, examples_of, fit_examples
-from loragen.language import CausalLM, Seq2SeqLM
-from loragen.task_vectors import Support
-from loragen.taskdata import TaskData
-from loragen.tasks import Examples, Task, TaskSource
+from loragen.recipes.expert import Start
+from loragen.recipes.few_shot import FewShotRecipe, examples_of, fit_examples
+from loragen.tasks.examples import Examples, Support
+from loragen.tasks.task_set import Task, TaskSource
 
 TEXTS = ("a soup b", "bread and a rather long tea", "cold")
 LABELLED = Examples(TEXTS, None, (0, 1, 0))
@@ -182,7 +182,7 @@ def test_a_text_encoder_wants_labels(tmp_path) -> None:
 def test_complete_shows_what_is_written_with_the_adapter_and_without(llama, tmp_path, monkeypatch, capsys) -> None:
     sites = llama.sites(("q_proj", "v_proj"))
     rng = torch.Generator().manual_seed(3)
-    adapter = Adapter.from_factors(
+    adapter = Lora.from_factors(
         {site: torch.randn(2, size[1], generator=rng) for site, size in sites.items()},
         {site: torch.randn(size[0], 2, generator=rng) for site, size in sites.items()},
         base_model_name_or_path=llama.name,
@@ -211,7 +211,7 @@ def test_complete_shows_what_is_written_with_the_adapter_and_without(llama, tmp_
     assert status == 0
     assert sum(json.loads(out)[0]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert run("complete", tmp_path / "adapter", " ")[0] == 2
-    encoder = Adapter.from_factors(
+    encoder = Lora.from_factors(
         adapter.lora_A, adapter.lora_B, base_model_name_or_path="x", task_type="FEATURE_EXTRACTION"
     )
     encoder.save(tmp_path / "encoder")
@@ -226,9 +226,7 @@ def test_a_language_model_is_fitted_to_labelled_examples(llama) -> None:
     data = examples_of(support, None, llama, max_length=32)
     sites = llama.sites(("q_proj", "v_proj"))
     start = Start.random(sites, 2, rng=torch.Generator().manual_seed(0))
-    adapter = Adapter.from_factors(
-        start.lora_A, start.lora_B, base_model_name_or_path=llama.name, task_type="CAUSAL_LM"
-    )
+    adapter = Lora.from_factors(start.lora_A, start.lora_B, base_model_name_or_path=llama.name, task_type="CAUSAL_LM")
     fitted = fit_examples(adapter, data, llama, FewShotRecipe(steps=12, learning_rate=3e-2))
     before = llama.held_out_loss(data, contrast_weight=0)
     with llama.adapted(fitted):

@@ -11,9 +11,9 @@ from test_foundry import in_this_process
 
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import ConfigError, TaskError
-from loragen.foundry import ZooConfig
-from loragen.runs import read_config
-from loragen.tasks import TaskSet
+from loragen.generators.train import read_config
+from loragen.tasks.task_set import TaskSet
+from loragen.zoo.build import ZooConfig
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loragen.adapter import Adapter
-from loragen.blueprint import Blueprint
-from loragen.cli import app
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.bases.architecture import Blueprint
+from loragen.cli.app import app
+from loragen.zoo.zoo import Zoo
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -45,7 +45,7 @@ def test_the_zoo_holds_most_of_every_adapter_but_not_all(root) -> None:
 @pytest.mark.parametrize("kind", ["sg", "icm"])
 def test_what_is_generated_fits_the_base(root, kind) -> None:
     base = str(root / "base")
-    made = Adapter.load(root / "made" / kind)
+    made = Lora.load(root / "made" / kind)
     assert Blueprint.of(base, "CAUSAL_LM", is_local=True).faults(made) == ()
     assert made.settings.base_model_name_or_path == base
     assert made.sites == tuple(TINY.sites)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_bert
 
-from loragen.adapter import Adapter, LoraSettings
+from loragen.adapters.adapter import Lora, LoraSettings
+from loragen.adapters.combine import combined, truncated, weighted_sum
 from loragen.errors import AdapterError
-from loragen.merging import combined, truncated, weighted_sum
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -34,7 +34,7 @@ def make(seed, ranks=None, lora_A=None, base="tiny", **options):
     rng = torch.Generator().manual_seed(seed)
     a = lora_A or {site: 0.3 * torch.randn(rank, SHAPES[site][1], generator=rng) for site, rank in ranks.items()}
     b = {site: 0.3 * torch.randn(SHAPES[site][0], rank, generator=rng) for site, rank in ranks.items()}
-    return Adapter(settings, a, b)
+    return Lora(settings, a, b)
 
 
 def shared(**options):
@@ -110,7 +110,7 @@ def test_what_is_said_of_the_base_is_kept():
 
 def test_averaging_the_factors_apart_is_not_the_mean_update():
     adapters = independent()
-    apart = Adapter(
+    apart = Lora(
         adapters[0].settings,
         {site: torch.stack([adapter.lora_A[site] for adapter in adapters]).mean(0) for site in SHAPES},
         {site: torch.stack([adapter.lora_B[site] for adapter in adapters]).mean(0) for site in SHAPES},
@@ -198,7 +198,7 @@ def test_one_weight_an_adapter_is_wanted(adapters, weights):
 def test_adapters_of_other_bases_or_shapes_are_refused():
     with pytest.raises(AdapterError, match=r"share their base model.*'other', 'tiny'"):
         weighted_sum([make(1), make(2, base="other")], [1, 1])
-    odd = Adapter.from_factors({QUERY: torch.ones(2, 8)}, {QUERY: torch.ones(16, 2)}, base_model_name_or_path="tiny")
+    odd = Lora.from_factors({QUERY: torch.ones(2, 8)}, {QUERY: torch.ones(16, 2)}, base_model_name_or_path="tiny")
     with pytest.raises(AdapterError, match=rf"agree on '{QUERY}'.*\(16, 8\), \(16, 16\)"):
         weighted_sum([make(1), odd], [1, 1])
 
@@ -351,7 +351,7 @@ def test_a_merge_of_nothing_loses_nothing():
 def with_delta(*rows):
     """An adapter of full rank, whose one delta weight is given."""
     delta = torch.tensor(rows)
-    return Adapter.from_factors({"q": torch.eye(delta.shape[1])}, {"q": delta}, base_model_name_or_path="tiny")
+    return Lora.from_factors({"q": torch.eye(delta.shape[1])}, {"q": delta}, base_model_name_or_path="tiny")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_dare_drops_each_entry_of_each_adapter_on_its_own_and_rescales_the_other
 def test_dare_is_on_average_the_weighted_sum():
     sizes, rng = {"q": (3, 4), "v": (2, 3)}, generator(1)
     adapters = [
-        Adapter.from_factors(
+        Lora.from_factors(
             {site: torch.randn(2, sizes[site][1], generator=rng) for site in sites},
             {site: torch.randn(sizes[site][0], 2, generator=rng) for site in sites},
             base_model_name_or_path="tiny",

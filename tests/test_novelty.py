@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.adapter import Adapter
+from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import weighted_sum
+from loragen.adapters.frame import Frame
 from loragen.errors import AdapterError
 from loragen.evaluation.novelty import Reference, mixture_weights
-from loragen.frame import Frame
-from loragen.merging import weighted_sum
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def stranger(like, seed=100, own_A=False):
     rng = torch.Generator().manual_seed(seed)
     lora_a = {s: torch.randn(a.shape, generator=rng) if own_A else a for s, a in like.lora_A.items()}
     lora_b = {site: torch.randn(b.shape, generator=rng) for site, b in like.lora_B.items()}
-    return Adapter.from_factors(lora_a, lora_b, base_model_name_or_path="tiny-base")
+    return Lora.from_factors(lora_a, lora_b, base_model_name_or_path="tiny-base")
 
 
 def dense(adapter):
@@ -68,7 +68,7 @@ def test_novelty_is_measured_on_dense_delta_weights(zoo, experts, skewed, own_A,
         skew = torch.tensor([[2.0, 0.0], [3.0, 0.5]])
         factors = {s: skew @ a.float() for s, a in next(iter(experts.values())).lora_A.items()}
         experts = {
-            e: Adapter.from_factors(factors, dict(a.lora_B), base_model_name_or_path=None) for e, a in experts.items()
+            e: Lora.from_factors(factors, dict(a.lora_B), base_model_name_or_path=None) for e, a in experts.items()
         }
         monkeypatch.setattr(type(zoo), "adapter", lambda _zoo, expert: experts[expert])
     reference = Reference.of(zoo)
@@ -98,7 +98,7 @@ def test_inputs_that_no_expert_reads_add_to_every_distance(reference, experts):
     """The same B over rows of A orthogonal to the experts': all its delta weights lie outside."""
     expert = experts["rain"]
     lora_a = {site: torch.linalg.svd(a.float())[2][-2:] for site, a in expert.lora_A.items()}
-    outside = Adapter.from_factors(lora_a, dict(expert.lora_B), base_model_name_or_path="tiny-base")
+    outside = Lora.from_factors(lora_a, dict(expert.lora_B), base_model_name_or_path="tiny-base")
     zero = mixed(experts, rain=0.0)
     novelty, at_zero = reference.novelty(outside), reference.novelty(zero)
     spread = float((reference.points - reference.points.mean(0)).square().sum(1).mean().sqrt())
@@ -109,7 +109,7 @@ def test_inputs_that_no_expert_reads_add_to_every_distance(reference, experts):
 def test_the_gauge_of_the_factors_changes_nothing(reference, experts):
     adapter = stranger(experts["rain"])
     turn = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
-    turned = Adapter.from_factors(
+    turned = Lora.from_factors(
         {site: turn @ a.float() for site, a in adapter.lora_A.items()},
         {site: b @ torch.linalg.inv(turn) for site, b in adapter.lora_B.items()},
         base_model_name_or_path="tiny-base",
@@ -170,9 +170,7 @@ def test_of_one_expert_mean_nearest_and_mixture_are_one(zoo, experts):
 
 
 def test_a_site_that_no_expert_has_is_refused(reference):
-    foreign = Adapter.from_factors(
-        {"other": torch.ones(1, 3)}, {"other": torch.ones(2, 1)}, base_model_name_or_path=None
-    )
+    foreign = Lora.from_factors({"other": torch.ones(1, 3)}, {"other": torch.ones(2, 1)}, base_model_name_or_path=None)
     with pytest.raises(AdapterError, match="'other', which is not among the frame's 3 sites"):
         reference.novelty(foreign)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from loragen.cli import app
+from loragen.cli.app import app
 from loragen.evaluation.evaluate import EvaluateConfig
-from loragen.foundry import ZooConfig
-from loragen.runs import read_config
-from loragen.tasks import TaskSetConfig
+from loragen.generators.train import read_config
+from loragen.tasks.task_set import TaskSetConfig
+from loragen.zoo.build import ZooConfig
 
 ROOT = Path(__file__).parent.parent
 MODULES = {

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_hex
 
+from loragen.bases.scores import Scores
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.evaluate import BASE, INSTRUCTED, MULTITASK, ORACLE, EvaluateConfig
-from loragen.evaluation.plots import evaluation_figures, evaluation_plots
+from loragen.evaluation.figures import evaluation_figures, evaluation_plots
 from loragen.evaluation.report import EvaluatedTask, Place, Report
-from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import MAIN, Row, Summary
 from loragen.plotting import COLOURS, apart, pushed_apart, short_name, write_figure

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.adapter import Adapter, AdapterSpec, LoraSettings, Site
+from loragen.adapters.adapter import AdapterSpec, Lora, LoraSettings, Site
+from loragen.adapters.raw_factors import RawFactors
 from loragen.errors import AdapterError
-from loragen.raw import RawFactors
 
 SECOND, TENTH, DENSE = "layer.2.query", "layer.10.query", "layer.2.dense"
 SITES = (Site(TENTH, 4, 6, 2), Site(SECOND, 4, 6, 2), Site(DENSE, 7, 3, 1))  # out, in, r
@@ -22,7 +22,7 @@ def make(seed=0, sites=SITES, *, dtype=torch.float32, **options):
         rank_pattern={site.name: site.r for site in sites if site.r != r},
         **options,
     )
-    return Adapter(
+    return Lora(
         settings,
         {site.name: torch.randn(site.r, site.in_features, generator=rng).to(dtype) for site in sites},
         {site.name: torch.randn(site.out_features, site.r, generator=rng).to(dtype) for site in sites},
@@ -104,7 +104,7 @@ def test_a_written_adapter_says_the_same_to_its_reader(tmp_path):
     raw = RawFactors(adapter.spec)
     coordinates = raw.coordinates(adapter)
     raw.adapter(coordinates, base="tiny").save(tmp_path / "again")
-    assert torch.equal(raw.coordinates(Adapter.load(tmp_path / "again")), coordinates)
+    assert torch.equal(raw.coordinates(Lora.load(tmp_path / "again")), coordinates)
 
 
 @pytest.mark.parametrize(

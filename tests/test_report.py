@@ -7,8 +7,9 @@ import pytest
 import torch
 from models import word_task, write_tiny_encoder
 
-from loragen.backbone import Backbone
-from loragen.embedding import TextEncoder
+from loragen.bases.scores import Scores
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT, SHUFFLED
 from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE, Bench, EvaluateConfig
@@ -29,7 +30,6 @@ from loragen.evaluation.report import (
     span,
     write_report,
 )
-from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import MAIN
 
@@ -110,7 +110,16 @@ def bench(tiny_zoo, tmp_path_factory) -> Bench:
     )
     encoder = TextEncoder.load(folder)
     return Bench(
-        config, tiny_zoo, tiny_zoo, tuple(tasks), split_of, Backbone.load(folder), {}, encoder, {}, reference=None
+        config,
+        tiny_zoo,
+        tiny_zoo,
+        tuple(tasks),
+        split_of,
+        LabelTextEncoder.load(folder),
+        {},
+        encoder,
+        {},
+        reference=None,
     )
 
 
@@ -171,7 +180,7 @@ def test_where_the_oracle_gains_nothing_the_report_comes_back_all_the_same(bench
 
 def test_reports_are_written_beside_the_cells(bench, report, monkeypatch):
     drawn = SimpleNamespace(evaluation_plots=lambda _report, folder: [folder / "gains.png"])
-    monkeypatch.setitem(sys.modules, "loragen.evaluation.plots", drawn)
+    monkeypatch.setitem(sys.modules, "loragen.evaluation.figures", drawn)
     met, files = write_report(bench, tuple(make_cells()))
     assert met == report
     assert files == [bench.config.out / name for name in (REPORT, MARKDOWN, "gains.png")]
@@ -180,7 +189,7 @@ def test_reports_are_written_beside_the_cells(bench, report, monkeypatch):
 
 
 def test_without_matplotlib_there_are_no_figures(bench, monkeypatch):
-    monkeypatch.delitem(sys.modules, "loragen.evaluation.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "loragen.evaluation.figures", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     _, files = write_report(bench, tuple(make_cells()))
     assert [file.name for file in files] == [REPORT, MARKDOWN]

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
-from loragen.embedding import TextEncoder
+from loragen.adapters.frame import Frame
+from loragen.conditions.condition import Condition
+from loragen.conditions.index import Index
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError
-from loragen.frame import Frame
-from loragen.generators.base import Condition
-from loragen.generators.catalogue import open_generator
-from loragen.generators.library import Library
+from loragen.generators.registry import open_generator
 from loragen.generators.ridge import ALPHAS, BANDWIDTHS, Ridge, leave_one_out_error
-from loragen.index import Index
+from loragen.zoo.expert_index import ExpertIndex
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def encoder() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def library(tiny_zoo, encoder):
-    return Library.of(tiny_zoo.select(splits={"experts"}), encoder)
+    return ExpertIndex.of(tiny_zoo.select(splits={"experts"}), encoder)
 
 
 def condition(encoder, text="Route a message to the right desk of a bank."):
@@ -182,7 +182,7 @@ def test_fit_trusts_descriptions_where_they_tell_adapters_and_not_elsewhere(libr
 
 
 def test_one_expert_is_taken_as_it_is(tiny_zoo, encoder):
-    library = Library.of(tiny_zoo.select(without=set(tiny_zoo.ids) - {"rain"}), encoder)
+    library = ExpertIndex.of(tiny_zoo.select(without=set(tiny_zoo.ids) - {"rain"}), encoder)
     (neighbour,) = generated(Ridge.fit(library), condition(encoder)).neighbours
     assert (neighbour.id, neighbour.weight) == ("rain", 1.0)
 

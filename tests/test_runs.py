@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 from models import write_tiny_encoder
 
-from loragen.embedding import EMBEDDED_MODEL, TextEncoder
+from loragen.bases.hub import EMBEDDED_MODEL
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError, ZooError
-from loragen.generators.catalogue import open_generator
-from loragen.generators.icm import ICM, ICMConfig
-from loragen.generators.icm_episodes import ICMTrainConfig
-from loragen.generators.sg import SG, SGConfig
-from loragen.generators.sg_fit import SGTrainConfig
-from loragen.runs import LOSSES, PLOT, RUN, GeneratorConfig, Trained, read_config, train_generator
-from loragen.zoo import Zoo
+from loragen.generators.icm.episodes import ICMTrainConfig
+from loragen.generators.icm.model import ICM, ICMConfig
+from loragen.generators.registry import open_generator
+from loragen.generators.sg.fit import SGTrainConfig
+from loragen.generators.sg.model import SG, SGConfig
+from loragen.generators.train import LOSSES, PLOT, RUN, GeneratorConfig, Trained, read_config, train_generator
+from loragen.zoo.zoo import Zoo
 
 
 @pytest.fixture(scope="module")

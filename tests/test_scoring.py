@@ -7,11 +7,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import write_tiny_encoder
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.evaluation.scoring import accuracy, knn_predictions, macro_f1, read_task, score_task, scores_of
-from loragen.losses import LOGIT_SCALE
-from loragen.taskdata import Readout, TaskData
+from loragen.adapters.adapter import Lora
+from loragen.bases.losses import LOGIT_SCALE
+from loragen.bases.scores import accuracy, knn_predictions, macro_f1, read_task, score_task, scores_of
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import Readout, TaskData
 
 
 def on_circle(*degrees):
@@ -144,30 +144,30 @@ def test_macro_f1_counts_classes_that_occur_on_either_side():
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return Backbone.load(str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny")))
+def base(tmp_path_factory):
+    return LabelTextEncoder.load(str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny")))
 
 
-def test_a_task_is_scored_with_texts_and_labels_through_the_adapted_base(backbone):
+def test_a_task_is_scored_with_texts_and_labels_through_the_adapted_base(base):
     texts = ["warm soup", "tea", "cold tea, please", "bread and soup", "soup", "a cup of tea"]
     data = TaskData(
-        tuple(backbone.tokenize(texts, max_length=64)),
+        tuple(base.tokenize(texts, max_length=64)),
         torch.tensor([0, 1, 1, 0, 0, 1]),
-        tuple(backbone.tokenize(["soup", "tea"], max_length=64)),
+        tuple(base.tokenize(["soup", "tea"], max_length=64)),
     )
     site = "encoder.layer.0.attention.self.value"
     rng = torch.Generator().manual_seed(0)
     factors = {site: torch.randn(2, 16, generator=rng)}, {site: torch.randn(16, 2, generator=rng)}
-    adapter = Adapter.from_factors(*factors, base_model_name_or_path=None)
-    bare = read_task(backbone, None, data)
-    adapted = read_task(backbone, adapter, data)
-    assert torch.equal(bare.texts, backbone.encode(data.ids))
-    with backbone.adapted(adapter):
-        assert torch.equal(adapted.texts, backbone.encode(data.ids))
-        labels = backbone.encode(data.label_ids)
+    adapter = Lora.from_factors(*factors, base_model_name_or_path=None)
+    bare = read_task(base, None, data)
+    adapted = read_task(base, adapter, data)
+    assert torch.equal(bare.texts, base.encode(data.ids))
+    with base.adapted(adapter):
+        assert torch.equal(adapted.texts, base.encode(data.ids))
+        labels = base.encode(data.label_ids)
     assert torch.equal(adapted.logits, LOGIT_SCALE * adapted.texts @ labels.T)
     for before, after in ((bare.texts, adapted.texts), (bare.logits, adapted.logits)):
         assert not torch.allclose(before, after, atol=1e-2)
     assert torch.equal(adapted.targets, data.targets)
-    assert score_task(backbone, adapter, data) == scores_of(adapted)
-    assert score_task(backbone, None, data) == scores_of(bare) != scores_of(adapted)
+    assert score_task(base, adapter, data) == scores_of(adapted)
+    assert score_task(base, None, data) == scores_of(bare) != scores_of(adapted)

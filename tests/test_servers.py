@@ -4,10 +4,10 @@ import pytest
 import torch
 from models import tiny_gpt2, tiny_llama
 
-from loragen.adapter import Adapter
-from loragen.blueprint import Blueprint
-from loragen.lora_settings import LoraSettings
-from loragen.servers import LORAX_MODULES, VLLM_RANKS, lorax, peft, verdicts, vllm
+from loragen.adapters.adapter import Lora
+from loragen.adapters.settings import LoraSettings
+from loragen.bases.architecture import Blueprint
+from loragen.exporters.compatibility import LORAX_MODULES, VLLM_RANKS, lorax, peft, verdicts, vllm
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -29,7 +29,7 @@ def make(*sites, r=16, ranks=None, shapes=None, **options):
         rank_pattern=options.pop("rank_pattern", {site: rank for site, rank in ranks.items() if rank != r}),
         **options,
     )
-    return Adapter(
+    return Lora(
         settings,
         {site: torch.randn(ranks[site], shapes[site][1], generator=rng) for site in sites},
         {site: torch.randn(shapes[site][0], ranks[site], generator=rng) for site in sites},

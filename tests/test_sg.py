@@ -7,15 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from loragen.codec import Codec
-from loragen.embedding import TextEncoder
+from loragen.adapters.codec import Codec
+from loragen.adapters.frame import Frame
+from loragen.conditions.condition import Condition
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError
 from loragen.files import atomic_write
-from loragen.frame import Frame
-from loragen.generators.base import Condition
-from loragen.generators.sg import SG, Gaussian, Mixture, SGBatch, SGConfig, SGLibrary, SGNetwork, SGObjective
-from loragen.generators.sg_fit import Material, SGTrainConfig, fit_sg, prepare, training_batches
-from loragen.zoo import Imported, Zoo
+from loragen.generators.sg.fit import Material, SGTrainConfig, fit_sg, prepare, training_batches
+from loragen.generators.sg.model import SG, Gaussian, Mixture, SGBatch, SGConfig, SGLibrary, SGNetwork, SGObjective
+from loragen.zoo.card import Imported
+from loragen.zoo.zoo import Zoo
 
 
 def seeded(seed: int = 0) -> torch.Generator:

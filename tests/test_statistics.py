@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from loragen.evaluation.statistics import (
-    Interval,
-    difference_interval,
-    gain_interval,
-    mean_interval,
-    win_rate,
-)
+from loragen.evaluation.statistics import Interval, difference_interval, gain_interval, mean_interval, win_rate
 
 SCORES = st.integers(1, 6).flatmap(
     lambda tasks: st.lists(

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
+from loragen.bases.scores import LanguageScores, Scores
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT
 from loragen.evaluation.novelty import Novelty
-from loragen.evaluation.open_scoring import LanguageScores
-from loragen.evaluation.scoring import Scores
 from loragen.evaluation.statistics import Interval, difference_interval, gain_interval, mean_interval
 from loragen.evaluation.summary import KIND, MAIN, Tables, summarise
 

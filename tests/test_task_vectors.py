@@ -5,10 +5,11 @@ import pytest
 import torch
 from models import tiny_llama, word_task, write_tiny_encoder
 
-from loragen.adapter import Adapter
-from loragen.embedding import weights_hash
+from loragen.adapters.adapter import Lora
+from loragen.bases.hub import weights_hash
+from loragen.conditions.task_vectors import Reader, Reading
 from loragen.errors import ConfigError, TaskError
-from loragen.task_vectors import Reader, Reading, Support
+from loragen.tasks.examples import Support
 
 SITES = [f"encoder.layer.{i}.attention.self.{name}" for i in (0, 1) for name in ("query", "value")]
 DESCRIPTIONS = ["Is it soup or tea?", "warm", "Is the bread cold, or is it warm? Say so in a word."]
@@ -34,7 +35,7 @@ def read_by(reader, **changes):
 
 def own_adapter(seed=0):
     rng = torch.Generator().manual_seed(seed)
-    return Adapter.from_factors(
+    return Lora.from_factors(
         {site: torch.randn(2, 16, generator=rng) for site in SITES},
         {site: torch.randn(16, 2, generator=rng) for site in SITES},
         base_model_name_or_path="tiny",
@@ -236,7 +237,7 @@ def test_reading_through_an_own_adapter_is_reading_the_adapted_model(reader, fol
     adapter, support = own_adapter(), Support(TEXTS, LABELS, PAIRS)
     bare = reader.task_vectors(DESCRIPTIONS[0], support)
     met = read_by(reader, through="own_adapter").task_vectors(DESCRIPTIONS[0], support, adapter)
-    with reader.backbone.adapted(adapter):
+    with reader.base.adapted(adapter):
         adapted = {
             "description": reader.descriptions(DESCRIPTIONS[:1])[0],
             "texts": reader.texts(support).mean(0),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loragen.errors import ConfigError, MissingExtraError, TaskError
-from loragen.tasks import Examples, Task, TaskSet, TaskSetConfig, TaskSource, overlap
+from loragen.tasks.examples import Examples
+from loragen.tasks.task_set import Task, TaskSet, TaskSetConfig, TaskSource, overlap
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tasks" / "local.yaml"
 ROWS = [

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from loragen.objective import Objective
-from loragen.schedule import Schedule, warmup_cosine
-from loragen.training import fit
+from loragen.training.lightning_fit import fit
+from loragen.training.objective import Objective
+from loragen.training.schedule import Schedule, warmup_cosine
 
 SCHEDULE = Schedule(epochs=4, steps_per_epoch=3, learning_rate=0.1, weight_decay=0.01)
 

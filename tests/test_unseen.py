@@ -3,16 +3,16 @@ from typing import ClassVar
 
 import pytest
 import torch
+from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
 from models import word_task, write_tiny_encoder
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone
-from loragen.embedding import TextEncoder
-from loragen.evaluation.scoring import Scores, score_task
-from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
-from loragen.experts import ExpertRecipe, Start, train_expert
-from loragen.generators.base import AdapterGenerator, Generation
-from loragen.taskdata import TaskData
+from loragen.adapters.adapter import Lora
+from loragen.bases.scores import Scores, score_task
+from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.tokenised import TaskData
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.base import Generation, Generator
+from loragen.recipes.expert import ExpertRecipe, Start, train_expert
 
 RECIPE = ExpertRecipe(r=2, steps=20, batch_size=16, learning_rate=3e-2, window=4)
 METRICS = ("accuracy", "macro_f1", "cross_entropy", "knn_accuracy")
@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def backbone(folder):
-    return Backbone.load(str(folder))
+def base(folder):
+    return LabelTextEncoder.load(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +41,17 @@ def tasks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own(tasks, backbone):
+def own(tasks, base):
     """Task → the adapter trained on it: what any generator aims at."""
-    start = Start.random(backbone.sites(RECIPE.target_modules), RECIPE.r, rng=torch.Generator().manual_seed(0))
-    experts = {task.id: train_expert(task, backbone, start, RECIPE) for task in tasks}
+    start = Start.random(base.sites(RECIPE.target_modules), RECIPE.r, rng=torch.Generator().manual_seed(0))
+    experts = {task.id: train_expert(task, base, start, RECIPE) for task in tasks}
     return {
-        name: Adapter.from_factors(expert.lora_A, expert.mean, base_model_name_or_path=None)
+        name: Lora.from_factors(expert.lora_A, expert.mean, base_model_name_or_path=None)
         for name, expert in experts.items()
     }
 
 
-class Fixed(AdapterGenerator):
+class Fixed(Generator):
     """Gives each description the adapter it is told to, and keeps what it was asked."""
 
     name: ClassVar[str] = "fixed"
@@ -77,7 +77,7 @@ class Drawn(Fixed):
     def adapter(self, description, rng):
         adapter = self.adapters[description]
         factor = torch.rand((), generator=rng)
-        return Adapter(adapter.settings, adapter.lora_A, {s: factor * b for s, b in adapter.lora_B.items()})
+        return Lora(adapter.settings, adapter.lora_A, {s: factor * b for s, b in adapter.lora_B.items()})
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def by_description(tasks, own):
     return {task.description: own[task.id] for task in tasks}
 
 
-def score(tasks, generators, backbone, encoder, **options):
-    return score_unseen(tasks, generators, backbone, encoder, **{"seeds": (5, 6, 7), "max_length": 32} | options)
+def score(tasks, generators, base, encoder, **options):
+    return score_unseen(tasks, generators, base, encoder, **{"seeds": (5, 6, 7), "max_length": 32} | options)
 
 
-def test_chance_is_drawn_once_a_seed_and_certainty_once(tasks, backbone, encoder, by_description):
+def test_chance_is_drawn_once_a_seed_and_certainty_once(tasks, base, encoder, by_description):
     fixed, drawn = Fixed(by_description), Drawn(by_description)
-    rows = score(tasks, {"fixed": fixed, "drawn": drawn}, backbone, encoder)
+    rows = score(tasks, {"fixed": fixed, "drawn": drawn}, base, encoder)
     assert [(row.task, row.method, row.seed) for row in rows] == [
         (task, method, seed)
         for task in ("drinks", "meals")
@@ -100,44 +100,44 @@ def test_chance_is_drawn_once_a_seed_and_certainty_once(tasks, backbone, encoder
     assert [seed for _, seed in fixed.asked] == [5, 5]
     assert [seed for _, seed in drawn.asked] == [5, 6, 7] * 2
     assert len({row.scores.cross_entropy for row in rows}) == 8, "each draw is its own adapter"
-    assert score(tasks, {"fixed": fixed, "drawn": drawn}, backbone, encoder) == rows
+    assert score(tasks, {"fixed": fixed, "drawn": drawn}, base, encoder) == rows
 
 
-def test_a_generator_is_told_the_first_description_and_no_more(tasks, backbone, encoder, by_description):
+def test_a_generator_is_told_the_first_description_and_no_more(tasks, base, encoder, by_description):
     fixed = Fixed(by_description)
     blind = [t.model_copy(update={"source": t.source.model_copy(update={"train": "/missing"})}) for t in tasks]
-    score(blind, {"fixed": fixed}, backbone, encoder)
+    score(blind, {"fixed": fixed}, base, encoder)
     for task, (condition, _) in zip(tasks, fixed.asked, strict=True):
         assert condition.description == task.description
         assert torch.equal(condition.embedding, encoder.encode([task.description])[0])
 
 
-def test_rows_hold_the_scores_on_the_test_file_and_come_one_by_one(tasks, backbone, encoder, own, by_description):
+def test_rows_hold_the_scores_on_the_test_file_and_come_one_by_one(tasks, base, encoder, own, by_description):
     seen = []
     rows = score(
         tasks,
         {"fixed": Fixed(by_description)},
-        backbone,
+        base,
         encoder,
         fixed={"base": lambda _task: None},
         on_row=seen.append,
     )
     assert seen == rows
     for task in tasks:
-        data = TaskData.of(task, task.load_test(), backbone, max_length=32)
+        data = TaskData.of(task, task.load_test(), base, max_length=32)
         met = {row.method: row.scores for row in rows if row.task == task.id}
         assert met == {
-            "base": score_task(backbone, None, data),
-            "fixed": score_task(backbone, own[task.id], data),
+            "base": score_task(base, None, data),
+            "fixed": score_task(base, own[task.id], data),
         }
         assert met["base"] != met["fixed"]
 
 
-def test_the_oracle_recovers_all_and_the_base_nothing(tasks, backbone, encoder, own, by_description):
+def test_the_oracle_recovers_all_and_the_base_nothing(tasks, base, encoder, own, by_description):
     rows = score(
         tasks,
         {"perfect": Fixed(by_description)},
-        backbone,
+        base,
         encoder,
         fixed={"base": lambda _task: None, "oracle": lambda task: own[task.id], "nothing": lambda _task: None},
     )

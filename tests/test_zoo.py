@@ -8,10 +8,11 @@ import torch
 from conftest import SITES, make_expert
 from safetensors.torch import load_file, save_file
 
-from loragen.adapter import Adapter
+from loragen.adapters.adapter import Lora
 from loragen.errors import AdapterError, ZooError
-from loragen.experts import Start
-from loragen.zoo import MANIFEST, MULTITASK, SNAPSHOTS, VARIANCE, Zoo, default_zoo, expert_files
+from loragen.recipes.expert import Start
+from loragen.zoo.card import MANIFEST, MULTITASK, SNAPSHOTS, VARIANCE, expert_files
+from loragen.zoo.zoo import Zoo, default_zoo
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -234,9 +235,9 @@ def swap_base(folder: Path) -> None:
 
 
 def lose_a_site(folder: Path) -> None:
-    adapter = Adapter.load(folder)
+    adapter = Lora.load(folder)
     kept = [site for site in adapter.sites if site != "layer.1.query"]
-    smaller = Adapter.from_factors(
+    smaller = Lora.from_factors(
         {site: adapter.lora_A[site] for site in kept},
         {site: adapter.lora_B[site] for site in kept},
         base_model_name_or_path="tiny-base",

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from models import word_task, write_tiny_encoder
 
-from loragen.backbone import Backbone
+from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.config import dump_yaml
-from loragen.experts import ExpertRecipe, MultitaskRecipe, Start, train_expert
 from loragen.files import atomic_write
-from loragen.tasks import Task, TaskSource
-from loragen.zoo import MANIFEST, Card, Manifest, expert_files
+from loragen.recipes.expert import ExpertRecipe, Start, train_expert
+from loragen.recipes.multitask import MultitaskRecipe
+from loragen.tasks.task_set import Task, TaskSource
+from loragen.zoo.card import MANIFEST, Card, Manifest, expert_files
 
 EXPERTS = {
     "cups": ("tea", "warm"),
@@ -33,7 +34,7 @@ TESTS = 40
 
 def write_toys(root: Path) -> Path:
     """Write a base, tasks and a zoo of seven experts of six families, one of five labels; returns their folder."""
-    base = Backbone.load(str(write_tiny_encoder(root / "base", seed=1)))
+    base = LabelTextEncoder.load(str(write_tiny_encoder(root / "base", seed=1)))
     tasks = [
         word_task(root / "data", name, words=words, train=100).model_copy(
             update={

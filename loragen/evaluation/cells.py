@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from loragen.bases.scores import AnyScores
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.novelty import Novelty
-from loragen.evaluation.open_scoring import AnyScores
 from loragen.files import atomic_write
 
 Key = tuple[str, str, str, int]

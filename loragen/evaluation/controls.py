@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from loragen.tasks import Task
+from loragen.tasks.task_set import Task
 
 RIGHT = "right"
 NONSENSE = "nonsense"

@@ -12,25 +12,26 @@ from typing import Any, Self
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from loragen.adapter import Adapter
-from loragen.backbone import Backbone, DeviceName, DtypeName, choose_dtype
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.devices import DeviceName, DtypeName, choose_dtype
+from loragen.bases.scores import AnyScores, main_score, measure, read_task, scores_of
+from loragen.bases.tokenised import TaskData
+from loragen.conditions.condition import Conditioner
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import StrictModel
-from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import ALL, Cell, CellFile, Key
 from loragen.evaluation.controls import RIGHT, controls
 from loragen.evaluation.novelty import Reference
-from loragen.evaluation.open_scoring import AnyScores, main_score, measure
-from loragen.evaluation.scoring import read_task, scores_of
-from loragen.fewshot import FewShotRecipe, fit_examples
 from loragen.files import atomic_write
-from loragen.generators.base import AdapterGenerator
-from loragen.generators.catalogue import SPLIT, open_generator
-from loragen.generators.conditions import Conditioner
+from loragen.generators.base import Generator
+from loragen.generators.registry import open_generator
 from loragen.generators.trained import MANIFEST
-from loragen.taskdata import TaskData
-from loragen.tasks import Examples, Task, TaskSet
-from loragen.zoo import Zoo
+from loragen.recipes.few_shot import FewShotRecipe, fit_examples
+from loragen.tasks.examples import Examples
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import SPLIT, Zoo
 
 BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
 CELLS, RUN = "cells.jsonl", "run.yaml"
@@ -128,8 +129,8 @@ class Bench:
     oracles: Zoo
     tasks: tuple[Task, ...]
     split_of: Mapping[str, str]
-    backbone: Backbone
-    generators: Mapping[str, AdapterGenerator]
+    base: Base
+    generators: Mapping[str, Generator]
     encoder: TextEncoder
     conditioners: Mapping[str, Conditioner]
     reference: Reference
@@ -163,7 +164,7 @@ class Bench:
                 f"The oracles of {config.oracles} adapt other weights ({oracles.manifest.base_hash[:12]}) than the zoo "
                 f"{config.zoo} ({zoo.manifest.base_hash[:12]}); train them with the zoo's base."
             )
-        backbone = zoo.load_base(dtype=choose_dtype(config.dtype), device=config.device)
+        base = zoo.load_base(dtype=choose_dtype(config.dtype), device=config.device)
         encoder = TextEncoder.load(config.encoder)
         generators = {name: open_generator(name, zoo, encoder) for name in config.generators}
         return cls(
@@ -172,7 +173,7 @@ class Bench:
             oracles,
             tasks,
             split_of,
-            backbone,
+            base,
             generators,
             encoder,
             {name: Conditioner.of(generator, encoder) for name, generator in generators.items()},
@@ -197,10 +198,10 @@ class Bench:
         return ("topk", MULTITASK, *(row for row, method in self.fitted.items() if method == MULTITASK))
 
     @cached_property
-    def multitask(self) -> Adapter:
+    def multitask(self) -> Lora:
         """The one LoRA for all experts' tasks."""
         place = self.config.multitask
-        return self.zoo.multitask() if place is None else Adapter.load(place)
+        return self.zoo.multitask() if place is None else Lora.load(place)
 
     def data(self, task: Task, *, instruction: str | None = None) -> TaskData:
         """A task's test file, tokenised once, in the order of `shuffled`."""
@@ -212,7 +213,7 @@ class Bench:
 
     def _tokenise(self, task: Task, instruction: str | None) -> TaskData:
         length = self.zoo.manifest.recipe.score_length
-        return TaskData.of(task, shuffled(task), self.backbone, max_length=length, instruction=instruction)
+        return TaskData.of(task, shuffled(task), self.base, max_length=length, instruction=instruction)
 
 
 def _refuse_mixture(tasks: Sequence[Task]) -> None:
@@ -298,11 +299,11 @@ def _run(bench: Bench) -> Run:
         "encoder": bench.encoder.fingerprint,
         "tasks": _sha256(json.dumps([task.model_dump(mode="json") for task in bench.tasks]).encode()),
         "test files": _sha256(json.dumps([(each.texts, each.pairs, each.labels) for each in texts]).encode()),
-        "dtype": str(next(bench.backbone.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(next(bench.base.model.parameters()).dtype).removeprefix("torch."),
     }
     rows = {MULTITASK: _digest(bench.multitask, None), ORACLE: bench.oracles.fingerprint}
     if config.instructed is not None:
-        rows[INSTRUCTED] = _digest(Adapter.load(config.instructed), None)
+        rows[INSTRUCTED] = _digest(Lora.load(config.instructed), None)
     for name in config.generators:
         folders = (Path(name), bench.zoo.root / "generators" / name)
         folder = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
@@ -382,14 +383,14 @@ def _cells(bench: Bench, task: Task, known: Mapping[Key, Cell]) -> Iterator[Cell
         )
 
 
-def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int) -> Adapter | None:
+def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int) -> Lora | None:
     if method == BASE:
         return None
     if method == MULTITASK:
         return bench.multitask
     if method == INSTRUCTED:
         assert bench.config.instructed is not None
-        return Adapter.load(bench.config.instructed)
+        return Lora.load(bench.config.instructed)
     if method == ORACLE:
         return bench.oracles.adapter(task.id)
     if method in bench.fitted:
@@ -401,16 +402,16 @@ def _adapter(bench: Bench, task: Task, method: str, description: str, seed: int)
     return generator.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
 
 
-def _fitted(bench: Bench, task: Task, adapter: Adapter, seed: int) -> Adapter:
+def _fitted(bench: Bench, task: Task, adapter: Lora, seed: int) -> Lora:
     """An adapter fitted to a few labelled examples of a task; whatever the method, a seed draws the same ones."""
     few = bench.config.few_shot
     assert few is not None
     examples = task.load_train().few(few.shots, rng=_rng(task, f"examples {seed}"))
-    data = TaskData.of(task, examples, bench.backbone, max_length=few.recipe.max_length)
-    return fit_examples(adapter, data, bench.backbone, few.recipe)
+    data = TaskData.of(task, examples, bench.base, max_length=few.recipe.max_length)
+    return fit_examples(adapter, data, bench.base, few.recipe)
 
 
-def _digest(adapter: Adapter | None, instruction: str | None) -> str:
+def _digest(adapter: Lora | None, instruction: str | None) -> str:
     digest = hashlib.sha256((instruction or "").encode())
     for site in adapter.sites if adapter is not None else ():
         digest.update(site.encode())
@@ -420,23 +421,23 @@ def _digest(adapter: Adapter | None, instruction: str | None) -> str:
 
 
 def _scores(
-    bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None, *, whole: bool
+    bench: Bench, task: Task, adapter: Lora | None, instruction: str | None, *, whole: bool
 ) -> tuple[AnyScores | None, AnyScores]:
     """Scores on the whole test file, where that is asked for, and on its first texts."""
     data, short = bench.data(task, instruction=instruction), bench.config.short
     if data.is_open or not whole:
         return _measured(bench, adapter, data) if whole else None, _measured(bench, adapter, data.first(short))
-    readout = read_task(bench.backbone, adapter, data)
+    readout = read_task(bench.base, adapter, data)
     return scores_of(readout, clustering=True), scores_of(readout.first(short))
 
 
-def _measured(bench: Bench, adapter: Adapter | None, data: TaskData) -> AnyScores:
+def _measured(bench: Bench, adapter: Lora | None, data: TaskData) -> AnyScores:
     if data.is_open:
-        return measure(bench.backbone, adapter, data)
-    return scores_of(read_task(bench.backbone, adapter, data))
+        return measure(bench.base, adapter, data)
+    return scores_of(read_task(bench.base, adapter, data))
 
 
-def _forgetting(bench: Bench, task: Task, adapter: Adapter, instruction: str | None) -> float | None:
+def _forgetting(bench: Bench, task: Task, adapter: Lora, instruction: str | None) -> float | None:
     """Mean change of the first main score on tasks of other families, the adapter used as it is on its own."""
     strangers = [other for other in bench.tasks if (other.family or other.id) != (task.family or task.id)]
     order = torch.randperm(len(strangers), generator=_rng(task, "unrelated"))[: bench.config.unrelated]
@@ -447,7 +448,7 @@ def _forgetting(bench: Bench, task: Task, adapter: Adapter, instruction: str | N
     return round(sum(changes) / len(changes), 5) if changes else None
 
 
-def _accuracy(bench: Bench, task: Task, adapter: Adapter | None, instruction: str | None) -> float:
+def _accuracy(bench: Bench, task: Task, adapter: Lora | None, instruction: str | None) -> float:
     key = _digest(adapter, instruction), task.id
     if key not in bench.accuracies:
         data = bench.data(task, instruction=instruction).first(bench.config.unrelated_texts)

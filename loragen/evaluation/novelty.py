@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from loragen.adapter import Adapter
-from loragen.frame import Frame
-from loragen.zoo import Zoo
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.zoo.zoo import Zoo
 
 REPLAY = 0.02
 """Share of an expert's distance from the mean within which an adapter counts as that expert given back."""
@@ -66,7 +66,7 @@ class Reference:
         frame = Frame.fit(adapters)
         return cls(zoo.ids, frame, torch.stack([_point(frame, adapter) for adapter in adapters]))
 
-    def novelty(self, adapter: Adapter, *, top: int = 5) -> Novelty:
+    def novelty(self, adapter: Lora, *, top: int = 5) -> Novelty:
         """Measure an adapter, naming the ``top`` experts of its best mixture.
 
         What the adapter does outside the experts' frame, in other directions of the input, adds to every distance.
@@ -138,7 +138,7 @@ def mixture_weights(vertices: Tensor, target: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def _point(frame: Frame, adapter: Adapter) -> Tensor:
+def _point(frame: Frame, adapter: Lora) -> Tensor:
     """Coordinates turned so that their distances are those of delta weights, float64 (d,).
 
     ‖B A‖ = ‖B L‖ where A Aᵀ = L Lᵀ. L is the identity for an orthonormal A, and almost so for one stored in bfloat16.
@@ -148,7 +148,7 @@ def _point(frame: Frame, adapter: Adapter) -> Tensor:
     return frame.flatten({site: block @ torch.linalg.cholesky(grams[site]) for site, block in blocks.items()})
 
 
-def _norm_outside(frame: Frame, adapter: Adapter) -> float:
+def _norm_outside(frame: Frame, adapter: Lora) -> float:
     """Norm of the part of an adapter's delta weights that the frame does not hold; orthogonal to all that it holds."""
     squared = 0.0
     for site in adapter.sites:

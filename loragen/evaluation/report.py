@@ -14,8 +14,8 @@ from loragen.evaluation.evaluate import BASE, ORACLE, Bench, EvaluateConfig
 from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import KIND, Row, Summary, summarise
 from loragen.files import atomic_write
-from loragen.generators.catalogue import SPLIT
-from loragen.generators.library import Library
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import SPLIT
 
 REPORT, MARKDOWN = "report.json", "report.md"
 TITLES: dict[str, str] = {
@@ -70,7 +70,7 @@ class Report(StrictModel):
 
 def make_report(bench: Bench, cells: Sequence[Cell]) -> Report:
     """Summarise an evaluation."""
-    library = Library.of(bench.zoo.select(splits={SPLIT}), bench.encoder)
+    library = ExpertIndex.of(bench.zoo.select(splits={SPLIT}), bench.encoder)
     embeddings = bench.encoder.encode([task.description for task in bench.tasks])
     places = _places(torch.cat([library.index.vectors.float(), embeddings]))
     experts = [
@@ -120,7 +120,7 @@ def write_report(bench: Bench, cells: Sequence[Cell]) -> tuple[Report, list[Path
 
 def _plots(report: Report, folder: Path) -> list[Path]:
     try:
-        from loragen.evaluation.plots import evaluation_plots
+        from loragen.evaluation.figures import evaluation_plots
     except MissingExtraError:
         return []
     return evaluation_plots(report, folder)

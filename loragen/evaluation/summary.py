@@ -6,19 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
+from loragen.bases.scores import FAMILIES, LESS_IS_MORE, AnyScores, Scores
 from loragen.config import StrictModel
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import PARAPHRASE, RIGHT
-from loragen.evaluation.open_scoring import FAMILIES, LESS_IS_MORE, AnyScores
-from loragen.evaluation.scoring import Scores
-from loragen.evaluation.statistics import (
-    Interval,
-    Table,
-    difference_interval,
-    gain_interval,
-    mean_interval,
-    win_rate,
-)
+from loragen.evaluation.statistics import Interval, Table, difference_interval, gain_interval, mean_interval, win_rate
 
 MAIN = Scores.main
 KIND = "kind: "

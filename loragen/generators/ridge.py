@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loragen.adapters.frame import Frame
+from loragen.conditions.condition import Condition
 from loragen.errors import GeneratorError
-from loragen.frame import Frame
-from loragen.generators.base import Condition, Neighbour
-from loragen.generators.library import Library
-from loragen.generators.merge import Merge
+from loragen.generators.baselines import Merge
+from loragen.zoo.expert_index import ExpertIndex, Neighbour
 
 ALPHAS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """From the mean of the experts to almost an interpolation: of equal errors the first, which claims least, is taken."""
@@ -50,7 +50,7 @@ class Ridge(Merge):
                 raise GeneratorError(f"{name} is {value} in a ridge regression; a number above zero was wanted.")
 
     @classmethod
-    def fit(cls, library: Library) -> "Ridge":
+    def fit(cls, library: ExpertIndex) -> "Ridge":
         """Choose alpha and bandwidth by the error of predicting each expert from all others.
 
         The error is the squared distance of coordinates in the experts' common frame; no task data take part.

@@ -1,29 +1,32 @@
-"""What every trained generator shares: where it comes from, its folder, and what its training is told."""
+"""Shared by all trained generators: origin, folder, training settings and latent Gaussians."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import StrictModel
-from loragen.embedding import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, ZooError
-from loragen.generators.base import AdapterGenerator
-from loragen.zoo import Zoo
+from loragen.generators.base import Generator
+from loragen.zoo.zoo import Zoo
 
 MANIFEST = "generator.yaml"
+
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Provenance(StrictModel):
-    """What every trained generator says of where it comes from."""
+    """Origin of a trained generator: base, experts and text encoder."""
 
     base: str
     base_hash: str
@@ -36,6 +39,14 @@ class Provenance(StrictModel):
     encoder_hash: str
     experts: tuple[str, ...]
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_older_manifests(cls, values: Any) -> Any:
+        """Drop the key of a training that was given up (tag ``search-2026-11``); the weights say all there is."""
+        return (
+            {key: value for key, value in values.items() if key != "polished"} if isinstance(values, dict) else values
+        )
 
     @classmethod
     def facts(cls, zoo: Zoo, encoder: TextEncoder) -> dict[str, Any]:
@@ -60,20 +71,19 @@ class Provenance(StrictModel):
         return {"base": self.base, "task_type": self.task_type, "fan_in_fan_out": self.fan_in_fan_out}
 
 
-class Polished(StrictModel):
-    """What training on task loss made of a generator that learns to reconstruct weights."""
-
-    objective: Literal["task", "both"]
-    epochs: int
-    """Of that training, chosen on left-out tasks where there were any; with 0 it bettered nothing."""
-    worth: tuple[float, ...] = ()
-    """On those, before it and after each epoch: score, plus what another task's description costs of it."""
-
-
-class TrainedGenerator(AdapterGenerator):
+class TrainedGenerator(Generator):
     """A generator that was trained on a zoo and lives in a folder of its own."""
 
     manifest: Provenance
+
+    def drawing_on(self, *, top_k: int | None, exclude: frozenset[str]) -> "TrainedGenerator":
+        """The same generator with another number of experts, unless `None`, and without some of them.
+
+        The registry says which generators can be asked for what.
+        """
+        assert top_k is None
+        assert not exclude
+        return self
 
     @abstractmethod
     def files(self) -> dict[str, str | bytes]:
@@ -126,7 +136,7 @@ def reading_folder(folder: Path, kind: str) -> Iterator[None]:
 
 
 class TrainConfig(StrictModel):
-    """What `loragen train` is told, whatever the generator."""
+    """Settings of a training that all generators share."""
 
     zoo: Path
     """Relative to where the command runs."""
@@ -146,3 +156,31 @@ class TrainConfig(StrictModel):
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A diagonal Gaussian, (..., latent)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    @classmethod
+    def standard(cls, like: Tensor) -> Self:
+        """N(0, I) of the shape and on the device of ``like``."""
+        return cls(torch.zeros_like(like), torch.zeros_like(like))
+
+    def sample(self, noise: Tensor, *, scale: float = 1.0) -> Tensor:
+        """The point at standard normal ``noise``."""
+        return self.mean + scale * noise * (0.5 * self.log_variance).exp()
+
+    def kl(self, other: "Gaussian") -> Tensor:
+        """KL(self ‖ other), in nats, summed over the latent dimension."""
+        ratio = (self.log_variance - other.log_variance).exp()
+        shift = (self.mean - other.mean).square() / other.log_variance.exp()
+        return 0.5 * (ratio + shift - 1 + other.log_variance - self.log_variance).sum(-1)
+
+
+def subfolder(folder: Path | None, name: str) -> Path | None:
+    """A folder for one part of a run, where its state is kept at all."""
+    return None if folder is None else folder / name

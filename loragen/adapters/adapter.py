@@ -1,0 +1,295 @@
+"""LoRA adapters as PEFT keeps them on disk, read and written without PEFT.
+
+The one place that parses keys, multiplies factors and writes adapters; `lora_settings` knows the config. What a folder
+says is read exactly as PEFT reads it or refused by name: nothing that would change the update is dropped in silence.
+
+A *site* is the path of an adapted linear module in the base model, such as ``encoder.layer.0.attention.self.query``.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from loragen.adapters.settings import CONFIG_NAME, NARROWING, LoraSettings, natural
+from loragen.errors import AdapterError
+from loragen.files import atomic_folder
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+# PEFT also loads keys that hold the adapter's name, when that name is "default".
+_KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
+_FOREIGN_KEYS = {
+    "lora_embedding_": "part of an adapted embedding, where only linear modules are supported",
+    "lora_magnitude_vector": "part of DoRA, whose update is more than B·A",
+    "lora_B.bias": "a bias trained beside B (lora_bias)",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """An adapted module and its sizes: A is (r, in_features), B is (out_features, r)."""
+
+    name: str
+    out_features: int
+    in_features: int
+    r: int
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """The table of sites that adapters share to live in one space, in natural order (layer 2 before layer 10)."""
+
+    sites: tuple[Site, ...]
+
+    def __post_init__(self) -> None:
+        assert len({site.name for site in self.sites}) == len(self.sites), "a site is listed twice"
+        object.__setattr__(self, "sites", tuple(sorted(self.sites, key=lambda site: natural(site.name))))
+
+    def difference(self, other: "AdapterSpec") -> str | None:
+        """Say the first mismatch in words ("here" is this table, "there" the other); None where the tables agree."""
+        here = {site.name: site for site in self.sites}
+        there = {site.name: site for site in other.sites}
+        for name in sorted(here.keys() | there.keys(), key=natural):
+            if name not in there:
+                return f"{name} is adapted here but not there"
+            if name not in here:
+                return f"{name} is adapted there but not here"
+            for size in ("r", "in_features", "out_features"):
+                ours, theirs = getattr(here[name], size), getattr(there[name], size)
+                if ours != theirs:
+                    return f"{name} has {size}={ours} here but {size}={theirs} there"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """Settings and two factors per site, ``lora_A`` (r, in) and ``lora_B`` (out, r), kept in natural order of sites.
+
+    Raises:
+        AdapterError: a factor is missing, does not fit the settings or its partner, or holds more than finite floats.
+    """
+
+    settings: LoraSettings
+    lora_A: Mapping[str, Tensor]
+    lora_B: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        for name in ("lora_A", "lora_B"):
+            factors = getattr(self, name)
+            object.__setattr__(self, name, {site: factors[site] for site in sorted(factors, key=natural)})
+        if not self.lora_A and not self.lora_B:
+            raise AdapterError("the adapter has no sites; at least one pair of lora_A and lora_B is needed.")
+        for site in sorted(self.lora_A.keys() ^ self.lora_B.keys(), key=natural):
+            present, absent = ("lora_A", "lora_B") if site in self.lora_A else ("lora_B", "lora_A")
+            raise AdapterError(f"{site} has {present} but no {absent}; export the adapter again with both.")
+        for site in self.lora_A:
+            self._check_site(site)
+
+    def _check_site(self, site: str) -> None:
+        a, b, rank = self.lora_A[site], self.lora_B[site], self.settings.rank(site)
+        _check_factor(f"{site}.lora_A", a)
+        _check_factor(f"{site}.lora_B", b)
+        if not a.shape[0] == b.shape[1] == rank:
+            raise AdapterError(
+                f"{site} has lora_A of shape {tuple(a.shape)} and lora_B of shape {tuple(b.shape)}, where the settings "
+                f"want ({rank}, in) and (out, {rank}); correct r or rank_pattern, or export the adapter again."
+            )
+        if not self.settings.targets(site):
+            raise AdapterError(
+                f"{site} has weights, but target_modules={self.settings.target_modules!r} leaves it out, so that PEFT "
+                "would not load them; name it there or drop its weights."
+            )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the adapted modules in natural order."""
+        return tuple(self.lora_A)
+
+    @cached_property
+    def spec(self) -> AdapterSpec:
+        """The adapted modules with their sizes."""
+        pairs = ((site, self.lora_A[site], self.lora_B[site]) for site in self.sites)
+        return AdapterSpec(tuple(Site(site, b.shape[0], a.shape[1], a.shape[0]) for site, a, b in pairs))
+
+    def scaled_factors(self, site: str) -> tuple[Tensor, Tensor]:
+        """A (r, in) and scaling · B (out, r) of a site, float32: their product is the delta weight."""
+        return self.lora_A[site].float(), self.lora_B[site].float() * self.settings.scaling(site)
+
+    def delta_weight(self, site: str) -> Tensor:
+        """Return the update scaling · B · A: float32, (out_features, in_features)."""
+        return self.lora_B[site].float() @ self.lora_A[site].float() * self.settings.scaling(site)
+
+    def weight_update(self, site: str) -> Tensor:
+        """Return the update as the base stores its weight: transposed where ``fan_in_fan_out`` is set.
+
+        One flag speaks for all sites: for an adapter of both Linear and Conv1D modules, ask the base which is which.
+        """
+        delta = self.delta_weight(site)
+        return delta.T if self.settings.fan_in_fan_out else delta
+
+    def norm(self) -> float:
+        """Compute the Frobenius norm over the delta weights of all sites, from r x r products alone."""
+        return math.sqrt(sum(self._squared_norm(site) for site in self.sites))
+
+    def _squared_norm(self, site: str) -> float:
+        a, b = self.lora_A[site].detach().double(), self.lora_B[site].detach().double()
+        # Rounding can push the trace of a vanishing product below zero.
+        return self.settings.scaling(site) ** 2 * max(float(((a @ a.T) * (b.T @ b)).sum()), 0.0)
+
+    @classmethod
+    def from_factors(
+        cls,
+        lora_A: Mapping[str, Tensor],
+        lora_B: Mapping[str, Tensor],
+        *,
+        base_model_name_or_path: str | None,
+        task_type: str | None = None,
+        fan_in_fan_out: bool = False,
+        scaling: float = 1.0,
+    ) -> Self:
+        """Make an adapter whose update is ``scaling`` · B · A at every site, each with the rank of its factors.
+
+        Sites are named in full, since short endings could cover further modules of the base. ``r`` is the largest rank,
+        which is what servers reserve room for, and ``lora_alpha`` / ``r`` is ``scaling`` even to readers that know no
+        patterns.
+
+        Raises:
+            AdapterError: the factors do not make an adapter.
+        """
+        ranks = {site: lora_A[site].shape[0] for site in sorted(lora_A, key=natural)}
+        r = max(ranks.values(), default=1)
+        lower = {f"^{re.escape(site)}": rank for site, rank in ranks.items() if rank != r}
+        settings = LoraSettings(
+            r=r,
+            lora_alpha=scaling * r,
+            target_modules=tuple(ranks),
+            base_model_name_or_path=base_model_name_or_path,
+            task_type=task_type,
+            fan_in_fan_out=fan_in_fan_out,
+            rank_pattern=lower,
+            alpha_pattern={key: scaling * rank for key, rank in lower.items()},
+        )
+        return cls(settings, lora_A, lora_B)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a PEFT adapter folder.
+
+        Raises:
+            AdapterError: the folder is missing, damaged, or holds something unsupported; the message names it.
+        """
+        try:
+            config = _read_config(folder)
+            settings = LoraSettings.from_config(config)
+            lora_A, lora_B = _split_factors(_read_tensors(folder))
+            if any(config.get(key) not in (None, [], "") for key in NARROWING):
+                settings = replace(settings, target_modules=tuple(sorted(lora_A, key=natural)))
+            return cls(settings, lora_A, lora_B)
+        except AdapterError as error:
+            raise AdapterError(f"The adapter {folder} cannot be used: {error}") from error
+
+    def save(self, folder: Path, *, extra_files: Mapping[str, str | bytes] = MappingProxyType({})) -> None:
+        """Write a PEFT adapter folder, whole or not at all, in place of any that stands there.
+
+        Equal adapters give equal bytes. ``extra_files`` maps the names of further files, such as a card, to contents.
+        """
+        assert not {CONFIG_NAME, WEIGHTS_NAME} & extra_files.keys(), "extra files take the adapter's own names"
+        tensors = {}
+        for site in self.sites:
+            for letter, factor in (("A", self.lora_A[site]), ("B", self.lora_B[site])):
+                # Cloned, since the file format holds no shared storage, while sites may share an A.
+                copy = factor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                tensors[f"base_model.model.{site}.lora_{letter}.weight"] = copy
+        # The format's writer keeps no order among several entries of metadata.
+        weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        config = json.dumps(self.settings.to_config(), indent=2) + "\n"
+        with atomic_folder(folder) as staging:
+            for name, content in {CONFIG_NAME: config, WEIGHTS_NAME: weights, **extra_files}.items():
+                (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise AdapterError("there is no such folder; give the path of a folder that PEFT's save_pretrained wrote.")
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise AdapterError(f"it has no {CONFIG_NAME}; give the path of a folder that PEFT's save_pretrained wrote.")
+    try:
+        config = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
+    except ValueError as error:
+        raise AdapterError(f"{CONFIG_NAME} is not readable JSON ({error}); export the adapter again.") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{CONFIG_NAME} holds a {type(config).__name__}; a mapping of keys to values was wanted.")
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_NAME
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        raise AdapterError(
+            "it holds adapter_model.bin, a pickle, which can run any code when it is read; if you trust it, load it "
+            f"with PEFT and save it again as {WEIGHTS_NAME}."
+        )
+    if not path.is_file():
+        raise AdapterError(f"it has no {WEIGHTS_NAME}; give the path of a folder that PEFT's save_pretrained wrote.")
+    data = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(data)
+        # The reader takes the last of several equal keys without a word.
+        json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_without_duplicates)
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype that torch does not have
+        raise AdapterError(
+            f"{WEIGHTS_NAME} is damaged or no safetensors file ({error}); fetch or export it again."
+        ) from error
+    return tensors
+
+
+def _split_factors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    factors: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            reasons = (reason for part, reason in _FOREIGN_KEYS.items() if part in key)
+            raise AdapterError(
+                f"{WEIGHTS_NAME} holds {key}: {next(reasons, 'no LoRA factor in PEFT naming')}; "
+                "export the adapter without it."
+            )
+        site, factor = match["site"], match["factor"]
+        if site in factors[factor]:
+            raise AdapterError(f"{WEIGHTS_NAME} holds lora_{factor} of {site} twice; remove one of them.")
+        factors[factor][site] = tensor
+    return factors["A"], factors["B"]
+
+
+def _check_factor(name: str, factor: Tensor) -> None:
+    if factor.dtype not in _DTYPES:
+        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        raise AdapterError(f"{name} has dtype {factor.dtype}; one of {wanted} was wanted.")
+    if factor.ndim != 2 or not factor.numel():
+        raise AdapterError(
+            f"{name} has shape {tuple(factor.shape)}; a matrix was wanted. Only linear modules are supported, "
+            "and what was trained in shards must be gathered before it is saved."
+        )
+    if bad := int((~factor.isfinite()).sum()):
+        raise AdapterError(f"{name} holds {bad} values that are not finite; train or export the adapter again.")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return values

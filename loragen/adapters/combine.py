@@ -1,0 +1,182 @@
+"""Merges of adapters on delta weights, with a say over the rank: weighted sums, TIES and DARE.
+
+All is done on scaling · B · A, never on A and B apart, so that adapters of any ranks and scalings merge. A site that an
+adapter lacks is zero there.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from loragen.adapters.adapter import Lora
+from loragen.adapters.ties_dare import dare, ties
+from loragen.errors import AdapterError
+
+METHODS = ("sum", "ties", "dare")
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A merge in low rank."""
+
+    adapter: Lora
+    energy_kept: float
+    """The share of the full merge's squared Frobenius norm, over all sites, that the rank holds; 1 means all."""
+
+
+def combined(
+    adapters: Sequence[Lora],
+    weights: Sequence[float],
+    *,
+    method: str = "sum",
+    rank: int | None = None,
+    density: float = 0.2,
+    scale: float = 1.0,
+    rng: torch.Generator,
+) -> Merged:
+    """Merge by the method of this name, times ``scale``, in rank at most ``rank`` at every site.
+
+    ``"sum"`` is `weighted_sum`; it needs neither ``density`` nor ``rng``, and is exact where no rank is asked for.
+    ``"ties"`` and ``"dare"`` are `sparse_merging.ties` and `dare`, whose full-rank result gives way to its best
+    approximation (Eckart-Young) site by site; its rank is by default the largest that an adapter has at the site.
+
+    Raises:
+        AdapterError: there is no such method, adapters do not go together, or a value is out of range.
+    """
+    if not math.isfinite(scale):
+        raise AdapterError(f"The scale of the merge is {scale}; a finite number was wanted.")
+    if method == "sum":
+        whole = weighted_sum(adapters, [scale * weight for weight in weights])
+        return Merged(whole, 1.0) if rank is None else _merged(truncated(whole, rank), whole.norm() ** 2)
+    if method == "ties":
+        return _from_dense(adapters, weights, partial(ties, density=density), rank, scale)
+    if method == "dare":
+        return _from_dense(adapters, weights, partial(dare, density=density, rng=rng), rank, scale)
+    raise AdapterError(f"There is no merge {method!r}; choose one of {', '.join(METHODS)}.")
+
+
+def weighted_sum(adapters: Sequence[Lora], weights: Sequence[float]) -> Lora:
+    """The adapter whose delta weight is Σ wᵢ · delta weightᵢ at every site, exactly.
+
+    Where all share their A the rank stays; elsewhere factors are concatenated, and the rank is the sum of the ranks.
+    Averaging A and B apart would not give this: mean(B) · mean(A) is not mean(B · A).
+
+    Raises:
+        AdapterError: there is no adapter, a weight is missing or not finite, or adapters do not go together.
+    """
+    lora_a, lora_b = {}, {}
+    for site, holders in _holders(adapters, weights).items():
+        lora_a[site], lora_b[site] = _summed(site, holders)
+    return _alike(adapters[0], lora_a, lora_b)
+
+
+def _holders(adapters: Sequence[Lora], weights: Sequence[float]) -> dict[str, list[tuple[Lora, float]]]:
+    """Site → the adapters that have it, each with its weight; refuses what cannot be merged."""
+    if not adapters or len(adapters) != len(weights):
+        raise AdapterError(
+            f"A merge takes one weight an adapter, and at least one; met {len(adapters)} and {len(weights)}."
+        )
+    if not all(map(math.isfinite, weights)):
+        raise AdapterError(f"The weights of the merge are {list(weights)}; finite numbers were wanted.")
+    bases = {adapter.settings.base_model_name_or_path for adapter in adapters}
+    if len(bases) > 1:
+        raise AdapterError(f"Adapters of one merge must share their base model; met {sorted(map(str, bases))}.")
+    if len({adapter.settings.fan_in_fan_out for adapter in adapters}) > 1:
+        raise AdapterError(
+            "Some adapters of the merge set fan_in_fan_out and some do not, so that they disagree on how their base "
+            "stores its weights; export them again from one base."
+        )
+    holders: dict[str, list[tuple[Lora, float]]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for site in adapter.sites:
+            holders.setdefault(site, []).append((adapter, weight))
+    for site, some in holders.items():
+        shapes = {(len(adapter.lora_B[site]), adapter.lora_A[site].shape[1]) for adapter, _ in some}
+        if len(shapes) > 1:
+            raise AdapterError(f"Adapters of one merge must agree on {site!r}, but its (out, in) is {sorted(shapes)}.")
+    return holders
+
+
+def _summed(site: str, holders: Sequence[tuple[Lora, float]]) -> tuple[Tensor, Tensor]:
+    factors = [(*adapter.scaled_factors(site), weight) for adapter, weight in holders]
+    first = factors[0][0]
+    if all(torch.equal(a, first) for a, _, _ in factors):
+        return first, torch.stack([weight * b for _, b, weight in factors]).sum(0)
+    return torch.cat([a for a, _, _ in factors]), torch.cat([weight * b for _, b, weight in factors], dim=1)
+
+
+def _alike(adapter: Lora, lora_a: Mapping[str, Tensor], lora_b: Mapping[str, Tensor]) -> Lora:
+    """Other factors for the base of ``adapter``."""
+    settings = adapter.settings
+    return Lora.from_factors(
+        lora_a,
+        lora_b,
+        base_model_name_or_path=settings.base_model_name_or_path,
+        task_type=settings.task_type,
+        fan_in_fan_out=settings.fan_in_fan_out,
+    )
+
+
+def truncated(adapter: Lora, r: int) -> Lora:
+    """The nearest adapter of rank at most ``r`` at every site (Eckart-Young), from the factors by QR and SVD.
+
+    Raises:
+        AdapterError: ``r`` is below 1.
+    """
+    _check_rank(r)
+    lora_a, lora_b = {}, {}
+    for site in adapter.sites:
+        a, b = (factor.double() for factor in adapter.scaled_factors(site))
+        q_b, triangle_b = torch.linalg.qr(b)
+        q_a, triangle_a = torch.linalg.qr(a.T)
+        left, singular, right = torch.linalg.svd(triangle_b @ triangle_a.T)
+        rank = min(r, len(singular))
+        lora_b[site] = (q_b @ left[:, :rank] * singular[:rank]).float()
+        lora_a[site] = (right[:rank] @ q_a.T).float()
+    return _alike(adapter, lora_a, lora_b)
+
+
+def _from_dense(
+    adapters: Sequence[Lora],
+    weights: Sequence[float],
+    merge: Callable[[Iterable[tuple[Tensor, float]]], Tensor],
+    rank: int | None,
+    scale: float,
+) -> Merged:
+    """The best approximation in low rank of a merge of dense delta weights, one site at a time."""
+    if rank is not None:
+        _check_rank(rank)
+    lora_a, lora_b, full = {}, {}, 0.0
+    for site, holders in _holders(adapters, weights).items():
+        delta = scale * merge((adapter.delta_weight(site).double(), weight) for adapter, weight in holders)
+        r = rank or max(len(adapter.lora_A[site]) for adapter, _ in holders)
+        lora_a[site], lora_b[site] = _nearest(delta, r)
+        full += float(delta.square().sum())
+    return _merged(_alike(adapters[0], lora_a, lora_b), full)
+
+
+def _nearest(delta: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Factors A (r, in) and B (out, r), float32, of the nearest matrix of a rank to ``delta``, float64 (out, in).
+
+    By the eigenvectors of the smaller Gram matrix, which takes less time than a singular value decomposition.
+    """
+    is_wide = delta.shape[1] > delta.shape[0]
+    gram = delta @ delta.T if is_wide else delta.T @ delta
+    vectors = torch.linalg.eigh(gram).eigenvectors[:, -r:].flip(1)  # of descending eigenvalues
+    if is_wide:
+        return (vectors.T @ delta).float(), vectors.float()
+    return vectors.T.float(), (delta @ vectors).float()
+
+
+def _merged(adapter: Lora, full: float) -> Merged:
+    """An approximation, beside the squared norm of the full merge of which it is the nearest."""
+    return Merged(adapter, min(adapter.norm() ** 2 / full, 1.0) if full else 1.0)
+
+
+def _check_rank(rank: int) -> None:
+    if rank < 1:
+        raise AdapterError(f"The rank asked for is {rank}; a whole number of at least 1 was wanted.")

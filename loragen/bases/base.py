@@ -1,0 +1,331 @@
+"""A frozen base model that scores and trains adapters, with any adapter switched in.
+
+`Base` is what all kinds share; the four kinds are in `text_encoder`, `language_model` and `image_text`.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.devices import DeviceName, choose_device
+from loragen.bases.hub import quiet_loading, resolve_model, weights_hash
+from loragen.bases.losses import contrast_loss
+from loragen.bases.scores import AnyScores
+from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
+from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.tasks.examples import Examples
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""Site → (A of shape (r, in), scaling · B of shape (out, r))."""
+
+Pooling = Literal["mean", "last"]
+ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
+"""What a base is trained and scored by, and so the kind of base that it must be."""
+PROMPT = "{text}\nLabel:"
+"""How a labelled text is put to a language model; its label follows after a space."""
+
+
+@dataclass(frozen=True)
+class Base(ABC):
+    """A frozen model and its tokenizer."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    fingerprint: str
+    """Hash of the weights file: the base an adapter was trained on is known by this."""
+    objective: ClassVar[ObjectiveName]
+    task_type: ClassVar[str | None]
+    """PEFT's name for what adapters of this base are for."""
+    model_class: ClassVar[str] = "AutoModel"
+    writes_text: ClassVar[bool] = False
+    """Whether it is a language model, which completes prompts."""
+
+    @classmethod
+    def load(
+        cls, name: str, *, dtype: torch.dtype = torch.float32, device: DeviceName = "cpu", prompt: str = PROMPT
+    ) -> Self:
+        """Load a base by its Hub name, a local path, or the name of the embedded MiniLM; no code of its own is run.
+
+        Args:
+            name: see above.
+            dtype: of the frozen weights.
+            device: where it computes.
+            prompt: template around labelled texts; bases other than language models have none.
+
+        Raises:
+            ConfigError: there is no such model or device, or the model is of another kind.
+        """
+        import transformers
+
+        folder = resolve_model(name)
+        kind = getattr(transformers, cls.model_class)
+        with quiet_loading():
+            try:
+                model = kind.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{name} cannot be loaded as a base for {cls.objective!r} ({str(error).splitlines()[0]}); name a "
+                    "model of that kind, or another `objective`."
+                ) from error
+            model = model.eval().requires_grad_(False).to(choose_device(device))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            return cls(name, model, tokenizer, weights_hash(folder), **cls._own_parts(name, folder, model, prompt))
+
+    @classmethod
+    @abstractmethod
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+        """Fields that this kind of base has beside the common ones."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base computes."""
+        return next(self.model.parameters()).device
+
+    @property
+    @abstractmethod
+    def body(self) -> nn.Module:
+        """The part of the model that gives hidden states of a text."""
+
+    # --- sites ---
+
+    def sites(self, target_modules: Sequence[str] | str) -> dict[str, tuple[int, int]]:
+        """Linear modules whose trailing dotted parts match a target, or whose whole name matches a regular expression.
+
+        Returns site → (out, in).
+
+        Raises:
+            AdapterError: a target matches nothing.
+        """
+        linear = {name: size for name, module in self.model.named_modules() if (size := linear_size(module))}
+        found: dict[str, tuple[int, int]] = {}
+        is_pattern = isinstance(target_modules, str)
+        for target in (target_modules,) if isinstance(target_modules, str) else target_modules:
+            matches = {name: size for name, size in linear.items() if _is_target(name, target, is_pattern=is_pattern)}
+            if not matches:
+                names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+                raise AdapterError(f"No linear module of {self.name} is called {target!r}; it has {names}.")
+            found |= matches
+        return {name: found[name] for name in linear if name in found}
+
+    def stores_transposed(self, sites: Iterable[str]) -> bool:
+        """True if the weights at these sites are kept as (in, out), as GPT-2's are: PEFT's ``fan_in_fan_out``.
+
+        Raises:
+            AdapterError: some are and some are not, which one adapter cannot say.
+        """
+        kinds = {isinstance(self.model.get_submodule(site), nn.Linear) for site in sites}
+        if len(kinds) > 1:
+            raise AdapterError(
+                f"Some weights of {self.name} at these sites are kept as (in, out) and others as (out, in), which one "
+                "adapter cannot say; name target modules of one kind."
+            )
+        return kinds == {False}
+
+    # --- a task's examples, made ready ---
+
+    def prepare(self, examples: Examples, *, max_length: int, instruction: str | None = None) -> TaskData:
+        """Tokenise examples; those with label names are closed, all others open.
+
+        Args:
+            examples: of one task. Labels that are not known count as the first class.
+            max_length: tokens of a text.
+            instruction: put in front of every text and every label; ``max_length`` grows by its length.
+
+        Raises:
+            TaskError: the base's objective wants labels, completions or images that the examples do not have.
+        """
+        labels = examples.label_names
+        if instruction is not None:
+            texts, labels = (tuple(f"{instruction} {text}" for text in group) for group in (examples.texts, labels))
+            max_length += len(self.tokenize([instruction], max_length=max_length)[0])
+            examples = replace(examples, texts=texts)
+        if not labels:
+            return TaskData.open(*self.open_ended(examples, max_length=max_length))
+        targets = torch.tensor(examples.labels or (0,) * len(examples))
+        inputs = self.inputs(examples, max_length=max_length)
+        return TaskData(inputs, targets, self.outputs(labels, max_length=max_length))
+
+    @abstractmethod
+    def inputs(self, examples: Examples, *, max_length: int) -> tuple[Input, ...]:
+        """Labelled examples as the base reads them."""
+
+    @abstractmethod
+    def outputs(self, texts: Sequence[str], *, max_length: int) -> tuple[Sequence[int], ...]:
+        """Label texts as the base reads or predicts them."""
+
+    @abstractmethod
+    def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
+        """Inputs and outputs of examples without labels.
+
+        Raises:
+            TaskError: this kind of base can make nothing of these.
+        """
+
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int) -> list[list[int]]:
+        """Token ids of each text; a pair is joined by the separator, and the longer half is cut first.
+
+        A tokenizer without a separator, as causal models have, joins a pair by a line break.
+        """
+        if pairs is not None and self.tokenizer.sep_token_id is None:
+            pairs = [f"\n{pair}" for pair in pairs]
+        encoded = self.tokenizer(
+            list(texts),
+            list(pairs) if pairs is not None else None,
+            truncation="longest_first",
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    # --- embeddings ---
+
+    @abstractmethod
+    def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
+        """One vector an input of a batch, float32 (n, hidden); differentiable in the factors in use."""
+
+    def _text_states(self, ids: Sequence[Input], pooling: Pooling) -> Tensor:
+        """Last-layer hidden states of one batch of texts: their mean over the tokens, or the last token's."""
+        padded, lengths = padded_rows(tokens_of(ids), self.tokenizer.pad_token_id or 0)
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        device = self.device
+        hidden: Tensor = self.body(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
+        if pooling == "last":
+            return hidden[torch.arange(len(ids)), lengths - 1].float()
+        weights = mask.to(device, torch.float32)[..., None]
+        return (hidden.float() * weights).sum(1) / weights.sum(1)
+
+    def embed(self, ids: Sequence[Input]) -> Tensor:
+        """Unit embeddings of one batch, float32 (n, hidden); differentiable in the factors in use."""
+        return F.normalize(self.states(ids), dim=-1)
+
+    def encode(self, ids: Sequence[Input], *, batch_size: int = 64) -> Tensor:
+        """Unit embeddings of any number of inputs, in their order, on the CPU."""
+        return F.normalize(self.encode_states(ids, batch_size=batch_size), dim=-1)
+
+    @torch.inference_mode()
+    def encode_states(self, ids: Sequence[Input], *, pooling: Pooling = "mean", batch_size: int = 64) -> Tensor:
+        """`states` of any number of inputs, in their order, on the CPU; batches hold texts of like length."""
+        if not ids:
+            raise TaskError("There is no text to encode; at least one was wanted.")
+        lengths = [0 if isinstance(row, Path) else len(row) for row in ids]
+        order = sorted(range(len(ids)), key=lengths.__getitem__)
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        states = torch.cat([self.states([ids[i] for i in batch], pooling=pooling).cpu() for batch in batches])
+        return states[torch.tensor(order).argsort()]
+
+    # --- a task ---
+
+    @abstractmethod
+    def losses(self, batch: TaskData, *, contrast_weight: float) -> dict[str, Tensor]:
+        """Losses of a batch under the factors in use: ``loss``, which is minimised, and its parts by name."""
+
+    @abstractmethod
+    def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
+        """The same loss over all of ``data`` at once, under the factors in use."""
+
+    def read(self, data: TaskData, adapter: Lora | None = None) -> Readout:
+        """Embeddings of the inputs and how well each class fits them, under an adapter or the factors in use."""
+        with self.adapted(adapter):
+            return self._read(data)
+
+    @abstractmethod
+    def _read(self, data: TaskData) -> Readout:
+        """`read` under the factors in use."""
+
+    def score(self, data: TaskData, adapter: Lora | None = None) -> AnyScores:
+        """Scores by what the task and the base admit, under an adapter or the factors in use."""
+        with self.adapted(adapter):
+            return self._score(data)
+
+    @abstractmethod
+    def _score(self, data: TaskData) -> AnyScores:
+        """`score` under the factors in use."""
+
+    # --- adapters ---
+
+    @contextmanager
+    def using(self, factors: Factors) -> Iterator[None]:
+        """Add scaling · B · A to the given sites while the block runs.
+
+        Raises:
+            AdapterError: the base has no such site, or one of another shape.
+        """
+        handles = []
+        try:
+            for site, (lora_a, lora_b) in factors.items():
+                module = self._site(site, lora_b.shape[0], lora_a.shape[1])
+                handles.append(module.register_forward_hook(partial(_add_low_rank, lora_a=lora_a, lora_b=lora_b)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def adapted(self, adapter: Lora | None) -> Iterator[None]:
+        """Switch an adapter in while the block runs; ``None`` leaves the base as it is."""
+        factors = {} if adapter is None else {site: adapter.scaled_factors(site) for site in adapter.sites}
+        with self.using(factors):
+            yield
+
+    def _site(self, site: str, out_features: int, in_features: int) -> nn.Module:
+        try:
+            module = self.model.get_submodule(site)
+        except AttributeError:
+            raise AdapterError(
+                f"The adapter targets {site!r}, which {self.name} does not have; it was made for another base model."
+            ) from None
+        size = linear_size(module)
+        if size is None:
+            raise AdapterError(
+                f"The adapter targets {site!r}, which is a {type(module).__name__} in {self.name}; "
+                "only linear modules can be adapted."
+            )
+        if size != (out_features, in_features):
+            raise AdapterError(
+                f"The adapter maps {in_features} to {out_features} features at {site!r}, but {self.name} maps "
+                f"{size[1]} to {size[0]} there; it was made for another base model."
+            )
+        return module
+
+
+def with_contrast(parts: dict[str, Tensor], texts: Tensor, targets: Tensor, weight: float) -> dict[str, Tensor]:
+    """Losses by name with their sum as ``loss``, and supervised contrast among texts where it has weight."""
+    if not weight:
+        return {"loss": sum(parts.values(), torch.zeros((), device=texts.device))} | parts
+    contrast = contrast_loss(texts, targets)
+    return {"loss": sum(parts.values()) + weight * contrast} | parts | {"contrast": contrast}
+
+
+def linear_size(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of a linear module, whichever way round it keeps its weight; None for any other."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if type(module).__name__ == "Conv1D" and isinstance(weight := getattr(module, "weight", None), Tensor):
+        return weight.shape[1], weight.shape[0]  # transformers' own, (in, out)
+    return None
+
+
+def _add_low_rank(
+    _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, lora_a: Tensor, lora_b: Tensor
+) -> Tensor:
+    x = inputs[0]
+    return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
+
+
+def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:
+    if is_pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,335 @@
+"""Language models as bases: they are trained and scored by the likelihood of a completion after its prompt.
+
+The completion of a labelled example is the name of its label; of an open one its own, or the text itself where there is
+no prompt. Only the completion's tokens count in the loss, its end among them.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loragen.bases.base import PROMPT, Base, ObjectiveName, Pooling, with_contrast
+from loragen.bases.losses import contrast_loss
+from loragen.bases.scores import AnyScores, LanguageScores, scores_of
+from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
+from loragen.errors import ConfigError, TaskError
+from loragen.tasks.examples import Examples
+
+
+@dataclass(frozen=True)
+class LanguageModel(Base):
+    """A model that writes text after a prompt."""
+
+    prompt: str = PROMPT
+    """Template around the texts of labelled examples; ``{text}`` stands for the text."""
+    writes_text: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if "{text}" not in self.prompt:
+            raise ConfigError(f"The prompt template {self.prompt!r} has no {{text}} in it; say where the text goes.")
+
+    @classmethod
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+        model.config.use_cache = False  # nothing is asked twice; generation asks for its own
+        return {"prompt": prompt}
+
+    # --- inputs and outputs of a task ---
+
+    @property
+    @abstractmethod
+    def _first(self) -> list[int]:
+        """Tokens that a prompt begins with."""
+
+    @property
+    @abstractmethod
+    def _tail(self) -> list[int]:
+        """Tokens that a prompt ends with."""
+
+    @property
+    def _last(self) -> list[int]:
+        return [self.tokenizer.eos_token_id] if self._has_ends else []
+
+    @property
+    def _has_ends(self) -> bool:
+        return self.tokenizer.eos_token_id is not None
+
+    @property
+    def _padding(self) -> int:
+        token = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id or 0 if token is None else token
+
+    def inputs(self, examples: Examples, *, max_length: int) -> tuple[Input, ...]:
+        """Labelled texts within the template, as token ids; a text that is too long loses its end."""
+        begin, end = (self._pieces([part])[0] for part in self.prompt.split("{text}", 1))
+        room = max(1, max_length - len(self._first) - len(begin) - len(end) - len(self._tail))
+        pairs = examples.pairs or (None,) * len(examples)
+        shown = [text if pair is None else f"{text}\n{pair}" for text, pair in zip(examples.texts, pairs, strict=True)]
+        return tuple([*self._first, *begin, *row[:room], *end, *self._tail] for row in self._pieces(shown))
+
+    def outputs(self, texts: Sequence[str], *, max_length: int) -> tuple[Sequence[int], ...]:
+        """Labels or completions as token ids, each with its end where there is room for it."""
+        # After a colon: by themselves, some tokenizers put a space of their own before a text.
+        head, *rows = self._pieces([":", *(f": {text.strip()}" for text in texts)])
+        size = len(head) if all(row[: len(head)] == head for row in rows) else 0
+        return tuple(self._ended(row[size:], max_length) for row in rows)
+
+    def _ended(self, row: list[int], room: int) -> list[int]:
+        """A text with its end; one that is too long is cut, and its end is not here."""
+        whole = [*row, *self._last]
+        return whole if len(whole) <= room else row[:room]
+
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of pieces of texts, without a beginning or end of their own."""
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def prompts(self, texts: Sequence[str]) -> tuple[Input, ...]:
+        """Prompts as they are, as token ids."""
+        return tuple([*self._first, *row, *self._tail] for row in self._pieces(texts))
+
+    def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Token ids as texts, without special tokens."""
+        texts: list[str] = self.tokenizer.batch_decode([list(row) for row in rows], skip_special_tokens=True)
+        return texts
+
+    def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
+        """Last-layer hidden states of one batch, float32 (n, hidden): their mean over the tokens, or the last token's.
+
+        Differentiable in the factors in use.
+        """
+        return self._text_states(ids, pooling)
+
+    # --- likelihoods ---
+
+    @abstractmethod
+    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood in nats of completions after their prompts, (n,), and over how many tokens, (n,).
+
+        One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted.
+        """
+
+    @torch.inference_mode()
+    def surprises(
+        self, prompts: Sequence[Input], completions: Sequence[Sequence[int]], *, batch_size: int = 64
+    ) -> tuple[Tensor, Tensor]:
+        """`surprise` of any number of completions, in their order, on the CPU; batches hold rows of like length."""
+        lengths = [len(p) + len(c) for p, c in zip(tokens_of(prompts), completions, strict=True)]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        found = []
+        for start in range(0, len(order), batch_size):
+            at = order[start : start + batch_size]
+            losses, counts = self.surprise([prompts[i] for i in at], [completions[i] for i in at])
+            found.append(torch.stack([losses.cpu(), counts.cpu()]))
+        losses, counts = torch.cat(found, dim=1)[:, torch.tensor(order).argsort()]
+        return losses, counts
+
+    # --- a task ---
+
+    def losses(self, batch: TaskData, *, contrast_weight: float) -> dict[str, Tensor]:
+        """Mean surprise over the completions' tokens; with weight, supervised contrast among labelled prompts."""
+        losses, counts = self.surprise(batch.ids, batch.own_outputs())
+        parts = {"completion": losses.sum() / counts.sum()}
+        if not contrast_weight:
+            return {"loss": parts["completion"]} | parts
+        self._refuse_open(batch)
+        texts = self.embed(batch.ids)
+        return with_contrast(parts, texts, batch.targets.to(texts.device), contrast_weight)
+
+    def _refuse_open(self, data: TaskData) -> None:
+        if data.is_open:
+            raise TaskError("Contrast wants classes, and these examples have none; set 'contrast_weight: 0'.")
+
+    @torch.inference_mode()
+    def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
+        """The same loss over all of ``data``."""
+        losses, counts = self.surprises(data.ids, data.own_outputs())
+        loss = float(losses.sum() / counts.sum())
+        if contrast_weight:
+            self._refuse_open(data)
+            loss += contrast_weight * float(contrast_loss(self.encode(data.ids), data.targets.cpu()))
+        return loss
+
+    def _read(self, data: TaskData) -> Readout:
+        """Mean-pooled embeddings of the prompts, and the log-likelihood of each label after each of them."""
+        labels = len(data.label_ids)
+        prompts = [row for row in data.ids for _ in range(labels)]
+        losses, _ = self.surprises(prompts, list(data.label_ids) * len(data))
+        return Readout(self.encode(data.ids), -losses.reshape(len(data), labels), data.targets)
+
+    def _score(self, data: TaskData) -> AnyScores:
+        if not data.is_open:
+            return scores_of(self._read(data))
+        losses, counts = self.surprises(data.ids, data.label_ids)
+        nats = float(losses.sum())
+        size = sum(len(text.encode()) for text in self.texts_of(data.label_ids))
+        return LanguageScores(
+            perplexity=math.exp(nats / float(counts.sum())),
+            bits_per_byte=nats / math.log(2) / max(size, 1),
+            exact_match=self._exact_match(data) if self._has_prompts(data) else None,
+        )
+
+    def _has_prompts(self, data: TaskData) -> bool:
+        """True if open data has prompts, and not plain texts alone."""
+        return any(list(row) != self._first for row in tokens_of(data.ids))
+
+    def _exact_match(self, data: TaskData) -> float:
+        wanted = [text.strip() for text in self.texts_of(data.label_ids)]
+        made = self.continued(data.ids, max_new_tokens=max(len(row) for row in data.label_ids))
+        return sum(one == other for one, other in zip(made, wanted, strict=True)) / len(wanted)
+
+    # --- completions ---
+
+    @torch.inference_mode()
+    def continued(self, prompts: Sequence[Input], *, max_new_tokens: int, batch_size: int = 16) -> list[str]:
+        """The most likely continuation of each prompt, token by token, up to its end, without spaces around it."""
+        rows, found = tokens_of(prompts), []
+        for start in range(0, len(rows), batch_size):
+            made = self._greedy(rows[start : start + batch_size], max_new_tokens)
+            found += [text.strip() for text in self.texts_of(made.tolist())]
+        return found
+
+    @abstractmethod
+    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+        """Tokens written after each row, (n, up to max_new_tokens)."""
+
+    def _generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
+        made: Tensor = self.model.generate(  # type: ignore[operator]
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self._padding,
+        )
+        return made.cpu()
+
+
+@dataclass(frozen=True)
+class CausalLM(LanguageModel):
+    """A decoder, such as Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX."""
+
+    objective: ClassVar[ObjectiveName] = "causal_lm"
+    task_type: ClassVar[str | None] = "CAUSAL_LM"
+    model_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    @property
+    def body(self) -> nn.Module:
+        """The decoder without its head."""
+        body = self.model.base_model
+        assert isinstance(body, nn.Module)
+        return body
+
+    @property
+    def _first(self) -> list[int]:
+        """The beginning of a text; the end of the last one, for models that have no beginning."""
+        token = self.tokenizer.bos_token_id
+        return [self.tokenizer.eos_token_id if token is None else token] if self._has_ends else []
+
+    @property
+    def _tail(self) -> list[int]:
+        return []
+
+    def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
+        """Prompts and completions; plain texts have no prompt but the beginning of a text.
+
+        A prompt that is too long loses its beginning, a text its end.
+        """
+        texts = self._pieces(examples.texts)
+        if examples.completions is None:
+            ends = tuple(self._ended(row, max_length) for row in texts)
+            return tuple(list(self._first) for _ in ends), ends
+        outputs = self.outputs(examples.completions, max_length=max_length)
+        rooms = (max(1, max_length - len(output) - len(self._first)) for output in outputs)
+        return tuple([*self._first, *row[-room:]] for row, room in zip(texts, rooms, strict=True)), outputs
+
+    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood in nats of completions after their prompts, (n,), and over how many tokens, (n,).
+
+        One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted.
+        """
+        told = tokens_of(prompts)
+        rows = [[*prompt, *completion] for prompt, completion in zip(told, completions, strict=True)]
+        padded, lengths = padded_rows(rows, self._padding)
+        begins = torch.tensor([max(len(prompt), 1) for prompt in told])
+        at = torch.arange(padded.shape[1])
+        mask = at < lengths[:, None]
+        logits = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device)).logits
+        counted = (mask & (at >= begins[:, None]))[:, 1:].to(self.device)
+        losses = _cross_entropies(logits[:, :-1], padded[:, 1:].to(self.device)) * counted
+        return losses.sum(1), counted.sum(1)
+
+    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+        """Tokens written after each row, (n, up to max_new_tokens)."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[self._padding] * (longest - len(row)) + list(row) for row in rows])  # padded on the left
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return self._generate(ids, mask, max_new_tokens)[:, longest:]
+
+
+@dataclass(frozen=True)
+class Seq2SeqLM(LanguageModel):
+    """An encoder-decoder, such as T5: the encoder reads the prompt, the decoder predicts the completion."""
+
+    objective: ClassVar[ObjectiveName] = "seq2seq"
+    task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
+    model_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder."""
+        body = self.model.get_encoder()  # type: ignore[operator]
+        assert isinstance(body, nn.Module)
+        return body
+
+    @property
+    def _first(self) -> list[int]:
+        return []
+
+    @property
+    def _tail(self) -> list[int]:
+        return self._last
+
+    def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
+        """Prompts and completions.
+
+        Raises:
+            TaskError: the texts have no completions.
+        """
+        if examples.completions is None:
+            raise TaskError(
+                "The task has neither labels nor completions, which an encoder-decoder learns to write; name the "
+                "column of the completions under 'source', or use a base with the objective 'causal_lm'."
+            )
+        inputs = tuple([*row[-(max_length - 1) :], *self._last] for row in self._pieces(examples.texts))
+        return inputs, self.outputs(examples.completions, max_length=max_length)
+
+    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of completions, (n,), and over how many tokens, (n,)."""
+        read, lengths = padded_rows(tokens_of(prompts), self._padding)
+        mask = torch.arange(read.shape[1]) < lengths[:, None]
+        written, sizes = padded_rows(completions, self._padding)
+        counted = (torch.arange(written.shape[1]) < sizes[:, None]).to(self.device)
+        written = written.to(self.device)
+        logits = self.model(
+            input_ids=read.to(self.device),
+            attention_mask=mask.to(self.device),
+            labels=written.masked_fill(~counted, -100),
+        ).logits
+        losses = _cross_entropies(logits, written) * counted
+        return losses.sum(1), counted.sum(1)
+
+    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+        ids, lengths = padded_rows(rows, self._padding)
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        return self._generate(ids, mask, max_new_tokens)
+
+
+def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each token, float32 (n, length), from logits (n, length, vocabulary)."""
+    return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")

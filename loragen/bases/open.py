@@ -1,0 +1,41 @@
+"""Opens a base of whatever kind, by its objective."""
+
+import torch
+
+from loragen.bases.base import PROMPT, Base, ObjectiveName
+from loragen.bases.devices import DeviceName
+from loragen.bases.image_text import ImageText
+from loragen.bases.language_model import CausalLM, Seq2SeqLM
+from loragen.bases.text_encoder import LabelTextEncoder
+
+KINDS: dict[ObjectiveName, type[Base]] = {
+    kind.objective: kind for kind in (LabelTextEncoder, CausalLM, Seq2SeqLM, ImageText)
+}
+
+
+def open_base(
+    name: str,
+    *,
+    objective: ObjectiveName = "label_text",
+    prompt: str = PROMPT,
+    dtype: torch.dtype = torch.float32,
+    device: DeviceName = "cpu",
+) -> Base:
+    """Load a base by its Hub name, a local path, or the name of the embedded MiniLM.
+
+    Args:
+        name: see above.
+        objective: what it is trained and scored by.
+        prompt: template around labelled texts, for language models.
+        dtype: of the frozen weights.
+        device: where it computes.
+
+    Raises:
+        ConfigError: there is no such model or device, or the model is of another kind.
+    """
+    return KINDS[objective].load(name, dtype=dtype, device=device, prompt=prompt)
+
+
+def objective_of(task_type: str | None) -> ObjectiveName:
+    """The objective of an adapter's base, from PEFT's name for what the adapter is for."""
+    return next((kind.objective for kind in KINDS.values() if task_type and kind.task_type == task_type), "label_text")

@@ -1,0 +1,85 @@
+"""Text encoders as bases, such as BERT, RoBERTa, ModernBERT or MPNet: mean-pooled, with label texts for a head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from loragen.bases.base import Base, ObjectiveName, Pooling, with_contrast
+from loragen.bases.losses import LOGIT_SCALE, contrast_loss, label_text_loss
+from loragen.bases.scores import AnyScores, scores_of
+from loragen.bases.tokenised import Input, Readout, TaskData
+from loragen.errors import TaskError
+from loragen.tasks.examples import Examples
+
+
+@dataclass(frozen=True)
+class LabelTextEncoder(Base):
+    """A text encoder: the class of a text is the one whose label text is nearest."""
+
+    objective: ClassVar[ObjectiveName] = "label_text"
+    task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
+
+    @classmethod
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+        return {}
+
+    @property
+    def body(self) -> nn.Module:
+        """The model itself."""
+        return self.model
+
+    def inputs(self, examples: Examples, *, max_length: int) -> tuple[Input, ...]:
+        """Texts, each joined with its second text, as token ids."""
+        return tuple(self.tokenize(examples.texts, examples.pairs, max_length=max_length))
+
+    def outputs(self, texts: Sequence[str], *, max_length: int) -> tuple[Sequence[int], ...]:
+        """Label texts as token ids."""
+        return tuple(self.tokenize(texts, max_length=max_length))
+
+    def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
+        """Nothing: a text encoder learns from label texts alone.
+
+        Raises:
+            TaskError: always.
+        """
+        raise TaskError(
+            "The task has no labels, and a text encoder learns from label texts; give it labels, or use a base "
+            "with the objective 'causal_lm' or 'seq2seq'."
+        )
+
+    def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
+        """Last-layer hidden states of one batch, float32 (n, hidden): their mean over the tokens, or the last token's.
+
+        Differentiable in the factors in use.
+        """
+        return self._text_states(ids, pooling)
+
+    def losses(self, batch: TaskData, *, contrast_weight: float) -> dict[str, Tensor]:
+        """Label-text cross-entropy and, where it has weight, supervised contrast among the texts."""
+        texts, labels = self.embed(batch.ids), self.embed(batch.label_ids)
+        targets = batch.targets.to(texts.device)  # the trainer moves factors and batches, but not the hidden base
+        return with_contrast({"label_text": label_text_loss(texts, labels, targets)}, texts, targets, contrast_weight)
+
+    @torch.inference_mode()
+    def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
+        """The same loss over all of ``data`` at once, under the factors in use."""
+        return label_text_held_out(self, data, contrast_weight=contrast_weight)
+
+    def _read(self, data: TaskData) -> Readout:
+        texts, labels = self.encode(data.ids), self.encode(data.label_ids)
+        return Readout(texts, LOGIT_SCALE * texts @ labels.T, data.targets)
+
+    def _score(self, data: TaskData) -> AnyScores:
+        return scores_of(self._read(data))
+
+
+def label_text_held_out(base: Base, data: TaskData, *, contrast_weight: float) -> float:
+    """Label-text loss over all of ``data`` at once, plus supervised contrast where it has weight."""
+    texts, labels = base.encode(data.ids), base.encode(data.label_ids)
+    targets = data.targets.cpu()
+    loss = label_text_loss(texts, labels, targets)
+    return float(loss + contrast_weight * contrast_loss(texts, targets)) if contrast_weight else float(loss)

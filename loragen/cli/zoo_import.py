@@ -1,0 +1,98 @@
+"""`loragen zoo import`: adapters from elsewhere become experts of a zoo."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loragen.cli.options import JsonOption
+from loragen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from loragen.zoo.import_adapters import Plan
+
+
+def zoo_import(
+    sources: Annotated[list[str], typer.Argument(help="Adapter folders, or hub:ORG/NAME.", show_default=False)],
+    zoo: Annotated[Path, typer.Option("--zoo", help="Folder of the zoo, new or there already.")],
+    description: Annotated[
+        list[str] | None,
+        typer.Option(help="What an adapter is for, in the order of the adapters (default: what its model card says)."),
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option("--id", help="Names of the experts, in the same order.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model (default: the one the adapters name).")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of a new zoo's frame (default: what the adapters need).")
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of an adapter's energy that the frame may lose.")
+    ] = 0.05,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring adapters that were trained elsewhere into a zoo; they need not share rank, alpha or target modules."""
+    descriptions = _one_each(description, sources, "--description")
+    names = _one_each(name, sources, "--id")
+    from loragen.cli import console
+    from loragen.zoo.external_adapter import Foreign
+    from loragen.zoo.import_adapters import plan_import, write_import
+
+    with console.progress() as update:
+        foreign = []
+        for done, (source, told, called) in enumerate(zip(sources, descriptions, names, strict=True)):
+            update("reading adapters", done, len(sources))
+            foreign.append(Foreign.open(source, name=called, description=told, base=base))
+        update("reading adapters", len(sources), len(sources))
+        plan = plan_import(foreign, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
+        write_import(plan, zoo, lambda done: update("writing experts", done, len(sources)))
+    _show(plan, zoo, as_json=as_json)
+
+
+def _one_each(values: list[str] | None, sources: list[str], option: str) -> list[str | None]:
+    if values is None:
+        return [None] * len(sources)
+    if len(values) != len(sources):
+        raise ConfigError(
+            f"{option} was given {len(values)} times for {len(sources)} adapters; give it once for each, in order."
+        )
+    return list(values)
+
+
+def _show(plan: "Plan", zoo: Path, *, as_json: bool) -> None:
+    from loragen.cli import console
+
+    rank = max(len(a) for a in plan.frame.lora_A.values())
+    pairs = list(zip(plan.foreign, plan.imported, strict=True))
+    if as_json:
+        console.say_json(
+            {
+                "zoo": str(zoo),
+                "base": plan.manifest.base,
+                "checked_against_base": plan.is_checked,
+                "rank": rank,
+                "sites": len(plan.frame.lora_A),
+                "experts": [
+                    {"id": one.id, "description": one.description, "licence": one.licence}
+                    | facts.model_dump(mode="json")
+                    for one, facts in pairs
+                ],
+            }
+        )
+        return
+    console.table(
+        f"{zoo}: frame of rank {rank} at {len(plan.frame.lora_A)} sites of {plan.manifest.base}",
+        ("expert", "r", "energy lost", "sites it lacks", "description"),
+        [
+            (one.id, str(facts.r), f"{100 * (1 - facts.energy_kept):.2f} %", str(len(facts.missing)), one.description)
+            for one, facts in pairs
+        ],
+        numbers=("r", "energy lost", "sites it lacks"),
+    )
+    if any(facts.missing for _, facts in pairs):
+        console.say("Sites that an adapter lacks are zero in the zoo.")
+    if not plan.is_checked:
+        console.say(
+            f"[yellow]The config of {plan.manifest.base} is not at hand:[/] sites and shapes were compared with one "
+            "another, not with the base."
+        )
+    if (zoo / "generators").is_dir():
+        console.say("Generators of this zoo were trained on other experts; train them again with `loragen train`.")

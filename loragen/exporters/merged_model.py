@@ -1,0 +1,73 @@
+"""An adapter baked into its base model: a plain folder for transformers and sentence-transformers."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.architecture import Blueprint
+from loragen.errors import AdapterError
+from loragen.files import atomic_folder
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".msgpack", ".ot", ".onnx")
+_EXPORTS = ("onnx", "openvino", "coreml")
+
+
+def merge_into_base(adapter: Lora, base_folder: Path, out: Path) -> None:
+    """Write the base with the adapter's delta weights added, as a plain transformers or sentence-transformers folder.
+
+    Weights are written in float32. Files beside them (tokenizer, pooling, further modules) are copied as they are, but
+    not the base's exports to other runtimes, which would hold the old weights.
+
+    Raises:
+        AdapterError: the base lacks a site of the adapter, or has another shape there.
+    """
+    import transformers
+
+    from loragen.bases.hub import quiet_loading
+
+    # Of the class that the adapter was made on: it names the sites, and the folder is to keep its head.
+    kind = Blueprint.fitting(str(base_folder), adapter.sites, adapter.settings.task_type).model_class
+    with quiet_loading():
+        model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32)
+    with torch.no_grad():
+        for site in adapter.sites:
+            weight, delta = _weight_at(model, site, base_folder.name), adapter.delta_weight(site)
+            if weight.shape != delta.shape:
+                raise AdapterError(
+                    f"The adapter's update of {site!r} is {tuple(delta.shape)}, but the weight of the base "
+                    f"{base_folder.name} there is {tuple(weight.shape)}; name the base it was made for with --base."
+                )
+            weight += delta
+    with atomic_folder(out) as folder:
+        _copy_beside_weights(base_folder, folder)
+        with quiet_loading():
+            model.save_pretrained(folder)
+
+
+def _weight_at(model: nn.Module, site: str, base: str) -> Tensor:
+    """A module's weight as (out, in): a view where it is kept the other way round, as GPT-2's are."""
+    from transformers.pytorch_utils import Conv1D
+
+    try:
+        module = model.get_submodule(site)
+        weight = module.weight
+    except AttributeError:
+        raise AdapterError(
+            f"The adapter updates {site!r}, which the base {base} does not have; "
+            "name the base it was made for with --base."
+        ) from None
+    assert isinstance(weight, Tensor)
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def _copy_beside_weights(base_folder: Path, folder: Path) -> None:
+    for path in base_folder.iterdir():
+        if path.name.startswith(".") or path.name in _EXPORTS:
+            continue
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name)
+        elif not path.name.endswith(_WEIGHTS):
+            shutil.copyfile(path, folder / path.name)  # not its mode: a base may be read-only

@@ -1,0 +1,62 @@
+"""Writes generated adapters: PEFT folder, card and model card in one step, then reads them back and checks them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.architecture import Blueprint
+from loragen.config import dump_yaml
+from loragen.errors import AdapterError
+from loragen.exporters.card import GeneratedCard, model_card
+from loragen.generators.base import Generation
+
+
+@dataclass(frozen=True)
+class Written:
+    """An adapter on disk that was read back and found to change its base."""
+
+    folder: Path
+    norm: float
+    """Frobenius norm over all delta weights."""
+    sites: int
+    r: int
+    """Largest rank of a site."""
+    task_type: str | None
+    """PEFT's name for what it is for."""
+
+
+def write_adapter(generation: Generation, card: GeneratedCard, folder: Path) -> Written:
+    """Write an adapter folder, read it back, and check that it is what was meant and not a no-op.
+
+    Where the config of the base is on this machine, every site must be a linear module of it, of those sizes.
+
+    Raises:
+        AdapterError: the adapter leaves its base unchanged, does not fit it, or came back other than it was written.
+    """
+    adapter = generation.adapter
+    Blueprint.check_at_hand(card.base, adapter)
+    files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
+    return write_checked(adapter, folder, extra_files=files)
+
+
+def write_checked(
+    adapter: Lora, folder: Path, *, extra_files: Mapping[str, str | bytes] = MappingProxyType({})
+) -> Written:
+    """Save an adapter, read it back, and check that it is what was meant and not a no-op.
+
+    Raises:
+        AdapterError: the adapter leaves its base unchanged, or came back other than it was written.
+    """
+    if adapter.norm() == 0:
+        raise AdapterError(
+            "The generated adapter leaves the base unchanged (all delta weights are zero); nothing was written."
+        )
+    adapter.save(folder, extra_files=extra_files)
+    read = Lora.load(folder)
+    if read.spec != adapter.spec or abs(read.norm() - adapter.norm()) > 1e-3 * adapter.norm():
+        raise AdapterError(f"{folder} does not read back as it was written; check the disk, and generate again.")
+    return Written(
+        folder, read.norm(), len(read.sites), max(site.r for site in read.spec.sites), adapter.settings.task_type
+    )

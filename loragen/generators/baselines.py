@@ -1,0 +1,82 @@
+"""The floors every generator has to beat: the mean of all experts, the nearest one, a weighted merge of the nearest.
+
+All three are exact on delta weights (`merging.weighted_sum`) and draw nothing at random.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from loragen.adapters.combine import weighted_sum
+from loragen.conditions.condition import Condition
+from loragen.generators.base import Generation, Generator
+from loragen.zoo.expert_index import ExpertIndex, Neighbour
+
+
+@dataclass(frozen=True, eq=False)
+class Merge(Generator):
+    """A weighted sum of experts; subclasses say which, and with what weights."""
+
+    library: ExpertIndex
+    is_stochastic: ClassVar[bool] = False
+
+    @abstractmethod
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The experts to merge."""
+
+    def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
+        """Merge once; every sample is the same adapter."""
+        chosen = self.choose(condition)
+        # In the order of ids, not of nearness: sums of floats depend on it, and equal shares are one adapter.
+        summands = sorted(chosen, key=lambda neighbour: neighbour.id)
+        adapters = [self.library.zoo.adapter(neighbour.id) for neighbour in summands]
+        merged = weighted_sum(adapters, [neighbour.weight for neighbour in summands])
+        return [Generation(merged, chosen)] * num_samples
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Merge):
+    """All experts in equal shares, whatever the condition."""
+
+    name: ClassVar[str] = "mean"
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """Every expert, nearest first."""
+        ids = self.library.zoo.ids
+        hits = self.library.index.search(condition.embedding, len(ids))
+        return tuple(Neighbour(hit.id, hit.similarity, 1 / len(ids)) for hit in hits)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest(Merge):
+    """The one expert whose description is nearest."""
+
+    name: ClassVar[str] = "nearest"
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The nearest expert, with weight 1."""
+        return self.library.neighbours(condition.embedding, top_k=1, temperature=1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Merge):
+    """The nearest experts, weighted by a softmax over their similarities."""
+
+    name: ClassVar[str] = "topk"
+    top_k: int = 4
+    temperature: float = 0.1
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The ``top_k`` nearest experts."""
+        return self.library.neighbours(condition.embedding, top_k=self.top_k, temperature=self.temperature)
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform(TopK):
+    """The nearest experts in equal shares."""
+
+    name: ClassVar[str] = "uniform"
+    temperature: float = math.inf

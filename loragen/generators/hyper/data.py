@@ -1,0 +1,232 @@
+"""Training data of the hypernetwork: experts, their tasks and variants of these, and the folds that each starts from."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from loragen.adapters.frame import Frame
+from loragen.bases.base import Base
+from loragen.bases.tokenised import TaskData
+from loragen.conditions.condition import ConditionCodec
+from loragen.conditions.task_vectors import EvidenceKind, Reader, Reading
+from loragen.errors import ConfigError, ZooError
+from loragen.generators.hyper.config import TaskTrainConfig
+from loragen.tasks.examples import Examples
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.card import MULTITASK
+from loragen.zoo.zoo import Zoo
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeTask:
+    """A task to learn from, or a variant of one."""
+
+    data: TaskData
+    states: dict[EvidenceKind, Tensor]
+    """By kind of evidence, the states of its prompts, (prompts, h)."""
+    pool: int
+    """Texts from which supports are drawn."""
+
+    def vector(self, kind: EvidenceKind, *, number: int, rows: Tensor) -> Tensor:
+        """A task vector (h,): of a description by number, of all labels, or of the texts or examples at ``rows``."""
+        states = self.states[kind]
+        if kind == "description":
+            return states[number % len(states)]
+        return states.mean(0) if kind == "labels" else states[rows].mean(0)
+
+
+@dataclass(frozen=True, eq=False)
+class HyperData:
+    """The experts of a zoo as coordinates, and their tasks' texts and prompts."""
+
+    tasks: tuple[tuple[EpisodeTask, ...], ...]
+    """For each expert its task, and then the variants of it."""
+    offsets: Tensor
+    """Offsets that training added to where each expert began, as precise as it will be stored, (n, d)."""
+    origin: Tensor
+    """Coordinates where experts began, (d,): of the one adapter for all tasks, the mean of the folds where each began
+    at a fold of its own, or zero where the zoo has neither."""
+    start: Tensor
+    """Coordinates that a generation begins at, (d,): the mean of the folds, which are of one make with what the tasks
+    of the training began at; without folds the origin."""
+    folds: "FoldStarts"
+    frame: Frame
+    evidence: tuple[EvidenceKind, ...]
+    conditions: ConditionCodec
+    keys: Tensor
+    """Task vectors of the experts from all there is, encoded, (n, kinds, h)."""
+    reader: Reader
+    """Of the prompts."""
+
+    def query(self, description: str) -> Tensor:
+        """The query of a description alone, (kinds, h)."""
+        vectors: dict[EvidenceKind, Tensor] = {"description": self.reader.descriptions([description])[0]}
+        return self.conditions.of(vectors, self.evidence).reshape(len(self.evidence), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class FoldStarts:
+    """Starts of the tasks in training: for each an adapter for all tasks but some, this one among them."""
+
+    starts: Tensor
+    """Coordinates of the adapters, (folds, d)."""
+    far: Tensor
+    """For each expert the fold that was kept from its whole family, (n,)."""
+    near: Tensor
+    """For each expert the fold that was kept from its task but not from all its family, (n,); -1 if there is none."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, frame: Frame, origin: Tensor) -> "FoldStarts":
+        """The folds of a zoo; a zoo without folds has one, the origin, which was kept from nothing.
+
+        Raises:
+            ZooError: a fold leaves an expert out of account.
+        """
+        folds, n = zoo.folds(), len(zoo)
+        if not folds:
+            return cls(origin[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
+        far = {task: at for at, fold in enumerate(folds) for task in fold.plan.far}
+        near = {task: at for at, fold in enumerate(folds) for task in fold.plan.near}
+        if missing := [expert for expert in zoo.ids if expert not in far]:
+            raise ZooError(
+                f"The folds of {zoo.root} were made without {', '.join(missing[:3])}, which it has experts of; remove "
+                "its folder 'folds' and build it again."
+            )
+        return cls(
+            torch.stack([frame.coordinates(fold.adapter) for fold in folds]),
+            torch.tensor([far[expert] for expert in zoo.ids]),
+            torch.tensor([near.get(expert, -1) for expert in zoo.ids]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertStarts:
+    """Coordinates that the training of a zoo's experts began at."""
+
+    folds: FoldStarts
+    origin: Tensor
+    """The same for all, (d,): the adapter for all tasks, the mean of the folds, or zero."""
+    experts: Tensor
+    """Of each of them, (n, d); other than the origin where it began at a fold of its own."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, frame: Frame) -> Self:
+        """Read them.
+
+        Raises:
+            ZooError: a fold leaves an expert out of account.
+        """
+        has_multitask = (zoo.root / MULTITASK).is_dir()
+        origin = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
+        folds = FoldStarts.of(zoo, frame, origin)
+        if zoo.manifest.start == "folds":
+            return cls(folds, folds.starts.mean(0), folds.starts[folds.far])
+        return cls(folds, origin, origin.expand(len(zoo), -1))
+
+
+def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[EvidenceKind, ...]) -> HyperData:
+    """Read experts, the states of their prompts for the kinds of evidence wanted, and their tasks' texts.
+
+    Args:
+        config: numbers of variants and of texts.
+        zoo: the experts.
+        base: tokenises the texts and reads the prompts.
+        evidence: kinds of it that are read.
+
+    Raises:
+        ConfigError: all experts are of one family.
+        ZooError: the zoo has no expert.
+        TaskError: an expert's task or its examples are missing.
+    """
+    adapters = [zoo.adapter(expert) for expert in zoo.ids]
+    frame = Frame.fit(adapters)
+    families = [card.family or card.id for card in zoo]
+    if len(set(families)) == 1:
+        raise ConfigError(
+            f"The zoo {zoo.root} has experts of one family alone, {families[0]!r}, and a task's own family takes no "
+            "part in its training: none would be left. Name a zoo of at least two families with "
+            "'zoo', or more of its 'splits'."
+        )
+    reading = Reading(
+        model=zoo.manifest.base,
+        objective=zoo.manifest.recipe.objective,
+        model_hash=base.fingerprint,
+        max_length=config.max_length,
+    )
+    reader, task_set = Reader(base, reading), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    rng = torch.Generator().manual_seed(config.seed)
+    tasks = tuple(_with_variants(config, task_set[expert], base, reader, evidence, rng=rng) for expert in zoo.ids)
+    conditions = ConditionCodec.fit([[variants[0].states[kind] for variants in tasks] for kind in evidence])
+    means = torch.stack([torch.stack([variants[0].states[kind].mean(0) for kind in evidence]) for variants in tasks])
+    keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
+    starts = ExpertStarts.of(zoo, frame)
+    coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters])
+    return HyperData(
+        tasks,
+        (coordinates - starts.experts).bfloat16().float(),
+        starts.origin,
+        starts.folds.starts.mean(0),
+        starts.folds,
+        frame,
+        evidence,
+        conditions,
+        keys.reshape(len(tasks), len(evidence), -1),
+        reader,
+    )
+
+
+def _with_variants(
+    config: TaskTrainConfig,
+    task: Task,
+    base: Base,
+    reader: Reader,
+    evidence: tuple[EvidenceKind, ...],
+    *,
+    rng: torch.Generator,
+) -> tuple[EpisodeTask, ...]:
+    """A task and its variants."""
+    examples = task.load_train()
+    pool = examples.subset(torch.randperm(len(examples), generator=rng)[: config.pool])
+    data = base.prepare(examples, max_length=config.max_length)
+    whole = EpisodeTask(data, {kind: _states(kind, task, pool, reader) for kind in evidence}, len(pool))
+    variants = []
+    for _ in range(config.variants if len(task.labels) >= 4 else 0):
+        number = int(torch.randint(2, len(task.labels), (), generator=rng))
+        kept = torch.randperm(len(task.labels), generator=rng)[:number].sort().values
+        variant = _variant(whole, task, kept, pool, reader)
+        if len(variant.data.ids) >= config.batch_size and variant.pool:
+            variants.append(variant)
+    return whole, *variants
+
+
+def _states(kind: EvidenceKind, task: Task, pool: Examples, reader: Reader) -> Tensor:
+    if kind == "description":
+        return reader.descriptions(task.descriptions)
+    match kind:
+        case "labels":
+            return reader.labels(task.labels)
+        case "texts":
+            return reader.texts(pool)
+        case "examples":
+            return reader.examples(pool)
+
+
+def _variant(whole: EpisodeTask, task: Task, kept: Tensor, pool: Examples, reader: Reader) -> EpisodeTask:
+    """The part of a task with some of its labels, positions (c,) in ascending order; its descriptions name them."""
+    data, labels = whole.data, kept.tolist()
+    texts = data.subset(torch.isin(data.targets, kept).nonzero()[:, 0].tolist())
+    part = TaskData(
+        texts.ids, torch.searchsorted(kept, texts.targets), tuple(data.label_ids[label] for label in labels)
+    )
+    pooled = torch.isin(torch.tensor(pool.labels or ()), kept)
+    states = dict(whole.states)
+    for kind, values in whole.states.items():
+        if kind == "description":
+            names = ", ".join(task.labels[label] for label in labels)
+            described = [f"{text} The answer is one of: {names}." for text in task.descriptions]
+            states[kind] = reader.descriptions(described)
+        else:
+            states[kind] = values[kept] if kind == "labels" else values[pooled]
+    return EpisodeTask(part, states, int(pooled.sum()))

@@ -1,0 +1,50 @@
+"""Episodes: each a task or a variant of one, a batch of its texts, and the evidence that is given of it."""
+
+import torch
+from torch import Tensor
+
+from loragen.generators.hyper.config import TaskTrainConfig
+from loragen.generators.hyper.data import EpisodeTask, HyperData
+from loragen.generators.hyper.task_loss import TaskBatch
+
+
+def episodes(data: HyperData, config: TaskTrainConfig, *, rng: torch.Generator) -> list[TaskBatch]:
+    """One epoch: each step draws a task or a variant, its texts, a support, and which evidence there is.
+
+    Args:
+        data: the tasks.
+        config: sizes and numbers of the batches.
+        rng: the only source of randomness.
+    """
+    batches = []
+    for _ in range(config.steps_per_epoch):
+        expert = int(torch.randint(len(data.tasks), (), generator=rng))
+        variants = data.tasks[expert]
+        task = variants[int(torch.randint(len(variants), (), generator=rng))]
+        query, present = evidence_of(task, data, config, rng=rng)
+        texts = next(task.data.batches(1, config.batch_size, rng=rng))
+        start = _start(data, expert, is_near=float(torch.rand((), generator=rng)) < config.near_share)
+        batches.append(TaskBatch(texts, query, present, start))
+    return batches
+
+
+def evidence_of(
+    task: EpisodeTask, data: HyperData, config: TaskTrainConfig, *, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Evidence of an episode: task vectors as networks read them, (kinds, h), and which there are, (kinds,)."""
+    kinds = data.evidence
+    present = torch.rand(len(kinds), generator=rng) >= config.evidence_dropout
+    if not present.any():
+        present[int(torch.randint(len(kinds), (), generator=rng))] = True
+    number = int(torch.randint(1_000_000, (), generator=rng))
+    shots = config.shots[int(torch.randint(len(config.shots), (), generator=rng))]
+    # Texts and examples come from the same rows; at most as many as there are.
+    rows = torch.randperm(task.pool, generator=rng)[:shots]
+    vectors = torch.stack([task.vector(kind, number=number, rows=rows) for kind in kinds])
+    return data.conditions.encode(vectors, present).reshape(len(kinds), -1), present
+
+
+def _start(data: HyperData, expert: int, *, is_near: bool) -> Tensor:
+    """Coordinates (d,) that a task starts from: a fold that has not seen it nor, unless near, its family."""
+    folds, near = data.folds, int(data.folds.near[expert])
+    return folds.starts[near if is_near and near >= 0 else int(folds.far[expert])]

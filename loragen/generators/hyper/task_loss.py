@@ -1,0 +1,51 @@
+"""Loss of a task's texts through the frozen base, under the adapter that a network makes for the task."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from loragen.adapters.frame import Frame
+from loragen.bases.base import Base
+from loragen.bases.tokenised import TaskData
+from loragen.training.objective import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """Texts of one task, the evidence of it, and where its adapter starts."""
+
+    data: TaskData
+    query: Tensor
+    """Task vectors as the generator reads them, (kinds, h); zero where there is none."""
+    present: Tensor
+    """Which of them there are, boolean (kinds,)."""
+    start: Tensor
+    """Coordinates that are added to, (d,): of one adapter for all tasks, in training one that has not seen this task."""
+
+    def to(self, device: torch.device) -> "TaskBatch":
+        """The same batch on a device."""
+        tensors = {name: getattr(self, name).to(device) for name in ("query", "present", "start")}
+        return replace(self, data=self.data.to(device), **tensors)
+
+
+class TaskObjective(Objective):
+    """The base's losses of a task's texts, supervised contrast among them, under the adapter that was made for it.
+
+    With label texts in the loss, these already tell the task, and nothing forces a generator to read its condition;
+    the contrast sees no label text.
+    """
+
+    def __init__(self, base: Base, network: nn.Module, frame: Frame, *, contrast_weight: float) -> None:
+        super().__init__()
+        self.network = network
+        self.contrast_weight = contrast_weight
+        # In a tuple, which hides them from parameters() and checkpoints.
+        self._frozen = (base, frame)
+
+    def loss(self, batch: TaskBatch) -> dict[str, Tensor]:
+        """The loss of one task's texts."""
+        base, frame = self._frozen
+        blocks = frame.unflatten(self.network(batch))
+        with base.using({site: (a, blocks[site]) for site, a in frame.lora_A.items()}):
+            return base.losses(batch.data, contrast_weight=self.contrast_weight)

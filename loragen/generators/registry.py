@@ -1,0 +1,224 @@
+"""The registry of generators: one row each, from which names, help, messages and loading follow.
+
+A new generator is one file (or folder) beside this one and one row of `ROWS`.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loragen.conditions.task_vectors import EvidenceKind
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.config import read_yaml
+from loragen.errors import ConfigError, GeneratorError
+from loragen.generators.base import Generator
+from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
+from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
+from loragen.generators.hyper.model import Hyper
+from loragen.generators.icm.episodes import ICMTrainConfig
+from loragen.generators.icm.fit import fit_icm
+from loragen.generators.icm.model import ICM
+from loragen.generators.ridge import Ridge
+from loragen.generators.sg.fit import SGTrainConfig, fit_sg
+from loragen.generators.sg.model import SG
+from loragen.generators.trained import MANIFEST, TrainConfig, TrainedGenerator
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import SPLIT, Zoo
+
+
+@dataclass(frozen=True)
+class Row:
+    """One generator: a merge has ``make``, a trained one has ``config``, ``fit`` and ``load``."""
+
+    name: str
+    about: str
+    """A few words for the help."""
+    make: Callable[[ExpertIndex, int | None], Generator] | None = None
+    """From the experts and their number (`None`: the generator's own) to a merge of them."""
+    config: type[TrainConfig] | None = None
+    fit: Callable[..., tuple[TrainedGenerator, list[dict[str, float]]]] | None = None
+    """From a config, a zoo and a text encoder to a generator and its losses."""
+    load: Callable[[Path], TrainedGenerator] | None = None
+    evidence: tuple[EvidenceKind, ...] = ("description",)
+    """Kinds of evidence that it can be made to read."""
+    takes_top_k: bool = False
+    takes_licences: bool = True
+    """True if experts can be left out when it generates; a network that has learnt from all cannot leave them out."""
+
+    @property
+    def is_trained(self) -> bool:
+        """True if it is trained on a zoo before it can be used."""
+        return self.load is not None
+
+
+ROWS = (
+    Row(
+        "sg",
+        "SG-LoRA, the default",
+        config=SGTrainConfig,
+        fit=fit_sg,
+        load=SG.load,
+        takes_top_k=True,
+    ),
+    Row(
+        "icm",
+        "ICM-LoRA",
+        config=ICMTrainConfig,
+        fit=fit_icm,
+        load=ICM.load,
+        evidence=("description", "texts", "examples"),
+        takes_licences=False,
+    ),
+    Row(
+        "hyper",
+        "a hypernetwork",
+        config=HyperTrainConfig,
+        fit=fit_hyper,
+        load=Hyper.load,
+        evidence=("description", "labels", "texts", "examples"),
+        takes_licences=False,
+    ),
+    Row("ridge", "kernel ridge regression", make=lambda experts, _top_k: Ridge.fit(experts)),
+    Row("topk", "nearest experts, weighted", make=lambda experts, k: _sized(TopK, experts, k), takes_top_k=True),
+    Row("uniform", "nearest experts, equal", make=lambda experts, k: _sized(Uniform, experts, k), takes_top_k=True),
+    Row("nearest", "the nearest expert", make=lambda experts, _top_k: Nearest(experts)),
+    Row("mean", "all experts", make=lambda experts, _top_k: Mean(experts)),
+)
+DEFAULT = "sg"
+
+
+def rows() -> dict[str, Row]:
+    """The rows by name."""
+    return {row.name: row for row in ROWS}
+
+
+def merges() -> tuple[str, ...]:
+    """Names of the generators that need no training."""
+    return tuple(row.name for row in ROWS if not row.is_trained)
+
+
+def available(zoo: Zoo) -> tuple[str, ...]:
+    """Names that `open_generator` knows for a zoo: those trained on it, and the merges."""
+    trained = (path.parent.name for path in (zoo.root / "generators").glob(f"[!.]*/{MANIFEST}"))
+    return (*sorted(trained), *merges())
+
+
+def open_generator(
+    name: str,
+    zoo: Zoo,
+    encoder: TextEncoder,
+    *,
+    licences: Collection[str] | None = None,
+    top_k: int | None = None,
+) -> Generator:
+    """Open a generator by its name (a merge, or one trained on the zoo) or by the path of its folder.
+
+    Args:
+        name: see above.
+        zoo: the whole zoo; its split `experts` is drawn on.
+        encoder: embeds descriptions.
+        licences: draw on experts of these licences alone.
+        top_k: how many experts to draw on, in place of the generator's own setting.
+
+    Raises:
+        GeneratorError: there is no such generator, it was made for other experts, or it cannot do what is asked.
+        ZooError: no expert has a licence asked for.
+    """
+    experts = zoo.select(splits={SPLIT})
+    allowed = experts.select(licences=licences) if licences is not None else experts
+    row = rows().get(name)
+    if row is not None and row.make is not None:
+        _refuse_unsupported(row, name, top_k=top_k, has_exclusions=False)
+        return row.make(ExpertIndex.of(allowed, encoder), top_k)
+    generator, row = _load(_folder(name, zoo))
+    _check_fit(generator, experts, encoder)
+    excluded = frozenset(experts.ids) - frozenset(allowed.ids)
+    _refuse_unsupported(row, name, top_k=top_k, has_exclusions=bool(excluded))
+    return generator if top_k is None and not excluded else generator.drawing_on(top_k=top_k, exclude=excluded)
+
+
+def generator_folder(name: str, zoo: Zoo) -> Path | None:
+    """The folder of a trained generator by its path, or by its name in a zoo; `None` where there is none."""
+    folders = (Path(name), zoo.root / "generators" / name)
+    return next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+
+
+def config_type(kind: Any, source: Path) -> type[TrainConfig]:
+    """The training settings of a kind of generator.
+
+    Raises:
+        ConfigError: there is no such generator, or it needs no training.
+    """
+    row = rows().get(kind) if isinstance(kind, str) else None
+    if row is None or row.config is None:
+        known = ", ".join(row.name for row in ROWS if row.is_trained)
+        raise ConfigError(f"{source} trains the generator {kind!r}; generators that are trained: {known}.")
+    return row.config
+
+
+def row_of(config: TrainConfig) -> Row:
+    """The row that a training config belongs to."""
+    return next(row for row in ROWS if row.config is type(config))
+
+
+def reading(kind: EvidenceKind) -> str:
+    """Names of the generators that can read a kind of evidence, for messages."""
+    return " or ".join(row.name for row in ROWS if kind in row.evidence)
+
+
+def help_text() -> str:
+    """One line on all generators."""
+    return "; ".join(f"{row.name}: {row.about}" for row in ROWS) + "; or a generator's folder"
+
+
+def _sized(kind: type[TopK] | type[Uniform], experts: ExpertIndex, top_k: int | None) -> Generator:
+    return kind(experts) if top_k is None else kind(experts, top_k=top_k)
+
+
+def _folder(name: str, zoo: Zoo) -> Path:
+    folder = generator_folder(name, zoo)
+    if folder is None:
+        hint = ""
+        if name in rows():
+            hint = f" To train it on this zoo: loragen train CONFIG with 'generator: {name}' (loragen config list)."
+        raise GeneratorError(f"There is no generator {name!r}; this zoo has {', '.join(available(zoo))}.{hint}")
+    return folder
+
+
+def _load(folder: Path) -> tuple[TrainedGenerator, Row]:
+    try:
+        kind = read_yaml(folder / MANIFEST).get("kind")
+    except ConfigError as error:
+        raise GeneratorError(f"{folder} holds no generator ({error}); train it again with `loragen train`.") from error
+    row = rows().get(kind) if isinstance(kind, str) else None
+    if row is None or row.load is None:
+        known = ", ".join(row.name for row in ROWS if row.is_trained)
+        raise GeneratorError(f"{folder} holds a generator of the kind {kind!r}; known are {known}.")
+    return row.load(folder), row
+
+
+def _refuse_unsupported(row: Row, name: str, *, top_k: int | None, has_exclusions: bool) -> None:
+    if top_k is not None and not row.takes_top_k:
+        takers = ", ".join(other.name for other in ROWS if other.takes_top_k)
+        raise GeneratorError(f"--top-k does not apply to {name!r}; it applies to {takers}.")
+    if has_exclusions and not row.takes_licences:
+        takers = ", ".join(other.name for other in ROWS if other.takes_licences)
+        raise GeneratorError(
+            f"--licence does not apply to {name!r}, which has learnt from all experts; choose one of {takers}, or "
+            "train it on a zoo of the experts you may use."
+        )
+
+
+def _check_fit(generator: TrainedGenerator, experts: Zoo, encoder: TextEncoder) -> None:
+    manifest = generator.manifest
+    if manifest.zoo_hash != experts.fingerprint:
+        raise GeneratorError(
+            f"The generator was trained on other experts (hash {manifest.zoo_hash[:12]}) than those of {experts.root} "
+            f"({experts.fingerprint[:12]}); train it again with `loragen train`."
+        )
+    if manifest.encoder_hash != encoder.fingerprint:
+        raise GeneratorError(
+            f"The generator was trained with the text encoder {manifest.encoder} (hash {manifest.encoder_hash}), but "
+            f"{encoder.name} has the hash {encoder.fingerprint}; use the former, or train it again."
+        )

@@ -1,0 +1,143 @@
+"""Trains SG-LoRA on a zoo: the expert library in codes, leave-one-out conditions, and the run itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from loragen.adapters.codec import Codec
+from loragen.adapters.frame import Frame
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.sg.model import SG, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
+from loragen.generators.trained import TrainConfig, subfolder
+from loragen.training.schedule import Schedule
+from loragen.zoo.expert_index import ExpertIndex, samples_of
+from loragen.zoo.zoo import Zoo
+
+
+class SGTrainConfig(TrainConfig):
+    """Settings of `loragen train` for SG-LoRA."""
+
+    generator: Literal["sg"]
+    sg: SGConfig = SGConfig()
+
+
+@dataclass(frozen=True, eq=False)
+class SGData:
+    """The experts of a zoo in codes of one codec over one frame."""
+
+    library: SGLibrary
+    paraphrases: tuple[Tensor, ...]
+    """For each expert the embeddings of its descriptions, (p, c)."""
+    samples: Tensor
+    """For each expert its mean and its snapshots, (n, 1 + snapshots, k)."""
+    codec: Codec
+    frame: Frame
+
+
+def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> SGData:
+    """Read a zoo's experts into codes.
+
+    Raises:
+        ZooError: the zoo has no expert, or an expert's statistics are damaged.
+    """
+    library = ExpertIndex.of(zoo, encoder)
+    adapters = [zoo.adapter(expert) for expert in zoo.ids]
+    frame = Frame.fit(adapters)
+    samples = samples_of(zoo, frame, adapters)
+    codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
+    codes = codec.encode(samples)
+    return SGData(
+        SGLibrary(zoo.ids, codes[:, 0], _variances(zoo, frame, codec), library.index.vectors.float()),
+        library.paraphrases,
+        codes,
+        codec,
+        frame,
+    )
+
+
+def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
+    """Variances of the experts' codes over the last steps of training, (n, k); zero where nothing is known of them."""
+    variances = torch.zeros(len(zoo), codec.size)
+    known = [at for at, card in enumerate(zoo) if card.imported is None]
+    if known:
+        blocks = torch.stack([frame.flatten(zoo.variance(zoo.ids[at])) for at in known])
+        variances[known] = codec.encode_variance(blocks)
+    return variances
+
+
+def training_batches(
+    data: SGData, config: SGConfig, *, steps: int, batch_size: int, rng: torch.Generator
+) -> list[SGBatch]:
+    """Batches of experts' adapters, each under a condition made from other experts.
+
+    Each sample draws an expert, a point of its training, one of its descriptions, and who of the others may serve.
+    """
+    n, points, _ = data.samples.shape
+    shape = (steps * batch_size,)
+    experts = torch.randint(n, shape, generator=rng)
+    queries = torch.stack(
+        [
+            data.paraphrases[expert][int(draw * len(data.paraphrases[expert]))]
+            for expert, draw in zip(experts.tolist(), torch.rand(shape, generator=rng).tolist(), strict=True)
+        ]
+    )
+    similarities = queries @ data.library.embeddings.T
+    absent = torch.rand(similarities.shape, generator=rng) < config.expert_dropout
+    if config.leave_one_out:
+        absent |= torch.nn.functional.one_hot(experts, n).bool()
+    similarities = similarities.masked_fill(absent & ~_too_few(absent, config.top_k), float("-inf"))
+    if config.leave_one_out:
+        similarities[torch.arange(len(experts)), experts] = float("-inf")
+    weights = data.library.weights(similarities, top_k=config.top_k, temperature=config.temperature)
+    mixture = data.library.mixture(weights)
+    x = data.samples[experts, torch.randint(points, shape, generator=rng)]
+    return [
+        SGBatch(x[at], type(mixture)(mixture.mean[at], mixture.variance[at]))
+        for at in torch.split(torch.arange(len(x)), batch_size)
+    ]
+
+
+def _too_few(absent: Tensor, top_k: int) -> Tensor:
+    """Rows (b, 1) in which fewer than ``top_k`` experts are left: there only the task's own expert is left out."""
+    return ((~absent).sum(1) < top_k)[:, None]
+
+
+def fit_sg(
+    config: SGTrainConfig,
+    zoo: Zoo,
+    encoder: TextEncoder,
+    *,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[SG, list[dict[str, float]]]:
+    """Train SG-LoRA on the experts of a zoo; returns the generator and its losses, a row a step.
+
+    Raises:
+        ZooError: the zoo has no expert, or an expert's statistics are damaged.
+    """
+    from loragen.training.lightning_fit import fit
+
+    data = read_experts(zoo, encoder, components=config.sg.components)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = SGNetwork(data.codec.size, config.sg)
+
+    def batches(epoch: int) -> list[SGBatch]:
+        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        return training_batches(data, config.sg, steps=config.steps_per_epoch, batch_size=config.batch_size, rng=rng)
+
+    history = fit(
+        SGObjective(network, config.sg.kl_weight),
+        batches,
+        Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay),
+        seed=config.seed,
+        checkpoints=subfolder(checkpoints, "weights"),
+        on_step=on_step,
+    )
+    manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg)
+    trained = network.cpu().eval().requires_grad_(False)
+    return SG(manifest, trained, data.library, data.codec, data.frame), history

@@ -1,0 +1,260 @@
+"""SG-LoRA (Li et al., CVPR 2026, arXiv 2509.10535): a CVAE with a learned prior, conditioned on a mixture of experts.
+
+For a task whose description embeds to d*, the K nearest experts k with weights α (softmax over cosines) give
+
+    μ*  = Σ αₖ μₖ        σ*² = Σ αₖ σₖ² + Σ αₖ (μₖ - μ*)²        (law of total variance)        c = {μ*, σ*²}
+
+and a CVAE over adapters X is trained with ‖X - X̂‖² + λ KL(q(z | X, c) ‖ p(z | c)), where p(z | c) is learned. A new
+adapter is Dec(z, c) with z drawn from p(z | c).
+
+Ours, where the paper is silent or differs: adapters enter as coordinates in a shared frame, centred and projected on
+the principal directions of the experts (`Codec`); μ and σ² are taken there, and σ*² enters as a logarithm; a seen
+task's own expert never takes part in its condition (leave-one-out), and a random part of the others is left out each
+time, so that one task has many conditions; the decoder may add to μ* instead of replacing it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from loragen.adapters.codec import Codec
+from loragen.adapters.frame import Frame
+from loragen.conditions.condition import Condition
+from loragen.conditions.index import Index
+from loragen.config import StrictModel
+from loragen.generators.base import Generation
+from loragen.generators.trained import (
+    MANIFEST,
+    Gaussian,
+    Provenance,
+    TrainedGenerator,
+    load_network,
+    network_tensors,
+    reading_folder,
+)
+from loragen.training.objective import Objective
+from loragen.zoo.expert_index import Neighbour, neighbours_in
+
+TENSORS = "generator.safetensors"
+FRAME = "frame.safetensors"
+
+
+class SGConfig(StrictModel):
+    """Architecture and conditioning of SG-LoRA; the defaults of K and λ are the paper's."""
+
+    top_k: int = Field(4, ge=1)
+    temperature: float = Field(0.1, gt=0)
+    components: int | None = Field(100, ge=1)
+    """Principal directions kept of the experts' coordinates; null keeps all coordinates."""
+    latent_size: int = Field(32, ge=1)
+    hidden_size: int = Field(256, ge=1)
+    decoder: Literal["direct", "residual"] = "residual"
+    """Whether the decoder gives the adapter itself or what is added to μ*."""
+    kl_weight: float = Field(1.0, ge=0)
+    """λ."""
+    prior_scale: float = Field(1.0, ge=0)
+    """Factor on the prior's standard deviation when generating: 1 draws from p(z | c), 0 takes its mean."""
+    leave_one_out: bool = True
+    """Keep a task's own expert out of its condition in training."""
+    expert_dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of the experts left out at random whenever a training condition is made."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """On the hidden layers, in training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """The condition c: mean and variance of a mixture of experts, each (..., k)."""
+
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, means: Tensor, variances: Tensor) -> Self:
+        """Law of total variance, elementwise: weights (..., n) summing to 1; means and variances (n, k)."""
+        mean = weights @ means
+        within = weights @ variances
+        between = weights @ means.square() - mean.square()
+        return cls(mean, within + between.clamp_min(0.0))
+
+    def features(self) -> Tensor:
+        """What the networks read, (..., 2k): the mean, and the logarithm of the variance."""
+        return torch.cat([self.mean, (self.variance + 1e-6).log()], dim=-1)
+
+
+def mlp(sizes: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU (and dropout) between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers[:-2])
+
+
+class SGNetwork(nn.Module):
+    """Encoder q(z | X, c) and prior p(z | c), two-layer MLPs, and decoder Dec(z, c), a three-layer MLP."""
+
+    def __init__(self, code_size: int, config: SGConfig) -> None:
+        super().__init__()
+        hidden, latent, condition = config.hidden_size, config.latent_size, 2 * code_size
+        self.residual = config.decoder == "residual"
+        self.encoder = mlp((code_size + condition, hidden, 2 * latent), config.dropout)
+        self.prior = mlp((condition, hidden, 2 * latent), config.dropout)
+        self.decoder = mlp((latent + condition, hidden, hidden, code_size), config.dropout)
+        if self.residual:  # begin at μ* itself
+            last = self.decoder[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def posterior_of(self, x: Tensor, condition: Mixture) -> Gaussian:
+        """The posterior q(z | X, c)."""
+        return Gaussian(*self.encoder(torch.cat([x, condition.features()], -1)).chunk(2, -1))
+
+    def prior_of(self, condition: Mixture) -> Gaussian:
+        """The prior p(z | c)."""
+        return Gaussian(*self.prior(condition.features()).chunk(2, -1))
+
+    def decode(self, z: Tensor, condition: Mixture) -> Tensor:
+        """Dec(z, c), in codes."""
+        decoded: Tensor = self.decoder(torch.cat([z, condition.features()], -1))
+        return condition.mean + decoded if self.residual else decoded
+
+
+@dataclass(frozen=True, eq=False)
+class SGBatch:
+    """Codes of adapters (b, k) and the conditions of their tasks."""
+
+    x: Tensor
+    condition: Mixture
+
+    def to(self, device: torch.device) -> "SGBatch":
+        """The same batch on a device."""
+        return SGBatch(self.x.to(device), Mixture(self.condition.mean.to(device), self.condition.variance.to(device)))
+
+
+class SGObjective(Objective):
+    """‖X - X̂‖² + λ KL(q ‖ p), averaged over the batch, each sample against its own target."""
+
+    def __init__(self, network: SGNetwork, kl_weight: float) -> None:
+        super().__init__()
+        self.network = network
+        self.kl_weight = kl_weight
+
+    def loss(self, batch: SGBatch) -> dict[str, Tensor]:
+        """One draw of z a sample."""
+        posterior = self.network.posterior_of(batch.x, batch.condition)
+        prior = self.network.prior_of(batch.condition)
+        z = posterior.sample(torch.randn_like(posterior.mean))
+        decoded = self.network.decode(z, batch.condition)
+        assert decoded.shape == batch.x.shape
+        reconstruction = (decoded - batch.x).square().sum(-1).mean()
+        kl = posterior.kl(prior).mean()
+        return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+@dataclass(frozen=True, eq=False)
+class SGLibrary:
+    """The expert library in codes: for each expert μ (k,), σ² (k,) and the embedding of its descriptions."""
+
+    ids: tuple[str, ...]
+    means: Tensor
+    variances: Tensor
+    embeddings: Tensor
+
+    def weights(self, similarities: Tensor, *, top_k: int, temperature: float) -> Tensor:
+        """Softmax over the ``top_k`` largest of each row (b, n), zero elsewhere; -inf marks who may not serve."""
+        kept = similarities.topk(min(top_k, similarities.shape[1]), dim=1)
+        chosen = torch.softmax(kept.values / temperature, dim=1)
+        return torch.zeros_like(similarities).scatter(1, kept.indices, chosen)
+
+    def mixture(self, weights: Tensor) -> Mixture:
+        """The condition under some weights (..., n)."""
+        return Mixture.of(weights, self.means, self.variances)
+
+
+class SGManifest(Provenance):
+    """Manifest of a saved SG-LoRA."""
+
+    kind: Literal["sg"] = "sg"
+    config: SGConfig
+
+
+@dataclass(frozen=True, eq=False)
+class SG(TrainedGenerator):
+    """A trained SG-LoRA: everything it needs to make an adapter from a description's embedding."""
+
+    manifest: SGManifest
+    network: SGNetwork
+    library: SGLibrary
+    codec: Codec
+    frame: Frame
+    exclude: frozenset[str] = frozenset()
+    """Experts that may not serve, by licence for example."""
+    name: ClassVar[str] = "sg"
+    is_stochastic: ClassVar[bool] = True
+
+    @property
+    def config(self) -> SGConfig:
+        """Architecture and conditioning."""
+        return self.manifest.config
+
+    @torch.inference_mode()
+    def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
+        """Draw z from p(z | c), decode, and express the codes as an adapter."""
+        neighbours = self.neighbours(condition)
+        by_id = {neighbour.id: neighbour.weight for neighbour in neighbours}
+        mixture = self.library.mixture(torch.tensor([by_id.get(expert, 0.0) for expert in self.library.ids]))
+        prior = self.network.prior_of(mixture)
+        generations = []
+        for _ in range(num_samples):
+            noise = torch.randn(prior.mean.shape, generator=rng)
+            code = self.network.decode(prior.sample(noise, scale=self.config.prior_scale), mixture)
+            adapter = self.frame.adapter(self.codec.decode(code), **self.manifest.peft)
+            generations.append(Generation(adapter, neighbours))
+        return generations
+
+    def neighbours(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The K experts of the condition."""
+        index = Index.build(self.library.ids, self.library.embeddings)
+        return neighbours_in(
+            index, condition.embedding, self.config.top_k, temperature=self.config.temperature, exclude=self.exclude
+        )
+
+    def drawing_on(self, *, top_k: int | None, exclude: frozenset[str]) -> "SG":
+        """The same generator with another K, unless `None`, and without some experts."""
+        config = self.config if top_k is None else self.config.model_copy(update={"top_k": top_k})
+        return replace(self, manifest=self.manifest.model_copy(update={"config": config}), exclude=exclude)
+
+    def files(self) -> dict[str, str | bytes]:
+        """The generator as the files of its folder."""
+        tensors = network_tensors(self.network)
+        tensors |= self.codec.tensors()
+        tensors |= {f"library.{name}": getattr(self.library, name) for name in ("means", "variances", "embeddings")}
+        return {
+            MANIFEST: self.manifest.to_yaml(),
+            TENSORS: save({name: value.contiguous() for name, value in tensors.items()}),
+            FRAME: self.frame.to_bytes(),
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a trained generator.
+
+        Raises:
+            GeneratorError: the folder is missing, damaged, or does not hold an SG-LoRA.
+        """
+        with reading_folder(folder, "SG-LoRA"):
+            manifest = SGManifest.from_yaml(folder / MANIFEST)
+            tensors = load_file(folder / TENSORS)
+            codec = Codec.from_tensors(tensors)
+            network = SGNetwork(codec.size, manifest.config)
+            load_network(network, tensors)
+            parts = (tensors[f"library.{name}"] for name in ("means", "variances", "embeddings"))
+            return cls(manifest, network, SGLibrary(manifest.experts, *parts), codec, Frame.load(folder / FRAME))

@@ -1,0 +1,82 @@
+"""Fits an adapter to a few labelled examples of its task: B alone, for some steps, from where the adapter stands.
+
+What that is worth, beside beginning at one LoRA for all tasks, `benchmarks/fewshot.py` measures. The rank stays, and so
+does the space that the update reads from.
+"""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.tokenised import TaskData
+from loragen.config import StrictModel
+from loragen.errors import TaskError
+from loragen.recipes.expert import AdapterObjective, Start, trajectory
+from loragen.tasks.examples import Examples
+
+
+class FewShotRecipe(StrictModel):
+    """How an adapter is fitted to examples; of its settings only the rate was compared (`benchmarks/fewshot.py`)."""
+
+    steps: int = Field(30, ge=1)
+    batch_size: int = Field(32, ge=2)
+    """Examples of a step, all where there are fewer."""
+    learning_rate: float = Field(1e-2, gt=0)
+    contrast_weight: float = Field(0.0, ge=0)
+    """Weight of supervised contrast beside the label-text loss."""
+    window: int = Field(10, ge=1)
+    """The mean over so many last steps is the adapter."""
+    max_length: int = Field(64, ge=8)
+    """Tokens of a text."""
+    seed: int = 0
+
+
+def prepare_examples(examples: Examples, base: Base, *, max_length: int) -> TaskData:
+    """Labelled examples made ready for a base.
+
+    Raises:
+        TaskError: they have no labels.
+    """
+    if examples.labels is None:
+        raise TaskError("The examples have no labels; fitting wants a column 'label' beside 'text'.")
+    return base.prepare(examples, max_length=max_length)
+
+
+def fit_examples(
+    adapter: Lora,
+    data: TaskData,
+    base: Base,
+    recipe: FewShotRecipe,
+    *,
+    on_step: Callable[[int], None] | None = None,
+) -> Lora:
+    """Train an adapter's B on a few labelled examples, over its own A, which is made orthonormal first.
+
+    Args:
+        adapter: where it begins; untouched.
+        data: the examples, at least one of two different classes, with the texts of all labels.
+        base: the base.
+        recipe: length and optimiser settings.
+        on_step: called with the number of steps done.
+
+    Raises:
+        TaskError: the examples are all of one class, from which nothing can be told apart.
+        AdapterError: the adapter was made for another base.
+    """
+    if len(set(data.targets.tolist())) < 2:
+        raise TaskError("The examples are all of one label; give some of at least two.")
+    start = Start.at(adapter)
+    objective = AdapterObjective(base, start, train_a=False, contrast_weight=recipe.contrast_weight)
+    rng = torch.Generator().manual_seed(recipe.seed)
+    steps = list(data.batches(recipe.steps, min(recipe.batch_size, len(data.ids)), rng=rng))
+    points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step)
+    return Lora.from_factors(
+        start.lora_A,
+        {site: at[-recipe.window :].mean(0) for site, at in points.items()},
+        base_model_name_or_path=adapter.settings.base_model_name_or_path,
+        task_type=adapter.settings.task_type,
+        fan_in_fan_out=adapter.settings.fan_in_fan_out,
+    )

@@ -1,0 +1,116 @@
+"""Examples of a task: texts with what is known of each of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, TypeVar
+
+import torch
+
+from loragen.errors import TaskError
+from loragen.tasks.tables import cell, read_rows, text
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts of one task, each part in the same order; a part is `None` where nothing is known of it."""
+
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None = None
+    """Second texts."""
+    labels: tuple[int, ...] | None = None
+    """Positions in ``label_names``."""
+    label_names: tuple[str, ...] = ()
+    """Names of all classes of the task; empty for an open task, which has none."""
+    completions: tuple[str, ...] | None = None
+    """What follows the texts."""
+    images: tuple[Path, ...] | None = None
+    """Files that the texts are captions of."""
+
+    def __post_init__(self) -> None:
+        parts = (self.pairs, self.labels, self.completions, self.images)
+        assert all(part is None or len(part) == len(self.texts) for part in parts)
+        assert self.labels is None or all(0 <= label < len(self.label_names) for label in self.labels)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def outputs(self) -> tuple[str, ...] | None:
+        """What each text leads to: the name of its label, or else its completion; `None` for plain texts."""
+        if self.labels is None:
+            return self.completions
+        return tuple(self.label_names[label] for label in self.labels)
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """The examples at ``indices``, in that order; a 1-D integer tensor will do."""
+        kept = [int(index) for index in indices]
+
+        def of(part: tuple[T, ...] | None) -> tuple[T, ...] | None:
+            return None if part is None else tuple(part[index] for index in kept)
+
+        return replace(
+            self,
+            texts=tuple(self.texts[index] for index in kept),
+            pairs=of(self.pairs),
+            labels=of(self.labels),
+            completions=of(self.completions),
+            images=of(self.images),
+        )
+
+    def few(self, shots: int, *, rng: torch.Generator) -> Self:
+        """At most ``shots`` of each class, or of all where there are no classes, drawn at random."""
+        labels = self.labels or (0,) * len(self)
+        kept: list[int] = []
+        for index in torch.randperm(len(self), generator=rng).tolist():
+            if sum(labels[other] == labels[index] for other in kept) < shots:
+                kept.append(index)
+        return self.subset(kept)
+
+    def unlabelled(self) -> Self:
+        """The same texts without their labels and completions."""
+        return replace(self, labels=None, completions=None)
+
+    @classmethod
+    def from_file(cls, path: Path, label_names: Sequence[str] | None = None) -> Self:
+        """Read JSONL, JSON, CSV or Parquet: a column ``text``, and ``text_pair`` and ``label`` where there are such.
+
+        Args:
+            path: the file.
+            label_names: names of all classes, in order; by default those that occur, in the order in which they do.
+
+        Raises:
+            TaskError: the file is missing, damaged or empty, only some of its rows have a label or a pair, or a label
+                is not among those named.
+        """
+        rows = read_rows(path)
+        if not rows:
+            raise TaskError(f"{path} holds no example; at least one row with a text was wanted.")
+        if missing := next((row for row in rows if "text" not in row[1]), None):
+            raise TaskError(
+                f"{missing[0]} has no column 'text'; columns met: {', '.join(map(str, missing[1]))}. Rows hold text, "
+                "and text_pair and label if any."
+            )
+        columns = {}
+        for name in ("label", "text_pair"):
+            values = [cell(row, name) if name in row[1] else None for row in rows]
+            filled = [value is not None and bool(str(value).strip()) for value in values]
+            if any(filled) and not all(filled):
+                raise TaskError(
+                    f"{rows[filled.index(False)][0]} has no {name!r}, but other rows of {path} have; fill it in all "
+                    "rows or in none."
+                )
+            columns[name] = tuple(str(value).strip() for value in values) if all(filled) else None
+        found = columns["label"]
+        texts = tuple(text(row, "text") for row in rows)
+        if found is None:
+            return cls(texts, columns["text_pair"], label_names=tuple(label_names or ()))
+        names = tuple(dict.fromkeys(found)) if label_names is None else tuple(label_names)
+        if unknown := [label for label in found if label not in names]:
+            raise TaskError(
+                f"An example of {path} has the label {unknown[0]!r}, which is not among those named: "
+                f"{', '.join(names)}."
+            )
+        return cls(texts, columns["text_pair"], tuple(names.index(label) for label in found), names)

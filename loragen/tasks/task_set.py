@@ -1,0 +1,337 @@
+"""Tasks: a description, the label names, and where the labelled examples lie.
+
+A YAML file describes a set of tasks, in full or as a table with a template for the places of the examples.
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+
+from loragen.config import StrictModel
+from loragen.errors import MissingExtraError, TaskError
+from loragen.tasks.examples import Examples
+from loragen.tasks.tables import Row, cell, parse_json, read_rows, reading, text
+
+NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class TaskSource(StrictModel):
+    """Where a task's examples lie: local files (JSONL, JSON, CSV or Parquet by suffix) or a data set of the Hub.
+
+    ``text``, ``text_pair``, ``label``, ``completion`` and ``image`` name columns. A file in which no row has a
+    ``text_pair`` holds single texts. An image is a file, relative to the one that names it; its text is its caption.
+    A Hub data set's numbered labels go by its own names where those are the task's, else by position.
+    """
+
+    train: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    hub_config: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    completion: str | None = None
+    image: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if bool(self.hub) == bool(self.train or self.test):
+            raise ValueError("wanted either local files (train, test) or a Hub data set (hub)")
+        if self.hub_config and not self.hub:
+            raise ValueError("hub_config goes with hub")
+        return self
+
+    def located(self, root: Path, task_id: str) -> "TaskSource":
+        """Put ``task_id`` in place of ``{id}`` everywhere and ``root`` before relative files."""
+        values = {
+            key: value.replace("{id}", task_id) if isinstance(value, str) else value
+            for key, value in self.model_dump().items()
+        }
+        for key in ("train", "test"):
+            values[key] = str(root / values[key]) if values[key] else None
+        return TaskSource(**values)
+
+
+class Task(StrictModel):
+    """A task in words, its label names, its examples and their origin.
+
+    A task without labels is open: its texts are followed by completions, or are captions of images, or stand for
+    themselves, for a language model to learn.
+    """
+
+    id: Slug
+    description: NonBlank
+    paraphrases: tuple[NonBlank, ...] = ()
+    labels: tuple[NonBlank, ...] = ()
+    source: TaskSource
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    family: str = ""
+    domain: str = ""
+    kind: str = ""
+    licence: str = "none stated"
+    origin: str = ""
+    commit: str = ""
+
+    @model_validator(mode="after")
+    def _has_distinct_labels(self) -> Self:
+        if len(self.labels) == 1:
+            raise ValueError("one label leaves nothing to tell apart; wanted at least two, or none for an open task")
+        if repeated := _repeated(self.labels):
+            raise ValueError(f"labels occur more than once: {', '.join(repeated)}")
+        return self
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        """The description, then its paraphrases."""
+        return (self.description, *self.paraphrases)
+
+    def load_train(self) -> Examples:
+        """Read the training examples; see :meth:`load_test`."""
+        return self._load("train")
+
+    def load_test(self) -> Examples:
+        """Read the test examples.
+
+        A label is a label name or, unless some name is itself a number, the position of one counted from 0.
+
+        Raises:
+            TaskError: a file or a column is missing, or a row has no text, half a pair or a foreign label.
+            MissingExtraError: the examples lie on the Hub and ``datasets`` is not installed.
+        """
+        return self._load("test")
+
+    def _load(self, part: Literal["train", "test"]) -> Examples:
+        rows, source = _part_rows(self, part), self.source
+        is_captioned = source.image is None or not self.labels
+        return Examples(
+            texts=tuple(text(row, source.text) if is_captioned else "" for row in rows),
+            pairs=_pairs(rows, source.text_pair),
+            labels=self._label_positions(rows) if self.labels else None,
+            label_names=self.labels,
+            completions=None if source.completion is None else tuple(text(row, source.completion) for row in rows),
+            images=None if source.image is None else _images(rows, source.image, self._folder(part)),
+        )
+
+    def _folder(self, part: Literal["train", "test"]) -> Path:
+        file = self.source.train if part == "train" else self.source.test
+        return Path(file).parent if file else Path()
+
+    def _label_positions(self, rows: Sequence[Row]) -> tuple[int, ...]:
+        positions = {label: position for position, label in enumerate(self.labels)}
+        if not any(label.isdecimal() for label in self.labels):
+            positions |= {str(position): position for position in range(len(self.labels))}
+        found = []
+        for row in rows:
+            value = cell(row, self.source.label)
+            position = None if value is None else positions.get(str(value).strip())
+            if position is None:
+                raise TaskError(
+                    f"{row[0]}: the label {value!r} is not among those of task {self.id}: {', '.join(self.labels)}. "
+                    "Mend the row or the task's labels."
+                )
+            found.append(position)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks with distinct ids, and named splits of them."""
+
+    tasks: tuple[Task, ...]
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if repeated := _repeated(task.id for task in self.tasks):
+            raise TaskError(f"Task ids occur more than once: {', '.join(repeated)}. Give every task its own.")
+        for name, ids in self.splits.items():
+            if repeated := _repeated(ids):
+                raise TaskError(f"The split {name!r} names tasks more than once: {', '.join(repeated)}.")
+            for task_id in ids:
+                self[task_id]
+
+    @classmethod
+    def from_yaml(cls, path: Path, *, root: Path | None = None) -> "TaskSet":
+        """Read a task set; ``root`` takes the place of the file's own ``root`` as the folder of all relative paths.
+
+        Raises:
+            ConfigError: the YAML, or a task in it, does not fit.
+            TaskError: a table or splits file is missing or damaged, or ids clash.
+        """
+        config = TaskSetConfig.from_yaml(path)
+        folder = root or path.parent / config.root
+        entries = config.tasks if config.table is None else tuple(_tabled(config, folder))
+        tasks = (task.model_copy(update={"source": task.source.located(folder, task.id)}) for task in entries)
+        splits = _read_splits(folder / config.splits) if isinstance(config.splits, str) else config.splits
+        return cls(tasks=tuple(tasks), splits=splits)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __getitem__(self, task_id: str) -> Task:
+        for task in self.tasks:
+            if task.id == task_id:
+                return task
+        nearest = difflib.get_close_matches(task_id, [task.id for task in self.tasks], n=1, cutoff=0.0)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise TaskError(f"There is no task {task_id!r} among these {len(self)}.{hint}")
+
+    def split(self, name: str) -> tuple[Task, ...]:
+        """Pick the tasks of one split, in its order."""
+        if name not in self.splits:
+            known = ", ".join(self.splits) or "none; add 'splits:' to the task config"
+            raise TaskError(f"There is no split {name!r}; known splits: {known}.")
+        return tuple(self[task_id] for task_id in self.splits[name])
+
+
+class TaskSetConfig(StrictModel):
+    """The YAML form of a task set: ``tasks`` in full, or a ``table`` with ``columns`` and a ``source`` template.
+
+    ``columns`` maps fields of :class:`Task` to columns of the table; strings of ``source`` may hold ``{id}``. A
+    ``description`` template makes descriptions of the table's columns, such as "a photo of a {name}".
+    ``splits`` maps names to lists of ids, or names a JSON file that does. Paths are relative to ``root``, and that to
+    the YAML file.
+    """
+
+    root: str = "."
+    tasks: tuple[Task, ...] = ()
+    table: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    description: str | None = None
+    source: TaskSource | None = None
+    splits: str | dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_list_or_table(self) -> Self:
+        if bool(self.tasks) == bool(self.table):
+            raise ValueError("wanted either tasks, in full, or a table of them")
+        if self.tasks and (self.columns or self.source or self.description):
+            raise ValueError("columns, description and source go with a table; a task listed in full has its own")
+        if self.description and "description" in self.columns:
+            raise ValueError("descriptions come from a column or from a template; wanted one of the two")
+        known = set(Task.model_fields) - {"source"}
+        if unknown := sorted(set(self.columns) - known):
+            raise ValueError(
+                f"columns names no fields of a task: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
+        needed = {"id"} if self.description else {"id", "description"}
+        if self.table and (missing := needed - set(self.columns)):
+            raise ValueError(f"columns must name the table's columns for {', '.join(sorted(missing))}")
+        if self.table and self.source is None:
+            raise ValueError("a table needs a source that says where the examples of each {id} lie")
+        return self
+
+
+def overlap(train: Sequence[Task], held_out: Sequence[Task], by: Literal["id", "family"]) -> list[str]:
+    """Name the ids or families that stand on both sides, sorted; a task without a family is its own."""
+
+    def names(tasks: Sequence[Task]) -> set[str]:
+        return {task.id if by == "id" else task.family or task.id for task in tasks}
+
+    return sorted(names(train) & names(held_out))
+
+
+def _part_rows(task: Task, part: Literal["train", "test"]) -> list[Row]:
+    source = task.source
+    file, split = (source.train, source.train_split) if part == "train" else (source.test, source.test_split)
+    if source.hub:
+        rows = _hub_rows(source, split, task.labels)
+    elif file:
+        rows = read_rows(Path(file))
+    else:
+        raise TaskError(f"Task {task.id} names no {part} file; add 'source: {{{part}: FILE}}' to its config.")
+    if not rows:
+        raise TaskError(f"{file or f'{source.hub}[{split}]'} holds no examples for task {task.id}.")
+    return rows
+
+
+def _hub_rows(source: TaskSource, split: str, labels: Sequence[str]) -> list[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The data set {source.hub} lies on the Hub, and 'datasets' is not installed: pip install 'loragen[hub]'"
+        ) from error
+    place = f"{source.hub}[{split}]"
+    shows_bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        data = datasets.load_dataset(source.hub, source.hub_config, split=split)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"Cannot load {place} from the Hub: {error}") from error
+    finally:
+        if shows_bars:
+            datasets.enable_progress_bars()
+    names = getattr(data.features.get(source.label), "names", ())
+    if set(names) == set(labels):  # the task may list them in another order
+        data = ({**row, source.label: _named(names, row[source.label])} for row in data)
+    return [(f"{place} (row {number})", row) for number, row in enumerate(data, 1)]
+
+
+def _named(names: Sequence[str], value: int) -> str | int:
+    return names[value] if 0 <= value < len(names) else value  # -1 marks a hidden test label
+
+
+def _pairs(rows: Sequence[Row], column: str | None) -> tuple[str, ...] | None:
+    if column is None or not any(_is_filled(cells.get(column)) for _, cells in rows):
+        return None
+    return tuple(text(row, column) for row in rows)
+
+
+def _images(rows: Sequence[Row], column: str, folder: Path) -> tuple[Path, ...]:
+    files = tuple(folder / text(row, column) for row in rows)
+    for row, file in zip(rows, files, strict=True):
+        if not file.is_file():
+            raise TaskError(
+                f"{row[0]} names the image {file}, which is not there; give its place relative to the file of rows."
+            )
+    return files
+
+
+def _is_filled(value: Any) -> bool:
+    return value is not None and bool(str(value).strip())
+
+
+def _tabled(config: TaskSetConfig, folder: Path) -> Iterator[Task]:
+    assert config.table is not None
+    for row in read_rows(folder / config.table):
+        values = {name: cell(row, column) for name, column in config.columns.items()}
+        if config.description is not None:
+            values["description"] = _filled(config.description, row)
+        yield Task.checked({**values, "source": config.source}, source=row[0])
+
+
+def _filled(template: str, row: Row) -> str:
+    place, cells = row
+    try:
+        return template.format_map(cells)
+    except (KeyError, ValueError, IndexError) as error:
+        raise TaskError(
+            f"{place}: the description template {template!r} cannot be filled ({error}); the columns are: "
+            f"{', '.join(cells)}."
+        ) from error
+
+
+def _read_splits(path: Path) -> dict[str, tuple[str, ...]]:
+    with reading(path):
+        values = parse_json(path.read_text(encoding="utf-8-sig"), str(path))
+    try:
+        return TypeAdapter(dict[str, tuple[str, ...]]).validate_python(values)
+    except ValidationError as error:
+        raise TaskError(f"{path} was wanted as a JSON object of split names, each with a list of task ids.") from error
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]

@@ -1,0 +1,173 @@
+"""Lightning: the one module that imports it. Plain modules and values go in, plain tensors come out."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+
+from loragen.training.objective import Batch, Objective
+from loragen.training.schedule import Schedule, warmup_cosine
+
+_STATE = "state"
+
+
+class _Module(L.LightningModule):
+    def __init__(self, objective: Objective, schedule: Schedule) -> None:
+        super().__init__()
+        self.objective = objective
+        self.schedule = schedule
+        self.history: list[dict[str, float]] = []
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        losses = self.objective.loss(batch)
+        self.history.append({name: float(value.detach()) for name, value in losses.items()})
+        return losses["loss"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            [p for p in self.objective.parameters() if p.requires_grad],
+            lr=self.schedule.learning_rate,
+            weight_decay=self.schedule.weight_decay,
+        )
+        factor = warmup_cosine(self.schedule.steps, self.schedule.warmup_fraction)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+
+class _Epochs(L.LightningDataModule):
+    """Serves ``batches(epoch)``: batches follow from the number of the epoch, so that a resumed run sees the same."""
+
+    def __init__(self, batches: Callable[[int], Sequence[Batch]]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(_Steps(self.batches(self.trainer.current_epoch)), batch_size=None)
+
+
+class _Steps(Dataset[Any]):
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index]
+
+
+class _Calls(Callback):
+    def __init__(
+        self, seed: int, on_step: Callable[[int], None] | None, on_epoch: Callable[[int], None] | None
+    ) -> None:
+        self.seed = seed
+        self.on_step = on_step
+        self.on_epoch = on_epoch
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, _module: L.LightningModule, _batch: Batch, batch_idx: int
+    ) -> None:
+        # One seed an epoch: a run that is resumed draws what an uninterrupted one would have drawn. Set at the first
+        # batch, since a loader draws a number of its own, and in a resumed run it does so after the epoch's start.
+        if batch_idx == 0:
+            torch.manual_seed(self.seed + trainer.current_epoch)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.on_step is not None:
+            self.on_step(trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(trainer.current_epoch + 1)
+
+
+def fit(
+    objective: Objective,
+    batches: Callable[[int], Sequence[Batch]],
+    schedule: Schedule,
+    *,
+    seed: int,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    epochs: int | None = None,
+) -> list[dict[str, float]]:
+    """Train an objective in place and return its losses, a row a step.
+
+    Args:
+        objective: a module with a ``loss(batch)`` that returns tensors by name; ``loss`` is minimised.
+        batches: epoch number → the batches of that epoch, ``schedule.steps_per_epoch`` of them.
+        schedule: length and optimiser settings.
+        seed: seeds the sampling inside the objective for this run alone; the caller's random state is left as it was.
+        checkpoints: where the state is kept after every epoch; a run finds it there and goes on.
+        on_step: called with the number of steps done.
+        on_epoch: called with the number of epochs done.
+        epochs: end after this many, on the way of the longer schedule.
+    """
+    callbacks: list[Callback] = [_Calls(seed, on_step, on_epoch)]
+    if checkpoints is not None:
+        callbacks.append(ModelCheckpoint(checkpoints, filename=_STATE, enable_version_counter=False))
+    last = checkpoints / f"{_STATE}.ckpt" if checkpoints is not None else None
+    with _quiet_lightning(), torch.random.fork_rng(devices=[]):
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_epochs=schedule.epochs if epochs is None else epochs,
+            gradient_clip_val=schedule.clip_norm,
+            callbacks=callbacks,
+            enable_checkpointing=checkpoints is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        module = _Module(objective, schedule)
+        resume = str(last) if last is not None and last.exists() else None
+        with _plain_interrupt():
+            trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True if resume else None)
+    return module.history
+
+
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Let Ctrl-C come out as what it is; Lightning turns it into an exit of the whole process."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,106 @@
+"""The experts of a zoo by description: their embeddings, and the nearest of them to a new task."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.adapters.raw_factors import RawFactors
+from loragen.conditions.index import Index
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.zoo.zoo import Zoo
+
+EMBEDDINGS = "embeddings"
+"""Folder of a zoo for the embeddings of its own descriptions: generation need not compute them again."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An expert that a generation drew on."""
+
+    id: str
+    similarity: float
+    """Cosine between its description and the task's."""
+    weight: float
+    """Its share in the mixture; the shares of one generation sum to 1, and ridge regression has negative ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertIndex:
+    """Experts of a zoo with the embeddings of their descriptions, searchable."""
+
+    zoo: Zoo
+    paraphrases: tuple[Tensor, ...]
+    """For each expert, in the order of ``zoo.ids``, unit embeddings of its descriptions, (p, c)."""
+    index: Index
+    """Over one embedding an expert: the normalised mean of its descriptions' embeddings."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, encoder: TextEncoder) -> "ExpertIndex":
+        """Embed the descriptions of all experts of a zoo; their embeddings are kept beside it."""
+        cards = list(zoo)
+        embedded = replace(encoder, cache=zoo.root / EMBEDDINGS).encode(
+            [text for card in cards for text in card.descriptions]
+        )
+        paraphrases = torch.split(embedded, [len(card.descriptions) for card in cards])
+        return cls(zoo, paraphrases, Index.build(zoo.ids, torch.stack([mean_direction(p) for p in paraphrases])))
+
+    def neighbours(self, query: Tensor, *, top_k: int, temperature: float) -> tuple[Neighbour, ...]:
+        """The ``top_k`` experts nearest to an embedding (c,), with softmax(similarity / temperature) as weights."""
+        return neighbours_in(self.index, query, top_k, temperature=temperature)
+
+
+def neighbours_in(
+    index: Index, query: Tensor, top_k: int, *, temperature: float, exclude: Collection[str] = ()
+) -> tuple[Neighbour, ...]:
+    """The ``top_k`` entries of an index nearest to a query (c,), with softmax(similarity / temperature) as weights."""
+    hits = index.search(query, top_k, exclude=exclude)
+    weights = softmax_weights([hit.similarity for hit in hits], temperature)
+    return tuple(Neighbour(hit.id, hit.similarity, weight) for hit, weight in zip(hits, weights, strict=True))
+
+
+def in_equal_shares(ids: Sequence[str], embeddings: Tensor, query: Tensor) -> tuple[Neighbour, ...]:
+    """All experts, nearest to a query (c,) first, where a network has learnt from every one; embeddings (n, c)."""
+    hits = Index.build(ids, embeddings).search(query, len(ids))
+    return tuple(Neighbour(hit.id, hit.similarity, 1 / len(ids)) for hit in hits)
+
+
+def mean_direction(embeddings: Tensor) -> Tensor:
+    """The unit vector along the mean of some embeddings (p, c)."""
+    return F.normalize(embeddings.mean(0), dim=0)
+
+
+def softmax_weights(similarities: Sequence[float], temperature: float) -> list[float]:
+    """softmax(similarity / temperature), in double precision; a lower temperature favours the nearest more."""
+    weights: list[float] = torch.softmax(torch.tensor(similarities, dtype=torch.float64) / temperature, 0).tolist()
+    return weights
+
+
+def samples_of(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Lora]) -> Tensor:
+    """For each expert its mean and its snapshots as vectors, (n, 1 + snapshots, d).
+
+    Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
+    """
+    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
+    points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
+    samples = torch.empty(len(adapters), points, space.size)
+    for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
+        sample[:] = space.coordinates(adapter)
+        if expert in trained:
+            for at, snapshot in enumerate(_snapshots(zoo, expert, adapter), 1):
+                sample[at] = space.coordinates(snapshot)
+    return samples
+
+
+def _snapshots(zoo: Zoo, expert: str, adapter: Lora) -> list[Lora]:
+    """The points of an expert's training that were kept: other B over the same A."""
+    points = zoo.snapshots(expert)
+    number = len(next(iter(points.values())))
+    return [
+        replace(adapter, lora_B={site: b[at].to(adapter.lora_B[site]) for site, b in points.items()})
+        for at in range(number)
+    ]

@@ -1,0 +1,240 @@
+"""Adapters from elsewhere, brought into the frame of a zoo through their delta weights.
+
+Ranks, alphas, rsLoRA and target modules may differ: what counts is the update. Over one frame it is a vector, and what
+the frame cannot hold is told for each adapter, and refused where it is more than was allowed.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from loragen.adapters.adapter import Lora
+from loragen.adapters.frame import Frame
+from loragen.bases.architecture import Blueprint
+from loragen.bases.open import objective_of
+from loragen.errors import AdapterError, ZooError
+from loragen.files import atomic_folder, atomic_write
+from loragen.recipes.expert import ExpertRecipe
+from loragen.recipes.multitask import MultitaskRecipe
+from loragen.zoo.card import MANIFEST, Card, Imported, Manifest, card_text
+from loragen.zoo.external_adapter import Foreign
+from loragen.zoo.zoo import SPLIT, Zoo
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What an import would write."""
+
+    manifest: Manifest
+    frame: Frame
+    foreign: tuple[Foreign, ...]
+    imported: tuple[Imported, ...]
+    """Facts of each, in that order."""
+    is_checked: bool
+    """Whether sites and shapes were compared with the base's config; without it, only with one another."""
+
+
+def plan_import(
+    foreign: Sequence[Foreign], root: Path, *, name: str, rank: int | None = None, max_loss: float = 0.05
+) -> Plan:
+    """Check adapters and find their places in the frame of a zoo, or in one of their own where there is no zoo yet.
+
+    Args:
+        foreign: the adapters, of one base.
+        root: folder of the zoo.
+        name: of the zoo, where it is new.
+        rank: of a new zoo's frame; the smallest that keeps enough of every adapter where it is not given.
+        max_loss: share of an adapter's squared norm that may be lost.
+
+    Raises:
+        AdapterError: an adapter does not fit the base or the others, or loses more.
+        ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
+            asked for; or something that is no zoo lies there.
+    """
+    if not foreign:
+        raise ZooError("There is no adapter to import; name at least one folder.")
+    if repeated := sorted({one.id for one in foreign if sum(one.id == other.id for other in foreign) > 1}):
+        raise ZooError(f"Several adapters would be called {', '.join(repeated)}; give names with --id.")
+    zoo = Zoo.open(root) if (root / MANIFEST).is_file() else None
+    if zoo is None and root.exists() and (root.is_file() or any(root.iterdir())):
+        raise ZooError(f"{root} is there already and is no zoo (it has no {MANIFEST}); name another folder with --zoo.")
+    is_checked = _check_base(foreign, zoo)
+    frame = _new_frame(foreign, rank, max_loss) if zoo is None else _frame_of(zoo, foreign, rank)
+    imported = tuple(_imported(one.adapter, frame) for one in foreign)
+    _refuse_losses(foreign, imported, frame, max_loss)
+    manifest = _manifest(foreign, frame, name) if zoo is None else zoo.manifest
+    return Plan(manifest, frame, tuple(foreign), imported, is_checked)
+
+
+def write_import(plan: Plan, root: Path, report: Callable[[int], None] = lambda _done: None) -> None:
+    """Write what was planned: a new zoo whole or not at all, and into one that is there one whole expert after another.
+
+    ``report`` is called with the number of adapters done.
+    """
+    if (root / MANIFEST).is_file():
+        _write_experts(plan, root, report)
+        return
+    with atomic_folder(root) as folder:
+        atomic_write(folder / MANIFEST, plan.manifest.to_yaml())
+        _write_experts(plan, folder, report)
+
+
+def _write_experts(plan: Plan, root: Path, report: Callable[[int], None]) -> None:
+    for done, (one, imported) in enumerate(zip(plan.foreign, plan.imported, strict=True), 1):
+        card = _card(one, imported, plan.manifest)
+        brought(one.adapter, plan.frame, plan.manifest.base).save(
+            root / "experts" / one.id, extra_files={"card.yaml": card_text(card)}
+        )
+        report(done)
+
+
+def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
+    """The part of an adapter that a frame holds, over that frame, in bfloat16; sites that it lacks are zero."""
+    settings = adapter.settings
+    held = frame.adapter(
+        frame.coordinates(adapter), base=base, task_type=settings.task_type, fan_in_fan_out=settings.fan_in_fan_out
+    )
+    return replace(
+        held,
+        lora_A={site: a.bfloat16() for site, a in held.lora_A.items()},
+        lora_B={site: b.bfloat16() for site, b in held.lora_B.items()},
+    )
+
+
+def _check_base(foreign: Sequence[Foreign], zoo: Zoo | None) -> bool:
+    bases = {str(one.base): one.id for one in foreign}
+    if len(bases) > 1:
+        told = ", ".join(f"{base} ({expert})" for base, expert in bases.items())
+        raise AdapterError(
+            f"Adapters of one zoo must be of one base; met {told}. If they are one, name it with --base."
+        )
+    (base,) = bases
+    if zoo is not None and base != zoo.manifest.base:
+        raise ZooError(
+            f"The zoo {zoo.root} is of the base {zoo.manifest.base}, the adapters of {base}; name another --zoo or, "
+            "if that is the same base, its name with --base."
+        )
+    if zoo is not None and (known := [one.id for one in foreign if one.id in zoo.cards]):
+        raise ZooError(f"The zoo {zoo.root} has {', '.join(known)} already; give other names with --id.")
+    kinds = {(one.adapter.settings.task_type, one.adapter.settings.fan_in_fan_out) for one in foreign}
+    if len(kinds) > 1:
+        raise AdapterError(
+            f"Adapters of one zoo must agree on task_type and fan_in_fan_out; met {sorted(map(str, kinds))}. Correct "
+            "their adapter_config.json, or import them into two zoos."
+        )
+    sites = {site for one in foreign for site in one.adapter.sites}
+    blueprint = Blueprint.at_hand(base, sites, foreign[0].adapter.settings.task_type)
+    for one in foreign:
+        if blueprint is not None and (faults := blueprint.faults(one.adapter)):
+            raise AdapterError(f"The adapter {one.id} does not fit {base}. {' '.join(faults)}")
+    return blueprint is not None
+
+
+def _new_frame(foreign: Sequence[Foreign], rank: int | None, max_loss: float) -> Frame:
+    adapters = [one.adapter for one in foreign]
+    if rank is not None:
+        return Frame.fit(adapters, r=rank).rounded()
+    ranks: Counter[str] = Counter()
+    for adapter in adapters:
+        ranks.update({site.name: site.r for site in adapter.spec.sites})
+    most = max(ranks.values())
+    whole = Frame.fit(adapters, r=most)
+    return _cut(whole, smallest_rank(whole, adapters, max_loss)).rounded()
+
+
+def smallest_rank(frame: Frame, adapters: Sequence[Lora], max_loss: float) -> int:
+    """The fewest leading rows of an orthonormal frame that lose at most ``max_loss`` of the energy of each adapter.
+
+    A tenth of the loss allowed is left for what storing in bfloat16 takes.
+    """
+    longest = max(len(a) for a in frame.lora_A.values())
+    needed = 1
+    for adapter in adapters:
+        energies = torch.zeros(longest, dtype=torch.float64)
+        for site in adapter.sites:
+            a, b = (factor.double() for factor in adapter.scaled_factors(site))
+            mixed = a @ frame.lora_A[site].double().T
+            energies[: mixed.shape[1]] += (mixed * (b.T @ b @ mixed)).sum(0)  # squared columns of b @ mixed
+        kept = energies.cumsum(0) / energies.sum()
+        needed = max(needed, 1 + int((kept < 1 - 0.9 * max_loss).sum()))
+    return min(needed, longest)
+
+
+def _cut(frame: Frame, rank: int) -> Frame:
+    return Frame({site: a[:rank].contiguous() for site, a in frame.lora_A.items()}, frame.out_features)
+
+
+def _frame_of(zoo: Zoo, foreign: Sequence[Foreign], rank: int | None) -> Frame:
+    if rank is not None:
+        raise ZooError(f"The zoo {zoo.root} has its frame already, and --rank is for new ones; leave it out.")
+    frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
+    for one in foreign:
+        if unknown := [site for site in one.adapter.sites if site not in frame.lora_A]:
+            raise AdapterError(
+                f"The adapter {one.id} updates {unknown[0]!r}, which is not among the {len(frame.lora_A)} sites of the "
+                f"zoo {zoo.root}; import all adapters at once into a new zoo."
+            )
+    return frame
+
+
+def _imported(adapter: Lora, frame: Frame) -> Imported:
+    settings = adapter.settings
+    return Imported(
+        r=max(site.r for site in adapter.spec.sites),
+        lora_alpha=settings.lora_alpha,
+        use_rslora=settings.use_rslora,
+        energy_kept=round(frame.energy_kept(adapter), 6),
+        missing=tuple(site for site in frame.lora_A if site not in adapter.lora_A),
+    )
+
+
+def _refuse_losses(foreign: Sequence[Foreign], imported: Sequence[Imported], frame: Frame, max_loss: float) -> None:
+    lost = [(one.id, 1 - facts.energy_kept) for one, facts in zip(foreign, imported, strict=True)]
+    if over := [(expert, loss) for expert, loss in lost if loss > max_loss + 1e-6]:
+        rank = max(len(a) for a in frame.lora_A.values())
+        told = ", ".join(f"{expert} {100 * loss:.1f} %" for expert, loss in over[:8])
+        raise AdapterError(
+            f"A frame of rank {rank} loses more than {100 * max_loss:.1f} % of {len(over)} of {len(foreign)} adapters' "
+            f"energy: {told}. Allow it with --max-loss, or import all adapters into a new zoo, with a larger --rank or "
+            "none, which takes what is needed."
+        )
+
+
+def _manifest(foreign: Sequence[Foreign], frame: Frame, name: str) -> Manifest:
+    endings = tuple(sorted({site.rpartition(".")[2] for site in frame.lora_A}))
+    task_type = foreign[0].adapter.settings.task_type
+    return Manifest(
+        name=name,
+        base=foreign[0].base,
+        base_hash="",
+        frame="fitted",
+        start="elsewhere",
+        recipe=ExpertRecipe(
+            objective=objective_of(task_type), r=max(len(a) for a in frame.lora_A.values()), target_modules=endings
+        ),
+        multitask=MultitaskRecipe(),
+    )
+
+
+def _card(one: Foreign, imported: Imported, manifest: Manifest) -> Card:
+    return Card(
+        id=one.id,
+        split=SPLIT,
+        description=one.description,
+        labels=one.labels,
+        licence=one.licence,
+        origin=one.origin,
+        base=manifest.base,
+        base_hash=manifest.base_hash,
+        recipe=None,
+        steps=0,
+        held_out_losses={},
+        seconds=0.0,
+        dtype="",
+        versions={"loragen": version("loragen")},
+        imported=imported,
+    )

@@ -1,0 +1,249 @@
+"""A zoo on disk: expert adapters of one base, each with a card, training variance and snapshots; and folds, if any."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.devices import DeviceName
+from loragen.bases.open import open_base
+from loragen.config import read_yaml
+from loragen.errors import AdapterError, ConfigError, ZooError
+from loragen.files import sha256_of
+from loragen.zoo.card import MANIFEST, MULTITASK, SNAPSHOTS, VARIANCE, Card, Manifest
+from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
+
+SPLIT = "experts"
+"""Generators draw on this split of a zoo alone; its other experts are there for choosing settings."""
+_SILENT = "all delta weights are zero: the adapter does nothing"
+
+
+def default_zoo() -> Path:
+    """The bundled zoo: inside an installed wheel, or at the top of a source tree."""
+    package = Path(__file__).parent.parent
+    shipped = package / "_zoo" / "minilm"
+    return shipped if shipped.is_dir() else package.parent / "zoo" / "minilm"
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """The experts of one folder, or a selection of them; adapters are read when asked for."""
+
+    root: Path
+    manifest: Manifest
+    cards: Mapping[str, Card]
+
+    @classmethod
+    def open(cls, root: Path) -> "Zoo":
+        """Read the manifest and all cards.
+
+        Raises:
+            ZooError: there is no zoo, or its manifest or a card is damaged.
+        """
+        if not (root / MANIFEST).is_file():
+            raise ZooError(f"There is no zoo in {root} (no {MANIFEST}); build one with `loragen zoo build CONFIG`.")
+        folders = sorted(path.parent for path in (root / "experts").glob("[!.]*/card.yaml"))
+        try:
+            manifest = Manifest.from_yaml(root / MANIFEST)
+        except ConfigError as error:
+            raise ZooError(f"The zoo's manifest is damaged; restore it, or build elsewhere.\n{error}") from error
+        try:
+            cards = {
+                folder.name: Card.checked(read_yaml(folder / "card.yaml"), source=str(folder)) for folder in folders
+            }
+        except ConfigError as error:
+            raise ZooError(
+                f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
+            ) from error
+        for name, card in cards.items():
+            if card.id != name:
+                raise ZooError(f"{root / 'experts' / name} holds the card of {card.id!r}; restore it, or remove it.")
+        return cls(root, manifest, cards)
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __iter__(self) -> Iterator[Card]:
+        return iter(self.cards.values())
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Expert ids in alphabetical order: the row order of everything computed over a zoo."""
+        return tuple(self.cards)
+
+    def select(
+        self,
+        *,
+        splits: Collection[str] | None = None,
+        licences: Collection[str] | None = None,
+        without: Collection[str] = (),
+    ) -> "Zoo":
+        """Keep the experts of these splits and licences (compared whole, case ignored).
+
+        Raises:
+            ZooError: none is left.
+        """
+        wanted = {licence.casefold() for licence in licences} if licences is not None else None
+        kept = {
+            card.id: card
+            for card in self
+            if (splits is None or card.split in splits)
+            and (wanted is None or card.licence.casefold() in wanted)
+            and card.id not in without
+        }
+        if not kept:
+            asked = {"licences": licences, "splits": splits, "without": without or None}
+            what = ", ".join(f"{name} {sorted(values)}" for name, values in asked.items() if values is not None)
+            met = sorted({card.licence if wanted is not None else card.split for card in self})
+            raise ZooError(
+                f"No expert of the zoo in {self.root} is left for {what or 'any use'}; "
+                f"it holds: {'; '.join(met) or 'no expert at all'}."
+            )
+        return replace(self, cards=kept)
+
+    def card(self, expert: str) -> Card:
+        """The card of an expert.
+
+        Raises:
+            ZooError: the zoo has no such expert.
+        """
+        if expert not in self.cards:
+            from difflib import get_close_matches
+
+            near = get_close_matches(expert, self.cards, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; `loragen zoo list` shows all."
+            raise ZooError(f"The zoo in {self.root} has no expert {expert!r}{hint}")
+        return self.cards[expert]
+
+    def folder(self, expert: str) -> Path:
+        """Where an expert lies."""
+        return self.root / "experts" / self.card(expert).id
+
+    def adapter(self, expert: str) -> Lora:
+        """Read an expert's adapter."""
+        return Lora.load(self.folder(expert))
+
+    def multitask(self) -> Lora:
+        """The one adapter trained on all experts' tasks together, where the zoo has it.
+
+        Raises:
+            AdapterError: it has not.
+        """
+        return Lora.load(self.root / MULTITASK)
+
+    def load_base(self, *, dtype: torch.dtype = torch.float32, device: DeviceName = "cpu") -> Base:
+        """Load the base that the experts adapt.
+
+        Raises:
+            ConfigError: there is no such model, or it has other weights than the experts were trained on.
+        """
+        recipe = self.manifest.recipe
+        base = open_base(
+            self.manifest.base, objective=recipe.objective, prompt=recipe.prompt, dtype=dtype, device=device
+        )
+        if self.manifest.base_hash and base.fingerprint != self.manifest.base_hash:
+            raise ConfigError(
+                f"The base {self.manifest.base} has other weights here ({base.fingerprint[:12]}) than the zoo "
+                f"{self.root} was trained on ({self.manifest.base_hash[:12]}); restore them."
+            )
+        return base
+
+    def folds(self) -> tuple[Fold, ...]:
+        """The multi-task adapters that have each not seen some tasks, by number; empty where the zoo has none.
+
+        Raises:
+            ZooError: some are missing, or the plan of one is damaged.
+            AdapterError: the adapter of one is damaged.
+        """
+        if missing := self._missing_folds():
+            raise ZooError(
+                f"The zoo in {self.root} has no {', '.join(missing)}; build it again to train what is missing."
+            )
+        return read_folds(self.root / FOLDS)
+
+    def _missing_folds(self) -> list[str]:
+        names = [f"{FOLDS}/{k}" for k in range(self.manifest.folds.number)] if self.manifest.folds else []
+        return [name for name in names if not (self.root / name).is_dir()]
+
+    def variance(self, expert: str) -> dict[str, Tensor]:
+        """Site → variance of B over the last steps of training, float32 (out, r); zero where that is not known."""
+        if self.card(expert).imported is not None:
+            return {site: torch.zeros_like(b, dtype=torch.float32) for site, b in self.adapter(expert).lora_B.items()}
+        return _read_tensors(self.folder(expert) / VARIANCE)
+
+    def snapshots(self, expert: str) -> dict[str, Tensor]:
+        """Site → points of B in training, float32 (snapshots, out, r); the adapter alone where none are known."""
+        if self.card(expert).imported is not None:
+            return {site: b.float()[None] for site, b in self.adapter(expert).lora_B.items()}
+        return _read_tensors(self.folder(expert) / SNAPSHOTS)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids and adapter files of the experts selected: outputs name the zoo they come from by it."""
+        digest = hashlib.sha256()
+        for expert in self.ids:
+            digest.update(f"{expert} {sha256_of(self.folder(expert) / 'adapter_model.safetensors')}\n".encode())
+        return digest.hexdigest()
+
+    def check(self) -> Iterator[tuple[str, str | None]]:
+        """Verify that the files of every expert and fold are whole and fit the zoo.
+
+        Yields ids, for folds such as ``folds/0``, with what is wrong, if anything.
+        """
+        reference = None
+        for card in self:
+            try:
+                adapter = self.adapter(card.id)
+                reference = reference or adapter.spec
+                yield card.id, adapter.spec.difference(reference) or self._fault(card, adapter)
+            except (AdapterError, ZooError) as error:
+                yield card.id, str(error)
+        for folder in fold_folders(self.root / FOLDS):
+            name = f"{FOLDS}/{folder.name}"
+            try:
+                adapter = read_fold(folder).adapter
+                reference = reference or adapter.spec
+                yield name, adapter.spec.difference(reference) or self._fold_fault(adapter)
+            except (AdapterError, ZooError) as error:
+                yield name, str(error)
+        for name in self._missing_folds():
+            yield name, "missing; build the zoo again to train it"
+
+    def _fold_fault(self, adapter: Lora) -> str | None:
+        base = adapter.settings.base_model_name_or_path
+        if base != self.manifest.base:
+            return f"trained on the base {base}, the zoo's is {self.manifest.base}"
+        return _SILENT if adapter.norm() == 0 else None
+
+    def _fault(self, card: Card, adapter: Lora) -> str | None:
+        if card.base_hash != self.manifest.base_hash:
+            return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
+        if adapter.norm() == 0:
+            return _SILENT
+        variance, snapshots = self.variance(card.id), self.snapshots(card.id)
+        for site in adapter.sites:
+            if site not in variance or site not in snapshots:
+                return f"statistics of {site} are missing"
+            shape = tuple(adapter.lora_B[site].shape)
+            if tuple(variance[site].shape) != shape or tuple(snapshots[site].shape[1:]) != shape:
+                return f"statistics of {site} do not have the adapter's shape {shape}"
+            if not (
+                variance[site].isfinite().all() and (variance[site] >= 0).all() and snapshots[site].isfinite().all()
+            ):
+                return f"statistics of {site} hold values that are not finite, or a negative variance"
+        return None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise ZooError(f"{path} cannot be read ({error}); restore it, or remove its folder and build again.") from error
