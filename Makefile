@@ -1,16 +1,16 @@
 # Two commands set everything up from a bare machine with Python 3.11 and make:
-#   make demo TASK="…"    generates an adapter for a task and tries it on three texts
-#   make test             runs the test suite
+#   make demo    generates an adapter for an example task and counts what it gets right (your own: TASK="…")
+#   make test    runs the test suite
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TASK ?= Tell what a guest of a hotel asks the front desk for.
-LABELS ?= towels or bedding,checking out,the wireless network
-TEXTS ?= "Could somebody bring up two more pillows?" "Until what time may we keep the room on Sunday?" "My laptop does not find the internet here."
+EXAMPLE := examples/tenant_messages
+TASK ?= What does a tenant write to the landlord about?
+LABELS ?= something is broken,rent and charges,trouble with neighbours,moving out
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format api clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "loragen needs Python 3.11 or newer")'
@@ -19,9 +19,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot]'
 	touch $@
 
+ifeq ($(origin TASK),file)
+demo: $(VENV)/.installed
+	$(BIN)/loragen generate "$(TASK)" --labels "$(LABELS)" --out out/demo --force
+	$(BIN)/loragen classify out/demo --data $(EXAMPLE).test.jsonl
+	@echo && echo "The same with 24 labelled examples:" && echo
+	$(BIN)/loragen generate "$(TASK)" --labels "$(LABELS)" --examples $(EXAMPLE).train.jsonl --fit --out out/demo-fitted --force
+	$(BIN)/loragen classify out/demo-fitted --data $(EXAMPLE).test.jsonl
+else
 demo: $(VENV)/.installed
 	$(BIN)/loragen generate "$(TASK)" --out out/demo --force
-	$(BIN)/loragen classify out/demo $(TEXTS) --labels "$(LABELS)"
+	$(if $(TEXTS),$(BIN)/loragen classify out/demo $(TEXTS) --labels "$(LABELS)")
+endif
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -34,6 +43,9 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+api: $(VENV)/.installed
+	$(BIN)/python docs/make_api.py
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -5,6 +5,7 @@
 Prints medians of 5 runs after one that warms the disk cache; writes benchmarks/results/cold_start.json.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -33,21 +34,20 @@ def stage(name):
     start = now
 import torch
 stage("import torch")
-from loragen.embedding import TextEncoder
-from loragen.generators.base import Condition
-from loragen.generators.catalogue import open_generator
-from loragen.emission import card_of, write_adapter
-from loragen.zoo import Zoo, default_zoo
+from loragen.conditions.condition import Conditioner, Evidence
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generation import ENCODER, Pipeline
+from loragen.zoo.zoo import Zoo, default_zoo
 stage("import loragen")
 zoo = Zoo.open(default_zoo())
 stage("read the cards")
-encoder = TextEncoder.load()
+encoder = TextEncoder.load(ENCODER)
 stage("hash the encoder's weights")
-generator = open_generator("sg", zoo, encoder)
+pipeline = Pipeline.open("sg", zoo, encoder)
 stage("load the generator and check it against the zoo")
-vector = encoder.encode([{TASK!r}])[0]
+condition = Conditioner(encoder).condition(Evidence({TASK!r}))
 stage("load MiniLM, embed the description")
-(generation,) = generator.generate(Condition({TASK!r}, vector), rng=torch.Generator())
+(generation,) = pipeline.generator.generate(condition, rng=torch.Generator())
 stage("generate")
 """
 
@@ -65,6 +65,7 @@ def seconds(arguments: list[str], folder: str) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, arguments in COMMANDS.items():

@@ -17,15 +17,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loragen.evaluation.unseen import means, score_unseen
+from score_unseen import MAIN, TASKS, means, score_unseen
 
 from loragen.bases.devices import choose_dtype
-from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.generation import Pipeline
+from loragen.generators.base import Generator
 from loragen.generators.baselines import Mean, Nearest, TopK
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.tasks.task_set import TaskSet
-from loragen.zoo.build import Progress, ZooConfig, build, read_start, write_start
+from loragen.zoo.build import build_zoo
+from loragen.zoo.build_config import ZooConfig
+from loragen.zoo.build_start import read_start, write_start
 from loragen.zoo.expert_index import ExpertIndex
 from loragen.zoo.zoo import Zoo
 
@@ -34,7 +37,6 @@ RESULTS = Path("benchmarks/results/experts.json")
 RUNS = Path("runs/experts")
 SHIPPED = "multi-task A, multi-task B (shipped)"
 FIRST = Path("runs/minilm-1")
-SCORES = ("accuracy", "knn_accuracy")
 
 RECIPES = {
     f"contrast {weight}, lr {rate}": {"recipe.contrast_weight": weight, "recipe.learning_rate": rate}
@@ -51,12 +53,9 @@ STARTS = {
 }
 
 
-def say(progress: Progress) -> None:
-    if progress.stage == "experts":
-        line = (
-            f"{time.strftime('%H:%M:%S')} {progress.done}/{progress.total} {progress.card.id if progress.card else ''}"
-        )
-        print(line, file=sys.stderr, flush=True)
+def say(stage: str, done: int, total: int) -> None:
+    if stage == "experts":
+        print(f"{time.strftime('%H:%M:%S')} {done}/{total}", file=sys.stderr, flush=True)
 
 
 def folder(variant: str) -> Path:
@@ -66,9 +65,7 @@ def folder(variant: str) -> Path:
 def built(variant: str, overrides: dict[str, Any], only: tuple[str, ...]) -> Zoo:
     out = folder(variant)
     settings = {"out": str(out), "only": json.dumps(only), "name": out.name} | overrides
-    config = ZooConfig.from_yaml(CONFIG, [f"{key}={value}" for key, value in settings.items()])
-    build(config, say)
-    return Zoo.open(config.out)
+    return build_zoo(ZooConfig.from_yaml(CONFIG, [f"{key}={value}" for key, value in settings.items()]), progress=say)
 
 
 def own_scores(zoo: Zoo) -> dict[str, float]:
@@ -104,16 +101,16 @@ def transfer_scores(zoo: Zoo, tasks: TaskSet) -> dict[str, dict[str, float]]:
     encoder, has_own = TextEncoder.load(), any(card.split == "validation" for card in zoo)
     library = ExpertIndex.of(zoo.select(splits={"experts"}), encoder)
     trained, _ = fit_sg(SGTrainConfig.from_yaml(Path("configs/train/sg.yaml")), library.zoo, encoder)
+    generators: tuple[Generator, ...] = (Mean(library), Nearest(library), TopK(library), trained)
     rows = score_unseen(
         tasks.split("validation"),
-        {"mean": Mean(library), "nearest": Nearest(library), "topk": TopK(library), "sg": trained},
-        LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto")),
-        encoder,
+        {generator.name: Pipeline(generator.name, zoo, encoder, generator) for generator in generators},
+        zoo.load_base(dtype=choose_dtype("auto")),
         seeds=(0, 1, 2),
         max_length=zoo.manifest.recipe.score_length,
         fixed={"base": lambda _task: None} | ({"expert's own": lambda task: zoo.adapter(task.id)} if has_own else {}),
     )
-    return {score: {method: round(value, 4) for method, value in means(rows, score).items()} for score in SCORES}
+    return {score: {method: round(value, 4) for method, value in means(rows, score).items()} for score in MAIN}
 
 
 def compare_recipes(validation: tuple[str, ...], results: dict[str, Any]) -> None:
@@ -151,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("recipe", "start", "ceiling"))
     stage = parser.parse_args().stage
-    tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
+    tasks = TaskSet.from_yaml(TASKS)
     validation = tuple(task.id for task in tasks.split("validation"))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if stage == "recipe":

@@ -3,33 +3,32 @@
     python benchmarks/fewshot.py [--zoo zoo/minilm] [--only ROW …]   # what is not yet in the table
     python benchmarks/fewshot.py --show                              # the table again, from the figures kept
 
-A row is where the fit begins and how it is done (`loragen.recipes.few_shot`). Eight examples of each class are drawn from a
-task's train file, for all rows the same; scores are those of the first 200 texts of the test file in random order.
-Figures go to benchmarks/results/fewshot.json, task by task: an interrupted run goes on where it was.
+A row is where the fit begins and how it is done (`loragen.recipes.few_shot`). Eight examples of each class are drawn
+from a task's train file, for all rows the same; scores are those of the first 200 texts of the test file in random
+order. Figures go to benchmarks/results/fewshot.json, task by task: an interrupted run goes on where it was.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from loragen.evaluation.unseen import recovered_gain
+from score_unseen import MAIN, TASKS, labelled, recovered_gain
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
-from loragen.bases.scores import score_task
-from loragen.bases.tokenised import TaskData
 from loragen.cli import console
-from loragen.conditions.condition import Conditioner
+from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.evaluation.evaluate import shuffled
-from loragen.generators.registry import open_generator
+from loragen.evaluation.workspace import shuffled
+from loragen.generation import Pipeline
 from loragen.recipes.expert import Start
-from loragen.recipes.few_shot import FewShotRecipe, fit_examples
+from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.zoo import Zoo
 
@@ -86,9 +85,12 @@ class Bench:
         }
         if name in known:
             return known[name]()
-        generator = open_generator(name, self.zoo, self.encoder)
-        condition = Conditioner.of(generator, self.encoder).condition(task.description)
-        return generator.generate(condition, rng=torch.Generator().manual_seed(0))[0].adapter
+        (generation,) = self._pipelines[name].generate(Evidence(task.description), seed=0)
+        return generation.adapter
+
+    @cached_property
+    def _pipelines(self) -> dict[str, Pipeline]:
+        return {name: Pipeline.open(name, self.zoo, self.encoder) for name in ("topk", "sg")}
 
     def _random(self) -> Lora:
         recipe = self.zoo.manifest.recipe
@@ -102,11 +104,11 @@ class Bench:
             assert adapter is not None
             recipe = FewShotRecipe(**row.changes)
             examples = task.load_train().few(SHOTS, rng=torch.Generator().manual_seed(0))
-            data = TaskData.of(task, examples, self.base, max_length=recipe.max_length)
+            data = prepare_examples(examples, self.base, max_length=recipe.max_length)
             adapter = fit_examples(adapter, data, self.base, recipe)
         length = self.zoo.manifest.recipe.score_length
-        test = TaskData.of(task, shuffled(task), self.base, max_length=length).first(TEXTS)
-        scores = score_task(self.base, adapter, test)
+        test = self.base.prepare(shuffled(task), max_length=length).first(TEXTS)
+        scores = labelled(self.base.score(test, adapter))
         return {"accuracy": scores.accuracy, "knn_accuracy": scores.knn_accuracy}
 
 
@@ -119,7 +121,7 @@ def table() -> str:
     """The rows that are complete, as Markdown."""
     rows = {name: row for name, row in kept().items() if len(row) == len(kept()[BASE])}
     means = {
-        name: {score: sum(task[score] for task in row.values()) / len(row) for score in ("accuracy", "knn_accuracy")}
+        name: {score: sum(task[score] for task in row.values()) / len(row) for score in MAIN}
         for name, row in rows.items()
     }
     lines = ["| adapter | label text | recovered gain | kNN | recovered gain |", "|---" * 5 + "|"]
@@ -136,7 +138,7 @@ def differences(one: str, other: str) -> str:
     """Mean over the tasks of one row less another, with its standard error, by both scores."""
     rows = kept()
     parts = []
-    for score in ("accuracy", "knn_accuracy"):
+    for score in MAIN:
         values = [rows[one][task][score] - rows[other][task][score] for task in rows[BASE]]
         parts.append(f"{score} {mean(values):+.3f} (standard error {stdev(values) / len(values) ** 0.5:.3f})")
     return f"{one}, less {other}: {', '.join(parts)}"
@@ -155,7 +157,7 @@ def main() -> None:
         return
     zoo = Zoo.open(arguments.zoo)
     bench = Bench(zoo, TextEncoder.load(), zoo.load_base(), Zoo.open(ORACLES))
-    tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml")).split("validation")
+    tasks = TaskSet.from_yaml(TASKS).split("validation")
     with console.progress() as update:
         for name in arguments.only or ROWS:
             for done, task in enumerate(tasks):

@@ -6,7 +6,8 @@
 A variant changes a training config as stated, and leaves its generator in runs/generalisation. Each is judged by the
 description alone, on whole test files; "steers" is what it costs to be told the next task's description instead, on the
 first 100 texts. Figures go to benchmarks/results/generalisation.json, by where the zoo's experts began;
-benchmarks/generalisation.md reads them.
+benchmarks/generalisation.md reads them. A row whose variant is no longer here stays in the tables; that page says where
+its code is.
 """
 
 import argparse
@@ -19,21 +20,22 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from score_unseen import MAIN, TASKS
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.base import Base
 from loragen.bases.devices import choose_dtype
-from loragen.bases.scores import Scores, read_task, scores_of
-from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.scores import Scores, scores_of
 from loragen.bases.tokenised import TaskData
 from loragen.cli import console
-from loragen.conditions.condition import Condition, Conditioner
+from loragen.conditions.condition import Condition, Evidence
 from loragen.conditions.index import Index
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.generation import Pipeline
 from loragen.generators.base import Generation, Generator
 from loragen.generators.baselines import Mean, TopK
-from loragen.generators.hyper.episodes import Beginnings
+from loragen.generators.hyper.data import ExpertStarts
 from loragen.generators.registry import open_generator
 from loragen.generators.train import read_config, train_generator
 from loragen.tasks.task_set import Task, TaskSet
@@ -42,7 +44,6 @@ from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/generalisation.json")
 RUNS = Path("runs/generalisation")
-TASKS = Path("configs/tasks/local.yaml")
 SEEDS = (0, 1, 2)
 SHORT = 100
 """Texts a task on which two descriptions are compared."""
@@ -126,7 +127,7 @@ class FromFolds(Generator):
     def of(cls, merge: Generator, zoo: Zoo, scale: float) -> "FromFolds":
         """For a zoo with folds."""
         frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
-        began = Beginnings.of(zoo, frame)
+        began = ExpertStarts.of(zoo, frame)
         return cls(merge, frame, began.folds.starts.mean(0), dict(zip(zoo.ids, began.experts, strict=True)), scale)
 
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
@@ -171,13 +172,6 @@ VARIANTS: dict[str, Variant] = {
     "topk: K 16, τ 0.1": Variant(top_k=16),
     "topk: all, τ 0.05": Variant(top_k=101, temperature=0.05),
     "topk: all, τ 0.2": Variant(top_k=101, temperature=0.2),
-    "attention": Variant("attention"),
-    "attention, far episodes alone": Variant("attention", ("near_share=0",)),
-    "attention, near episodes alone": Variant("attention", ("near_share=1",)),
-    "attention, no gates": Variant("attention", ("attention.gates=none",)),
-    "attention, gates by task": Variant("attention", ("attention.gates=task",)),
-    "attention, description alone": Variant("attention", ("attention.evidence=[description]",)),
-    "attention, contrast 0": Variant("attention", ("contrast_weight=0",)),
     "hyper": Variant("hyper"),
     "hyper, weights": Variant("hyper", ("objective=weights",)),
     "hyper, weights, then task": Variant("hyper", ("objective=both",)),
@@ -185,9 +179,7 @@ VARIANTS: dict[str, Variant] = {
     "hyper, basis 4": Variant("hyper", ("hyper.basis_size=4",)),
     "hyper, contrast 0": Variant("hyper", ("contrast_weight=0",)),
     "sg": Variant("sg"),
-    "sg, weights, then task": Variant("sg", ("objective=both",)),
     "icm": Variant("icm"),
-    "icm, weights, then task": Variant("icm", ("objective=both",)),
 }
 
 
@@ -220,6 +212,7 @@ def generator_of(name: str, variant: Variant, zoo: Zoo, encoder: TextEncoder) ->
 class Bench:
     """The validation tasks, tokenised."""
 
+    zoo: Zoo
     base: Base
     encoder: TextEncoder
     tasks: Sequence[Task]
@@ -228,33 +221,31 @@ class Bench:
     @classmethod
     def open(cls, zoo: Zoo, encoder: TextEncoder) -> "Bench":
         """Read the tasks' test files."""
-        base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+        base = zoo.load_base(dtype=choose_dtype("auto"))
         tasks = TaskSet.from_yaml(TASKS).split("validation")
         length = zoo.manifest.recipe.score_length
-        data = {task.id: TaskData.of(task, task.load_test(), base, max_length=length) for task in tasks}
-        return cls(base, encoder, tasks, data)
+        data = {task.id: base.prepare(task.load_test(), max_length=length) for task in tasks}
+        return cls(zoo, base, encoder, tasks, data)
 
     def judge(self, generator: Generator) -> dict[str, float]:
         """Means over the tasks, and over the seeds of a stochastic generator."""
-        conditioner = Conditioner.of(generator, self.encoder)
+        pipeline = Pipeline(generator.name, self.zoo, self.encoder, generator)
         found: dict[str, list[float]] = {}
         for task, other in zip(self.tasks, [*self.tasks[1:], *self.tasks[:1]], strict=True):
-            right, wrong = (conditioner.condition(each.description) for each in (task, other))
             for seed in SEEDS if generator.is_stochastic else SEEDS[:1]:
                 adapters = [
-                    generator.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
-                    for condition in (right, wrong)
+                    pipeline.generate(Evidence(each.description), seed=seed)[0].adapter for each in (task, other)
                 ]
                 whole, first = self._scores(task, adapters[0])
                 _, told = self._scores(task, adapters[1], whole=False)
-                for score in ("accuracy", "knn_accuracy"):
+                for score in MAIN:
                     found.setdefault(score, []).append(getattr(whole, score))
                     found.setdefault(f"{score} steers", []).append(getattr(first, score) - getattr(told, score))
         return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
 
     def _scores(self, task: Task, adapter: Lora, *, whole: bool = True) -> tuple[Scores, Scores]:
         data = self.data[task.id] if whole else self.data[task.id].first(SHORT)
-        readout = read_task(self.base, adapter, data)
+        readout = self.base.read(data, adapter)
         return scores_of(readout), scores_of(readout.first(SHORT))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.base import Base
-from loragen.generators.hyper.episodes import Beginnings
+from loragen.generators.hyper.data import ExpertStarts
 from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/geometry.json")
@@ -34,7 +34,7 @@ def offsets(zoo: Zoo) -> Tensor:
     """What training added to each expert, (n, d)."""
     frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
     ends = torch.stack([frame.coordinates(zoo.adapter(expert)) for expert in zoo.ids])
-    return ends - Beginnings.of(zoo, frame).experts
+    return ends - ExpertStarts.of(zoo, frame).experts
 
 
 def masks(zoo: Zoo) -> dict[str, Tensor]:

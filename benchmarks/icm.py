@@ -24,23 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loragen.evaluation.unseen import recovered_gain
+from score_unseen import MAIN, TASKS, few_of, labelled, mean_scores, recovered_gain
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.base import Base
 from loragen.bases.devices import choose_dtype
-from loragen.bases.scores import score_task
-from loragen.bases.text_encoder import LabelTextEncoder
-from loragen.bases.tokenised import TaskData
 from loragen.cli import console
-from loragen.conditions.condition import Condition, Conditioner
+from loragen.conditions.condition import Condition, Conditioner, Evidence
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.generation import Pipeline
 from loragen.generators.icm.episodes import ICMTrainConfig
 from loragen.generators.icm.fit import fit_icm
 from loragen.generators.icm.model import ICM
-from loragen.generators.registry import open_generator
-from loragen.tasks.examples import Support
+from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.zoo import Zoo
 
@@ -63,17 +60,14 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-def support_of(task: Task, *, shots: int = SHOTS, seed: int = 1) -> Support:
+def few_examples(task: Task) -> Examples:
     """A few labelled training examples of a task."""
-    examples = task.load_train()
-    rng = torch.Generator().manual_seed(seed)
-    return Support.of(task, examples.subset(torch.randperm(len(examples), generator=rng)[:shots]))
+    return few_of(task, SHOTS, seed=1)
 
 
-def unlabelled(task: Task) -> Support:
+def unlabelled(task: Task) -> Examples:
     """The same texts without labels."""
-    support = support_of(task)
-    return Support(support.texts, None, support.pairs)
+    return few_examples(task).unlabelled()
 
 
 # --- known tasks ------------------------------------------------------------------------------------------------------
@@ -137,21 +131,22 @@ def _average(vectors: Any) -> Any:
 
 
 def run_known(arguments: argparse.Namespace) -> None:
-    zoo, encoder, tasks = Zoo.open(arguments.zoo), TextEncoder.load(), TaskSet.from_yaml(Path(arguments.tasks))
-    generator = open_generator(str(arguments.generator), zoo, encoder)
+    zoo, encoder, tasks = Zoo.open(arguments.zoo), TextEncoder.load(), TaskSet.from_yaml(arguments.tasks)
+    generator = Pipeline.open(str(arguments.generator), zoo, encoder).generator
     assert isinstance(generator, ICM)
     known = arguments.what == "known"
     chosen = {e: tasks[e] for e in zoo.select(splits={"experts" if known else "validation"}).ids}
     kept = KNOWN if known else UNSEEN
-    conditioner = Conditioner.of(generator, encoder)
-    conditions = {e: conditioner.condition(task.description, support=support_of(task)) for e, task in chosen.items()}
-    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    conditioner = Conditioner(encoder, generator.reading, generator.evidence)
+    conditions = {
+        e: conditioner.condition(Evidence(task.description, examples=few_examples(task))) for e, task in chosen.items()
+    }
+    base = zoo.load_base(dtype=choose_dtype("auto"))
     rows = known_rows(generator, zoo, conditions)
     results = kept_scores(kept) if kept.exists() else {}
     length = zoo.manifest.recipe.score_length
-    data = {
-        e: _first(TaskData.of(t, t.load_test(), base, max_length=length), arguments.limit) for e, t in chosen.items()
-    }
+    data = {e: base.prepare(task.load_test(), max_length=length) for e, task in chosen.items()}
+    data = {e: each.first(arguments.limit or len(each)) for e, each in data.items()}
     with console.progress() as update:
         for name, adapter_for in rows.items():
             if (arguments.only and name not in arguments.only) or name in results:
@@ -159,16 +154,12 @@ def run_known(arguments: argparse.Namespace) -> None:
             scores = {}
             for done, expert in enumerate(list(chosen)[:: arguments.every], 1):
                 with torch.inference_mode():
-                    scored = score_task(base, adapter_for(expert), data[expert])
-                scores[expert] = {"accuracy": round(scored.accuracy, 4), "knn_accuracy": round(scored.knn_accuracy, 4)}
+                    scored = labelled(base.score(data[expert], adapter_for(expert)))
+                scores[expert] = mean_scores([scored])
                 update(name, done, len(chosen) // arguments.every)
             results[name] = scores
             _write(kept, results)
     print(known_table(results))
-
-
-def _first(data: TaskData, limit: int) -> TaskData:
-    return data.subset(range(min(limit, len(data.ids)))) if limit else data
 
 
 def kept_scores(path: Path = KNOWN) -> dict[str, dict[str, dict[str, float]]]:
@@ -185,7 +176,7 @@ def known_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str
     ]
     for name, scores in results.items():
         cells = []
-        for score in ("accuracy", "knn_accuracy"):
+        for score in MAIN:
             # Some rows were computed for a part of the experts: base and expert are then taken on that part.
             value, base, own = (
                 sum(results[row][expert][score] for expert in scores) / len(scores) for row in (name, "base", "expert")
@@ -200,8 +191,8 @@ def known_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str
 
 def run_variants(arguments: argparse.Namespace) -> None:
     zoo, encoder = Zoo.open(arguments.zoo), TextEncoder.load()
-    experts, tasks = zoo.select(splits={"experts"}), TaskSet.from_yaml(Path(arguments.tasks)).split("validation")
-    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    experts, tasks = zoo.select(splits={"experts"}), TaskSet.from_yaml(arguments.tasks).split("validation")
+    base = zoo.load_base(dtype=choose_dtype("auto"))
     results: dict[str, Any] = json.loads(VARIANTS_FILE.read_text()) if VARIANTS_FILE.exists() else {}
     for name in arguments.only or VARIANTS:
         if name in results:
@@ -223,23 +214,20 @@ def unseen_scores(
     generator: ICM, zoo: Zoo, tasks: Sequence[Task], base: Base, encoder: TextEncoder
 ) -> dict[str, dict[str, float]]:
     """Mean scores by what the generator is told beside the description."""
-    told: dict[str, Callable[[Task], Support | None]] = {"description": lambda _: None}
+    told: dict[str, Callable[[Task], Examples | None]] = {"description": lambda _: None}
     if len(generator.config.evidence) > 1:
-        told |= {"16 texts": unlabelled, "16 labelled": support_of}
-    conditioner, found = Conditioner.of(generator, encoder), {}
-    for name, support in told.items():
+        told |= {"16 texts": unlabelled, "16 labelled": few_examples}
+    pipeline, found = Pipeline("icm", zoo, encoder, generator), {}
+    for name, examples_of in told.items():
         scores = []
         for task in tasks:
             # An unseen task has no adapter of its own: the paper's condition is there for comparison alone.
             own = zoo.adapter(task.id) if generator.reading.through == "own_adapter" else None
-            condition = conditioner.condition(task.description, support=support(task), own_adapter=own)
-            (made,) = generator.generate(condition, rng=torch.Generator().manual_seed(0))
-            data = TaskData.of(task, task.load_test(), base, max_length=zoo.manifest.recipe.score_length)
-            scores.append(score_task(base, made.adapter, data))
-        found[name] = {
-            score: round(sum(getattr(s, score) for s in scores) / len(scores), 4)
-            for score in ("accuracy", "knn_accuracy")
-        }
+            evidence = Evidence(task.description, examples=examples_of(task), own_adapter=own)
+            (made,) = pipeline.generate(evidence, seed=0)
+            data = base.prepare(task.load_test(), max_length=zoo.manifest.recipe.score_length)
+            scores.append(labelled(base.score(data, made.adapter)))
+        found[name] = mean_scores(scores)
     return found
 
 
@@ -277,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("known", "unseen", "variants", "storage", "show"))
     parser.add_argument("--zoo", type=Path, default=Path("zoo/minilm"))
-    parser.add_argument("--tasks", default="configs/tasks/local.yaml")
+    parser.add_argument("--tasks", type=Path, default=TASKS)
     parser.add_argument("--generator", type=Path, default=Path("zoo/minilm/generators/icm"))
     parser.add_argument("--limit", type=int, default=100, help="test texts a known task; 0 takes all")
     parser.add_argument("--every", type=int, default=1, help="take every so manieth expert")

@@ -38,30 +38,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loragen.evaluation.unseen import recovered_gain
+from score_unseen import MAIN, TASKS, few_of, labelled, recovered_gain
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.codec import Codec
 from loragen.bases.base import Base
-from loragen.bases.scores import Scores, score_task
-from loragen.bases.text_encoder import LabelTextEncoder
-from loragen.bases.tokenised import TaskData
+from loragen.bases.scores import Scores
 from loragen.cli import console
-from loragen.conditions.condition import Conditioner
+from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.generators.base import Generator
-from loragen.generators.icm.episodes import ICMTrainConfig, Material, prepare
+from loragen.generation import Pipeline
+from loragen.generators.icm.episodes import ICMData, ICMTrainConfig, read_experts
 from loragen.generators.icm.model import ICMConfig, ICMNetwork
-from loragen.generators.registry import open_generator
 from loragen.generators.trained import Gaussian
-from loragen.tasks.examples import Support
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.zoo import SPLIT, Zoo
 
 RESULTS = Path("benchmarks/results/icm_published.json")
-TASKS = Path("configs/tasks/local.yaml")
-SCORES = ("accuracy", "knn_accuracy")
 CONTROL = "mean of all codes"
 JUDGED = 8
 """Experts judged by default."""
@@ -103,16 +97,16 @@ def main() -> None:
     bench.add_references()
     if missing := [name for name in arguments.only if name not in results]:
         steps = dict(zip(VARIANTS, arguments.steps, strict=True))
-        material = prepared(experts, encoder)
+        data = prepared(experts, encoder)
         if CONTROL not in results:
-            bench.score(CONTROL, *mean_codes(material, experts, judged))
+            bench.score(CONTROL, *mean_codes(data, experts, judged))
         for name in missing:
-            adapters, facts = reconstruct(replace(VARIANTS[name], steps=steps[name]), material, experts, judged)
+            adapters, facts = reconstruct(replace(VARIANTS[name], steps=steps[name]), data, experts, judged)
             bench.score(name, adapters, facts)
     for name in arguments.generator:
         if name not in results:
-            generator = open_generator(name, zoo, encoder)
-            bench.score(name, generated(generator, bench.tasks, experts, encoder), size_of(generator))
+            pipeline = Pipeline.open(name, zoo, encoder)
+            bench.score(name, generated(pipeline, bench.tasks, experts), size_of(pipeline.generator))
     print(markdown(results))
 
 
@@ -140,7 +134,7 @@ def drawn(experts: Zoo) -> list[str]:
     return [experts.ids[at] for at in sorted(order[:JUDGED].tolist())]
 
 
-def prepared(experts: Zoo, encoder: TextEncoder) -> Material:
+def prepared(experts: Zoo, encoder: TextEncoder) -> ICMData:
     """Checkpoints of all experts as raw factors, and their texts read through their own adapters."""
     config = ICMTrainConfig(
         generator="icm",
@@ -153,11 +147,11 @@ def prepared(experts: Zoo, encoder: TextEncoder) -> Material:
         pool=TEXTS,
         seed=SEED,
     )
-    return prepare(config, experts, encoder)
+    return read_experts(config, experts, encoder)
 
 
 def reconstruct(
-    variant: Variant, material: Material, experts: Zoo, judged: Sequence[str]
+    variant: Variant, data: ICMData, experts: Zoo, judged: Sequence[str]
 ) -> tuple[dict[str, Lora], dict[str, Any]]:
     """Train, and give the judged experts' adapters back; with the facts of the training."""
     rows = {experts.ids.index(expert): expert for expert in judged}
@@ -171,8 +165,8 @@ def reconstruct(
             update("steps", len(runs) * variant.steps + step, len(groups) * variant.steps)
 
         for group in groups:
-            codes = material.codes(group, material.codec(group, PUBLISHED), PUBLISHED)
-            conditions = torch.stack([material.states["texts"][row].mean(0) for row in group])
+            codes = data.codes(group, data.codec(group, PUBLISHED), PUBLISHED)
+            conditions = torch.stack([data.states["texts"][row].mean(0) for row in group])
             if not variant.repaired:
                 conditions = conditions.mean(0).expand_as(conditions)
             runs.append(train(codes, conditions, variant, on_step=report))
@@ -180,7 +174,7 @@ def reconstruct(
                 if row not in rows:
                     continue
                 code = draw(runs[-1].network, conditions[at])
-                adapters[rows[row]], error = rescaled(code, material, row)
+                adapters[rows[row]], error = rescaled(code, data, row)
                 errors.append(error)
     seconds = sum(run.seconds for run in runs)
     return adapters, size_of(runs[0], models=len(runs)) | {
@@ -192,21 +186,21 @@ def reconstruct(
     }
 
 
-def mean_codes(material: Material, experts: Zoo, judged: Sequence[str]) -> tuple[dict[str, Lora], dict[str, float]]:
+def mean_codes(data: ICMData, experts: Zoo, judged: Sequence[str]) -> tuple[dict[str, Lora], dict[str, float]]:
     """The mean of all checkpoints' codes, at the scale of each judged expert."""
     group = range(len(experts))
-    code = material.codes(group, material.codec(group, PUBLISHED), PUBLISHED).mean((0, 1))
-    made = {expert: rescaled(code, material, experts.ids.index(expert)) for expert in judged}
+    code = data.codes(group, data.codec(group, PUBLISHED), PUBLISHED).mean((0, 1))
+    made = {expert: rescaled(code, data, experts.ids.index(expert)) for expert in judged}
     error = sum(error for _, error in made.values()) / len(made)
     return {expert: adapter for expert, (adapter, _) in made.items()}, {"error": round(error, 4)}
 
 
-def rescaled(code: Tensor, material: Material, row: int) -> tuple[Lora, float]:
+def rescaled(code: Tensor, data: ICMData, row: int) -> tuple[Lora, float]:
     """A code (L,) with the means and deviations of an expert, and how far it is from that expert's own code."""
-    expert = material.samples[row, 0]
-    own = Codec.per_tensor(expert, material.space.sizes)
+    expert = data.samples[row, 0]
+    own = Codec.per_tensor(expert, data.space.sizes)
     error = float((code - own.encode(expert)).square().mean())
-    return material.space.adapter(own.decode(code), base=None), error
+    return data.space.adapter(own.decode(code), base=None), error
 
 
 @dataclass(frozen=True)
@@ -265,27 +259,19 @@ def draw(network: ICMNetwork, condition: Tensor) -> Tensor:
     return network.decode(z, condition[None])[0]
 
 
-def generated(generator: Generator, tasks: Sequence[Task], experts: Zoo, encoder: TextEncoder) -> dict[str, Lora]:
+def generated(pipeline: Pipeline, tasks: Sequence[Task], experts: Zoo) -> dict[str, Lora]:
     """What a generator of ours makes for the tasks: its first sample.
 
     The expert itself is at hand, but only a generator that was trained the published way looks at it.
     """
-    conditioner = Conditioner.of(generator, encoder)
     adapters = {}
     for task in tasks:
-        support = support_of(task) if generator.reading is not None else None
-        own = experts.adapter(task.id)
-        condition = conditioner.condition(task.description, support=support, own_adapter=own)
-        (generation,) = generator.generate(condition, rng=torch.Generator().manual_seed(SEED))
+        # The texts that `prepared` reads, with their labels.
+        examples = few_of(task, TEXTS, seed=SEED)
+        evidence = Evidence(task.description, examples=examples, own_adapter=experts.adapter(task.id))
+        (generation,) = pipeline.generate(evidence, seed=SEED)
         adapters[task.id] = generation.adapter
     return adapters
-
-
-def support_of(task: Task) -> Support:
-    """The texts that `prepared` reads, with their labels."""
-    examples = task.load_train()
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(SEED))
-    return Support.of(task, examples.subset(order[:TEXTS]))
 
 
 def size_of(trained: object, *, models: int = 1) -> dict[str, int]:
@@ -315,7 +301,7 @@ class Bench:
         return cls(
             experts,
             tuple(tasks[expert] for expert in judged),
-            LabelTextEncoder.load(experts.manifest.base),  # in float32, as the cards were scored
+            experts.load_base(),  # in float32, as the cards were scored
             results,
             means([card.before for card in cards]),
             means([card.after for card in cards]),
@@ -333,8 +319,8 @@ class Bench:
         """Score and keep a method's adapters, one a task."""
         length, scores = self.experts.manifest.recipe.score_length, {}
         for task in self.tasks:
-            data = TaskData.of(task, task.load_test(), self.base, max_length=length)
-            scores[task.id] = score_task(self.base, adapters[task.id], data)
+            data = self.base.prepare(task.load_test(), max_length=length)
+            scores[task.id] = labelled(self.base.score(data, adapters[task.id]))
         self.keep(method, scores, facts)
         print(f"{method}: { ({k: v for k, v in self.results[method].items() if k != 'tasks'}) }", flush=True)
 
@@ -346,17 +332,15 @@ class Bench:
             figures[f"{score} kept"] = round(mean / self.after[score], 4)
             figures[f"{score} gain"] = round(recovered_gain(mean, self.before[score], self.after[score]), 4)
         figures |= dict(facts or {})
-        figures["tasks"] = {
-            task: {score: round(getattr(s, score), 4) for score in SCORES} for task, s in scores.items()
-        }
+        figures["tasks"] = {task: {score: round(getattr(s, score), 4) for score in MAIN} for task, s in scores.items()}
         self.results[method] = figures
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n")
 
 
 def means(scores: Sequence[Scores]) -> dict[str, float]:
-    """Mean over tasks of each of `SCORES`."""
-    return {name: sum(getattr(own, name) for own in scores) / len(scores) for name in SCORES}
+    """Mean over tasks of each of `MAIN`."""
+    return {name: sum(getattr(own, name) for own in scores) / len(scores) for name in MAIN}
 
 
 def mean_of_snapshots(experts: Zoo, expert: str) -> Lora:
@@ -375,7 +359,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for method, kept in results.items():
         cells = [method]
-        for score in SCORES:
+        for score in MAIN:
             cells += [f"{kept[score]:.3f}", f"{kept[f'{score} kept']:.0%}", f"{kept[f'{score} gain']:.2f}"]
         cells.append(f"{kept['error']:.3f}" if "error" in kept else "")
         cells.append(f"{_each(kept)}{kept['parameters'] / 1e6:.1f} M" if "parameters" in kept else "")

@@ -22,8 +22,8 @@ from loragen.adapters.frame import Frame
 from loragen.adapters.raw_factors import RawFactors
 from loragen.conditions.condition import Condition
 from loragen.conditions.task_vectors import Reading
-from loragen.generators.icm.episodes import ICMTrainConfig, Material
-from loragen.generators.icm.fit import Run
+from loragen.generators.icm.episodes import ICMData, ICMTrainConfig
+from loragen.generators.icm.fit import ICMRun
 from loragen.generators.icm.model import ICM, ICMConfig, ICMManifest
 from loragen.generators.trained import rounded
 
@@ -59,7 +59,7 @@ def measure(name: str) -> dict[str, float]:
         a = {s.name: torch.linalg.qr(torch.randn(s.in_features, s.r, generator=rng))[0].T for s in spec.sites}
         space = Frame(a, {s.name: s.out_features for s in spec.sites})
     experts = 101 if spec is MINILM else EXPERTS
-    material = Material(
+    data = ICMData(
         torch.randn(experts, POINTS, space.size, generator=rng),
         space,
         {
@@ -81,7 +81,7 @@ def measure(name: str) -> dict[str, float]:
         learning_rate=2e-4,
     )
     begun = time.monotonic()
-    run = Run.of(config, material, range(experts))
+    run = ICMRun.of(config, data, range(experts))
     prepared = time.monotonic()
     ends: list[float] = []
     run.fit(None, on_step=lambda _step: ends.append(time.monotonic()))
@@ -98,12 +98,12 @@ def measure(name: str) -> dict[str, float]:
         **facts,
         experts=tuple(map(str, range(experts))),
         versions={},
-        reading=material.reading,
+        reading=data.reading,
         config=config.icm,
         epochs=1,
     )
-    generator = ICM(manifest, rounded(run.network), run.conditions, run.codec, space, material.embeddings)
-    condition = Condition("", material.embeddings[0], material.task_vectors(0, shots=16))
+    generator = ICM(manifest, rounded(run.network), run.conditions, run.codec, space, data.embeddings)
+    condition = Condition("", data.embeddings[0], data.task_vectors(0, shots=16))
     generating = time.monotonic()
     generator.generate(condition, rng=rng)
     return {

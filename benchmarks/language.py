@@ -22,28 +22,29 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from language_base import FACTS, BaseRecipe, train_base
 from language_tables import BASE, EXPERT, MULTITASK, RESULTS, TOLD_ANOTHER, kept, tables
 from language_texts import SEEN, UNSEEN, gather, write_domains
+from score_unseen import TASKS, few_of
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
-from loragen.bases.scores import LanguageScores, measure
+from loragen.bases.scores import LanguageScores
 from loragen.bases.tokenised import TaskData
 from loragen.cli import console
-from loragen.conditions.condition import Conditioner
+from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, LoragenError
-from loragen.evaluation.evaluate import shuffled
+from loragen.evaluation.workspace import shuffled
 from loragen.files import atomic_write, sha256_of
-from loragen.generators.base import Generator
+from loragen.generation import Pipeline
 from loragen.generators.icm.model import ICM, TENSORS
-from loragen.generators.registry import open_generator
-from loragen.generators.train import GeneratorConfig, read_config, train_generator
-from loragen.tasks.examples import Support
+from loragen.generators.registry import row_of
+from loragen.generators.train import read_config, train_generator
+from loragen.generators.trained import TrainConfig
 from loragen.tasks.task_set import Task, TaskSet
-from loragen.zoo.build import ZooConfig, build
+from loragen.zoo.build import build_zoo
+from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.zoo import Zoo
 
 SEEDS = (0, 1, 2)
@@ -59,7 +60,7 @@ class Settings:
     base: BaseRecipe
     zoo: ZooConfig
     """Its tasks are the domains, and its base is where the base is written."""
-    generators: tuple[GeneratorConfig, ...]
+    generators: tuple[TrainConfig, ...]
     texts: int = 300
     """Of a test file that are scored."""
     results: Path = RESULTS
@@ -68,7 +69,7 @@ class Settings:
     def read(cls) -> "Settings":
         """As in configs."""
         return cls(
-            Path("configs/tasks/local.yaml"),
+            TASKS,
             BaseRecipe(),
             ZooConfig.from_yaml(Path("configs/zoo/language.yaml")),
             tuple(read_config(Path(f"configs/train/language-{name}.yaml")) for name in ("sg", "icm")),
@@ -130,14 +131,14 @@ def run_zoo(settings: Settings) -> None:
     if not (Path(settings.zoo.base) / FACTS).exists():
         raise ConfigError(f"There is no base in {settings.zoo.base}; train it first: benchmarks/language.py base.")
     with console.progress() as update:
-        build(settings.zoo, lambda progress: update(progress.stage, progress.done, progress.total))
+        build_zoo(settings.zoo, progress=update)
         for config in settings.generators:
             if not config.out.exists():
                 train_generator(config, on_step=partial(_report, update, config))
 
 
-def _report(update: Callable[[str, int, int], None], config: GeneratorConfig, step: int) -> None:
-    update(config.generator, step, config.steps)
+def _report(update: Callable[[str, int, int], None], config: TrainConfig, step: int) -> None:
+    update(row_of(config).name, step, config.steps)
 
 
 def run_measure(settings: Settings, only: Sequence[str] | None = None) -> None:
@@ -186,7 +187,7 @@ class Bench:
             "zoo": self.zoo.fingerprint,
             "groups": {name: [task.id for task in self.domains.split(split)] for name, split in GROUPS.items()},
             "texts": self.settings.texts,
-            "generators": {c.generator: sha256_of(c.out / TENSORS) for c in self.settings.generators},
+            "generators": {row_of(c).name: sha256_of(c.out / TENSORS) for c in self.settings.generators},
         }
 
     @cached_property
@@ -195,12 +196,16 @@ class Bench:
         return TextEncoder.load(self.settings.generators[0].encoder)
 
     @cached_property
-    def generators(self) -> dict[str, tuple[Generator, Conditioner]]:
-        """By name, each with what tells it of a domain."""
+    def pipelines(self) -> dict[tuple[str, float | None], Pipeline]:
+        """Generators by name and, for icm, by the scale of the prior in place of its own."""
         names = {name: name for name in ("mean", "nearest", "topk")}
-        names |= {config.generator: str(config.out) for config in self.settings.generators}
-        opened = {name: open_generator(place, self.zoo, self.encoder) for name, place in names.items()}
-        return {name: (generator, Conditioner.of(generator, self.encoder)) for name, generator in opened.items()}
+        names |= {row_of(config).name: str(config.out) for config in self.settings.generators}
+        found: dict[tuple[str, float | None], Pipeline] = {}
+        for name, place in names.items():
+            found[name, None] = opened = Pipeline.open(place, self.zoo, self.encoder)
+            if isinstance(opened.generator, ICM):
+                found[name, 0.0] = replace(opened, generator=opened.generator.with_prior_scale(0.0))
+        return found
 
     @cached_property
     def _data(self) -> dict[str, TaskData]:
@@ -213,12 +218,12 @@ class Bench:
             yield from zip(tasks, (*tasks[1:], tasks[0]), strict=True)
 
     def applies(self, row: Row) -> bool:
-        """Whether the generator can read what the row shows it."""
-        return not row.shots or "texts" in self.generators[row.generator][0].evidence
+        """True if the generator can read all that the row shows it."""
+        return not row.shots or "texts" in self.pipelines[row.generator, row.prior_scale].generator.evidence
 
     def judge(self, row: Row, task: Task, other: Task) -> dict[str, float]:
         """Scores of a row on a domain, means over the seeds of a stochastic generator."""
-        scores = [measure(self.base, adapter, self.data(task)) for adapter in self.adapters(row, task, other)]
+        scores = [self.base.score(self.data(task), adapter) for adapter in self.adapters(row, task, other)]
         assert all(isinstance(each, LanguageScores) for each in scores)
         return {
             score: round(mean(getattr(each, score) for each in scores), digits)
@@ -233,37 +238,24 @@ class Bench:
             return [self.zoo.multitask()]
         if row.generator == EXPERT:
             return [self.zoo.adapter(task.id)]
-        generator, conditioner = self.generators[row.generator]
+        pipeline = self.pipelines[row.generator, row.prior_scale]
         told = other if row.told_another else task
-        condition = conditioner.condition(told.description, support=_support(told, row.shots))
-        if row.prior_scale is not None:
-            assert isinstance(generator, ICM)
-            generator = generator.with_prior_scale(row.prior_scale)
-        varies = generator.is_stochastic and row.prior_scale != 0
-        return [
-            generator.generate(condition, rng=torch.Generator().manual_seed(seed))[0].adapter
-            for seed in (SEEDS if varies else SEEDS[:1])
-        ]
+        evidence = Evidence(told.description, examples=few_of(told, row.shots, seed=1) if row.shots else None)
+        varies = pipeline.generator.is_stochastic and row.prior_scale != 0
+        return [pipeline.generate(evidence, seed=seed)[0].adapter for seed in (SEEDS if varies else SEEDS[:1])]
 
     def data(self, task: Task) -> TaskData:
         """The test texts of a domain."""
         if task.id not in self._data:
             length = self.zoo.manifest.recipe.score_length
-            examples = shuffled(task).subset(range(min(self.settings.texts, len(shuffled(task)))))
-            self._data[task.id] = TaskData.of(task, examples, self.base, max_length=length)
+            examples = shuffled(task)
+            examples = examples.subset(range(min(self.settings.texts, len(examples))))
+            self._data[task.id] = self.base.prepare(examples, max_length=length)
         return self._data[task.id]
 
 
 def _write(path: Path, figures: Mapping[str, Any]) -> None:
     atomic_write(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-
-
-def _support(task: Task, shots: int) -> Support | None:
-    if not shots:
-        return None
-    texts = task.load_train().texts
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(1)).tolist()
-    return Support(tuple(texts[at] for at in order[:shots]))
 
 
 def main() -> None:

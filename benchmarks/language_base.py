@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loragen.bases.causal_lm import CausalLM
 from loragen.bases.hub import quiet_loading
-from loragen.bases.language_model import CausalLM
-from loragen.bases.scores import language_scores
-from loragen.bases.tokenised import TaskData
+from loragen.bases.scores import LanguageScores
 from loragen.errors import ConfigError
 from loragen.files import atomic_folder, atomic_write
 from loragen.tasks.examples import Examples
@@ -222,9 +221,8 @@ def _settle(state: Path, recipe: BaseRecipe, texts: Sequence[str]) -> None:
 
 def _held_out_scores(base: CausalLM, texts: Sequence[str], recipe: BaseRecipe) -> dict[str, float]:
     """Scores of held-out texts, each by itself, as domains are scored."""
-    examples = Examples(tuple(texts), None, (0,) * len(texts))
-    data = TaskData.open(*base.open_ended("held out", examples, max_length=recipe.window))
-    scores = language_scores(base, data)
+    scores = base.score(base.prepare(Examples(tuple(texts)), max_length=recipe.window))
+    assert isinstance(scores, LanguageScores)
     return {
         "held-out perplexity": round(scores.perplexity, 2),
         "held-out bits per byte": round(scores.bits_per_byte, 4),

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from loragen.evaluation.unseen import recovered_gain
+from score_unseen import recovered_gain
 
 from loragen.errors import ConfigError
 

@@ -5,6 +5,7 @@
 Prints the median of 7 steps at several lengths, and the first step of each shape, which pays for preparing kernels.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -37,6 +38,7 @@ def step_seconds(base: Base, length: int) -> list[float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results: dict[str, object] = {"auto chooses": str(choose_dtype("auto")).removeprefix("torch.")}
     for name in ("float32", "bfloat16"):
         base = LabelTextEncoder.load("all-MiniLM-L6-v2", dtype=choose_dtype(name))  # type: ignore[arg-type]

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from score_unseen import TASKS, labelled, mean_scores
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.devices import choose_dtype
-from loragen.bases.scores import score_task
-from loragen.bases.text_encoder import LabelTextEncoder
-from loragen.bases.tokenised import TaskData
 from loragen.cli import console
 from loragen.recipes.expert import Start
 from loragen.recipes.multitask import MultitaskRecipe, train_multitask
@@ -114,8 +112,8 @@ def main() -> None:
     if arguments.show:
         print(table())
         return
-    zoo, tasks = Zoo.open(arguments.zoo), TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
-    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    zoo, tasks = Zoo.open(arguments.zoo), TaskSet.from_yaml(TASKS)
+    base = zoo.load_base(dtype=choose_dtype("auto"))
     for name in arguments.only or BUDGETS:
         if name in kept():
             continue
@@ -123,18 +121,10 @@ def main() -> None:
         adapter = trained(name, budget, zoo, tasks, base)
         scores = []
         for task in tasks.split("validation"):
-            data = TaskData.of(
-                task,
-                task.load_test(),
-                base,
-                max_length=zoo.manifest.recipe.score_length,
-                instruction=task.description if budget.instructed else None,
-            )
-            scores.append(score_task(base, adapter, data))
-        figures = {
-            score: round(sum(getattr(s, score) for s in scores) / len(scores), 4)
-            for score in ("accuracy", "knn_accuracy")
-        }
+            instruction = task.description if budget.instructed else None
+            data = base.prepare(task.load_test(), max_length=zoo.manifest.recipe.score_length, instruction=instruction)
+            scores.append(labelled(base.score(data, adapter)))
+        figures = mean_scores(scores)
         RESULTS.write_text(json.dumps(kept() | {name: figures}, indent=1) + "\n")
         print(f"{name}: {figures}", flush=True)
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loragen.evaluation.unseen import means, score_unseen
+from score_unseen import MAIN, TASKS, means, score_unseen
 
 from loragen.bases.devices import choose_dtype
-from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.generation import Pipeline
 from loragen.generators.base import Generator
 from loragen.generators.baselines import TopK
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
@@ -63,8 +63,8 @@ def main() -> None:
     zoo = Zoo.open(arguments.zoo)
     experts, encoder = zoo.select(splits={"experts"}), TextEncoder.load()
     library = ExpertIndex.of(experts, encoder)
-    tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml")).split("validation")
-    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    tasks = TaskSet.from_yaml(TASKS).split("validation")
+    base = zoo.load_base(dtype=choose_dtype("auto"))
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in arguments.only or [*MERGES, *VARIANTS]:
         if name in results:
@@ -82,10 +82,10 @@ def main() -> None:
             tail = history[-100:]
             facts = {key: round(sum(row[key] for row in tail) / len(tail), 4) for key in tail[0]}
             facts["training seconds"] = round(time.monotonic() - begun, 1)
-        rows = score_unseen(
-            tasks, {name: generator}, base, encoder, seeds=(0,), max_length=zoo.manifest.recipe.score_length
-        )
-        scores = {score: round(means(rows, score)[name], 4) for score in ("accuracy", "knn_accuracy", "cross_entropy")}
+        pipeline = Pipeline(name, zoo, encoder, generator)
+        length = zoo.manifest.recipe.score_length
+        rows = score_unseen(tasks, {name: pipeline}, base, seeds=(0,), max_length=length)
+        scores = {score: round(means(rows, score)[name], 4) for score in (*MAIN, "cross_entropy")}
         results[name] = scores | facts
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")

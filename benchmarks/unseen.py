@@ -1,11 +1,11 @@
-"""The main table of the README: every generator, rival and control on the test tasks, which nothing was chosen by.
+"""The main tables: every generator, rival and control on the test tasks, which nothing was chosen by.
 
     python benchmarks/unseen.py           # trains the oracles that are missing, evaluates what is missing
     python benchmarks/unseen.py --show    # the tables again, from the figures kept
 
 Takes its settings from configs/zoo/oracles.yaml and configs/evaluate/test.yaml; goes on where it was interrupted. The
 whole report lies where that config says; its summary and its first figure are kept in benchmarks/results, and the
-tables of the README are printed as Markdown.
+tables of docs/results.md and README.md are printed as Markdown.
 """
 
 import argparse
@@ -16,17 +16,21 @@ from typing import Any
 
 from loragen.cli import console
 from loragen.evaluation.cells import ALL
+from loragen.evaluation.config import BASE, MULTITASK, ORACLE, EvaluateConfig
 from loragen.evaluation.controls import NONSENSE, OTHER, SHUFFLED
-from loragen.evaluation.evaluate import MULTITASK, EvaluateConfig, evaluate
-from loragen.evaluation.report import TITLES, span, write_report
+from loragen.evaluation.evaluate import evaluate_generators
+from loragen.evaluation.markdown import span
+from loragen.evaluation.report_model import TITLES
 from loragen.evaluation.summary import Summary
-from loragen.zoo.build import Progress, ZooConfig, build
+from loragen.zoo.build import build_zoo
 
 RESULTS = Path("benchmarks/results/unseen.json")
 FIGURE = Path("benchmarks/results/unseen_gains.png")
 ORACLES, TEST = Path("configs/zoo/oracles.yaml"), Path("configs/evaluate/test.yaml")
 SPLITS = {"test_near": "families that the zoo knows", "test_far": "families that it does not know"}
 CONTROLS = (NONSENSE, OTHER, SHUFFLED)
+SMALL = (BASE, MULTITASK, "topk", "sg", "sg, 8 a class", ORACLE)
+"""Methods of the small table."""
 
 
 def kept() -> Summary:
@@ -71,6 +75,7 @@ def few_table(summary: Summary) -> str:
             cells = [f"{method}: {families}"]
             for score in summary.main:
                 row = summary.row(split, method, score)
+                assert row is not None
                 assert row.gain is not None
                 cells += [f"{row.mean.mean:.3f}", span(row.gain, digits=2)]
                 cells.append(span(row.above[rival], signed=True) if rival in row.above else "")
@@ -82,7 +87,7 @@ def _fitted() -> tuple[str, ...]:
     """Rows of adapters that are fitted to examples, the rival's first."""
     few = EvaluateConfig.from_yaml(TEST).few_shot
     assert few is not None
-    return tuple(few.row(method) for method in (MULTITASK, *few.generators))
+    return tuple(few.method(start) for start in (MULTITASK, *few.generators))
 
 
 def control_table(summary: Summary) -> str:
@@ -99,9 +104,26 @@ def control_table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def small_table(summary: Summary) -> str:
+    """The methods that the README shows, each with its recovered gains, means over its four scores last.
+
+    The mean gain is the mean of the four gains, not the gain of the mean score.
+    """
+    lines = ["| adapter | near, label text | near, kNN | far, label text | far, kNN | mean |", "|---" * 6 + "|"]
+    for method in SMALL:
+        rows = [summary.row(split, method, score) for split in SPLITS for score in summary.main]
+        values = [(row.mean.mean, row.gain.mean) for row in rows if row is not None and row.gain is not None]
+        assert len(values) == 4
+        averages = tuple(sum(column) / len(values) for column in zip(*values, strict=True))
+        cells = [f"{value:.3f} ({gain:.2f})" for value, gain in (*values, averages)]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def tables(summary: Summary) -> str:
-    """All that the README shows."""
-    return f"{main_tables(summary)}\n\n{few_table(summary)}\n\n{control_table(summary)}"
+    """All tables."""
+    parts = (main_tables(summary), few_table(summary), control_table(summary), small_table(summary))
+    return "\n\n".join(parts)
 
 
 def rounded(value: Any) -> Any:
@@ -120,21 +142,17 @@ def main() -> None:
     if arguments.show:
         print(tables(kept()))
         return
+    config = EvaluateConfig.from_yaml(TEST)
     with console.progress() as update:
-
-        def trained(step: Progress) -> None:
-            update(f"oracles: {step.stage}", step.done, step.total)
-
-        build(ZooConfig.from_yaml(ORACLES), trained)
-        bench, cells = evaluate(EvaluateConfig.from_yaml(TEST), update)
-    report, _ = write_report(bench, cells)
-    forgetting = sum(cell.forgetting_seconds for cell in cells)
-    controls = sum(cell.seconds for cell in cells if cell.scores is None)
-    seconds = {"all": sum(cell.seconds for cell in cells), "controls": controls, "forgetting": forgetting}
+        build_zoo(ORACLES, progress=lambda stage, done, total: update(f"oracles: {stage}", done, total))
+        report = evaluate_generators(config, progress=update)
+    forgetting = sum(cell.forgetting_seconds for cell in report.cells)
+    controls = sum(cell.seconds for cell in report.cells if cell.scores is None)
+    seconds = {"all": sum(cell.seconds for cell in report.cells), "controls": controls, "forgetting": forgetting}
     RESULTS.parent.mkdir(exist_ok=True)
     summary = report.summary.model_dump(mode="json")
     RESULTS.write_text(json.dumps(rounded({"seconds": seconds | report.seconds, "summary": summary})) + "\n")
-    shutil.copy(bench.config.out / "gains.png", FIGURE)
+    shutil.copy(config.out / "gains.png", FIGURE)
     print(tables(kept()))
 
 

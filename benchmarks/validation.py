@@ -1,10 +1,10 @@
-"""The table of the README: every generator on the 13 validation tasks, which no expert of its library has seen.
+"""Every generator on the 13 validation tasks, which no expert of its library has seen.
 
     python benchmarks/validation.py            # what is not yet in the table
     python benchmarks/validation.py --again    # everything
     python benchmarks/validation.py --show     # the table again, from the figures kept
 
-Reads the tasks of configs/tasks/local.yaml; keeps its figures in benchmarks/results/validation.json and prints the
+Reads the tasks of configs/tasks/public.yaml; keeps its figures in benchmarks/results/validation.json and prints the
 table as Markdown. ICM-LoRA stands there three times: told the description alone, and told 16 texts of the task's train
 file beside it, without and with their labels.
 """
@@ -14,16 +14,16 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icm import SHOTS, support_of, unlabelled
-from loragen.evaluation.unseen import Row, means, recovered_gain, score_unseen
+from icm import SHOTS, few_examples, unlabelled
+from score_unseen import TASKS, Row, means, recovered_gain, score_unseen
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.devices import choose_dtype
 from loragen.bases.scores import Scores
-from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.cli import console
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.generators.registry import MERGES, open_generator
+from loragen.generation import Pipeline
+from loragen.generators.registry import merges
 from loragen.tasks.task_set import Task, TaskSet, overlap
 from loragen.zoo.zoo import Zoo
 
@@ -32,7 +32,7 @@ ORACLES = Path("benchmarks/oracles")
 ORACLE = "oracle"
 """What recovers everything: an adapter trained on the task's own data, as experts are."""
 SEEDS = (0, 1, 2)
-SUPPORTS = {f"icm, {SHOTS} texts": unlabelled, f"icm, {SHOTS} labelled": support_of}
+WITH_EXAMPLES = {f"icm, {SHOTS} texts": unlabelled, f"icm, {SHOTS} labelled": few_examples}
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -78,14 +78,14 @@ def main() -> None:
     if arguments.show:
         print(markdown(kept_rows()))
         return
-    tasks = TaskSet.from_yaml(Path("configs/tasks/local.yaml"))
+    tasks = TaskSet.from_yaml(TASKS)
     zoo = Zoo.open(arguments.zoo)
     oracles = Zoo.open(ORACLES)
     experts, judged = zoo.select(splits={"experts"}), tasks.split("validation")
     shared = overlap([tasks[expert] for expert in experts.ids], judged, by="id")
     assert not shared, f"validation tasks among the experts: {shared}"
     encoder = TextEncoder.load()
-    base = LabelTextEncoder.load(zoo.manifest.base, dtype=choose_dtype("auto"))
+    base = zoo.load_base(dtype=choose_dtype("auto"))
     rows = [] if arguments.again or not RESULTS.exists() else kept_rows()
     there = {row.method for row in rows}
     fixed: dict[str, Callable[[Task], Lora | None]] = {
@@ -94,22 +94,20 @@ def main() -> None:
         ORACLE: lambda task: oracles.adapter(task.id),
     }
     fixed = {name: adapter_for for name, adapter_for in fixed.items() if name not in there}
-    generators = {name: open_generator(name, zoo, encoder) for name in MERGES if name not in there}
-    generators |= {"sg": open_generator("sg", zoo, encoder)} if "sg" not in there else {}
-    icm = open_generator(arguments.icm, zoo, encoder)
-    generators |= {name: icm for name in ("icm", *SUPPORTS) if name not in there}
-    new = len(fixed) + sum(len(SEEDS) if g.is_stochastic else 1 for g in generators.values())
+    pipelines = {name: Pipeline.open(name, zoo, encoder) for name in (*merges(), "sg") if name not in there}
+    icm = Pipeline.open(arguments.icm, zoo, encoder)
+    pipelines |= {name: icm for name in ("icm", *WITH_EXAMPLES) if name not in there}
+    new = len(fixed) + sum(len(SEEDS) if each.generator.is_stochastic else 1 for each in pipelines.values())
     total = len(rows) + len(judged) * new
     with console.progress() as update:
         score_unseen(
             judged,
-            generators,
+            pipelines,
             base,
-            encoder,
             seeds=SEEDS,
             max_length=zoo.manifest.recipe.score_length,
             fixed=fixed,
-            supports=SUPPORTS,
+            examples=WITH_EXAMPLES,
             on_row=lambda row: (rows.append(row), update("adapters scored", len(rows), total)),
         )
     RESULTS.parent.mkdir(exist_ok=True)

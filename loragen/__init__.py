@@ -1,5 +1,116 @@
-"""Describe a task in words; get a LoRA."""
+"""Describe a task in words; get a LoRA.
 
+    import loragen
+
+    labels = ["noise", "rubbish", "parking"]
+    adapter = loragen.generate("Tell noise, rubbish and parking complaints apart.", labels=labels)
+    adapter.classify(["The bins were not emptied."])
+    adapter.save("adapters/complaints")
+
+The library prints nothing and never exits. Names are imported when they are first used.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from loragen.errors import (
+    AdapterError,
+    ConfigError,
+    GeneratorError,
+    LoragenError,
+    MissingExtraError,
+    TaskError,
+    ZooError,
+)
+
+if TYPE_CHECKING:
+    from loragen.bases.classify import Prediction
+    from loragen.bundled import config_names, config_text, copy_config
+    from loragen.evaluation.evaluate import evaluate_generators
+    from loragen.evaluation.own_data import evaluate
+    from loragen.exporters.check import check
+    from loragen.generation import generate, generate_samples
+    from loragen.generators.base import Generator
+    from loragen.generators.train import train
+    from loragen.inference import Adapter, classify, combine, complete
+    from loragen.tasks.examples import Examples
+    from loragen.tasks.task_set import Task, TaskSet
+    from loragen.zoo.build import build_zoo
+    from loragen.zoo.expert_index import search
+    from loragen.zoo.import_adapters import import_adapters
+    from loragen.zoo.init import init_zoo
+    from loragen.zoo.zoo import Zoo
 
 __version__ = version("loragen")
+
+_HOMES = {
+    "Adapter": "inference",
+    "Examples": "tasks.examples",
+    "Generator": "generators.base",
+    "Prediction": "bases.classify",
+    "Task": "tasks.task_set",
+    "TaskSet": "tasks.task_set",
+    "Zoo": "zoo.zoo",
+    "build_zoo": "zoo.build",
+    "check": "exporters.check",
+    "classify": "inference",
+    "combine": "inference",
+    "complete": "inference",
+    "config_names": "bundled",
+    "config_text": "bundled",
+    "copy_config": "bundled",
+    "evaluate": "evaluation.own_data",
+    "evaluate_generators": "evaluation.evaluate",
+    "generate": "generation",
+    "generate_samples": "generation",
+    "import_adapters": "zoo.import_adapters",
+    "init_zoo": "zoo.init",
+    "search": "zoo.expert_index",
+    "train": "generators.train",
+}
+
+__all__ = [
+    "Adapter",
+    "AdapterError",
+    "ConfigError",
+    "Examples",
+    "Generator",
+    "GeneratorError",
+    "LoragenError",
+    "MissingExtraError",
+    "Prediction",
+    "Task",
+    "TaskError",
+    "TaskSet",
+    "Zoo",
+    "ZooError",
+    "build_zoo",
+    "check",
+    "classify",
+    "combine",
+    "complete",
+    "config_names",
+    "config_text",
+    "copy_config",
+    "evaluate",
+    "evaluate_generators",
+    "generate",
+    "generate_samples",
+    "import_adapters",
+    "init_zoo",
+    "search",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loragen' has no attribute {name!r}")
+    value = getattr(import_module(f"loragen.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

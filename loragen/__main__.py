@@ -1,4 +1,4 @@
-"""Run the command line as `python -m loragen`."""
+"""Run the command line: `python -m loragen`."""
 
 from loragen.cli.app import main
 

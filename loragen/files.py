@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from loragen.errors import ConfigError
 
 
 @contextmanager
@@ -60,3 +63,20 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
+    """Keep what is there from being written over.
+
+    Raises:
+        ConfigError: one of the folders exists, and ``force`` is not set.
+    """
+    for folder in folders:
+        if folder.exists() and not force:
+            raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
+
+
+def folder_name(text: str, *, words: int = 8) -> str:
+    """A name for a folder from the first words of a text."""
+    found: Sequence[str] = re.findall(r"[a-z0-9]+", text.casefold())
+    return "-".join(found[:words])[:80] or "task"

@@ -17,7 +17,7 @@ from loragen.files import atomic_write
 from loragen.recipes.expert import Expert, ExpertRecipe, Start
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.tasks.task_set import Task, TaskSource
-from loragen.zoo.card import MANIFEST, Card, Manifest, expert_files
+from loragen.zoo.card import ZOO_MANIFEST, Card, Manifest, expert_files
 from loragen.zoo.zoo import Zoo
 
 settings.register_profile("loragen", deadline=None)  # a loaded machine is no reason to fail
@@ -63,7 +63,7 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         recipe=ExpertRecipe(r=2, target_modules=("query", "value")),
         multitask=MultitaskRecipe(),
     )
-    atomic_write(root / MANIFEST, manifest.to_yaml())
+    atomic_write(root / ZOO_MANIFEST, manifest.to_yaml())
     start = Start.random(SITES, 2, rng=torch.Generator().manual_seed(0))
     scores = Scores(accuracy=0.5, macro_f1=0.5, cross_entropy=0.7, knn_accuracy=0.5)
     for seed, (name, description) in enumerate(DESCRIPTIONS.items()):

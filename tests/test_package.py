@@ -1,133 +1,84 @@
-"""Promises about the package as a whole: layers, imports, configs, README."""
+"""Promises about the package as a whole: the public library, configs, pins, CI."""
 
 import ast
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 
-from loragen.cli.app import app
-from loragen.evaluation.evaluate import EvaluateConfig
+import loragen
+from loragen.evaluation.config import EvaluateConfig
 from loragen.generators.train import read_config
 from loragen.tasks.task_set import TaskSetConfig
-from loragen.zoo.build import ZooConfig
+from loragen.zoo.build_config import ZooConfig
 
 ROOT = Path(__file__).parent.parent
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in (ROOT / "loragen").rglob("*.py")
-}
-# From the bottom up; a module may import those of earlier rows, and of its own row.
-LAYERS = [
-    {"errors", "files", "schedule", "objective", "losses", "taskdata", "bert"},
-    {"config", "lora_settings", "rows"},
-    {"adapter"},
-    {"codec", "frame", "raw", "tasks", "embedding", "index", "sparse_merging"},
-    {"merging", "baking", "backbone", "blueprint", "servers", "foreign"},
-    {"language", "images"},
-    {"bases"},
-    {"classification", "experts", "training", "plotting", "task_vectors"},
-    {"fewshot", "folds", "evaluation", "evaluation.scoring", "evaluation.statistics", "evaluation.controls"},
-    {"evaluation.open_scoring"},
-    {"zoo"},
-    {"generators", "generators.base", "generators.gaussian"},
-    {"generators.library", "generators.trained", "generators.conditions"},
-    {"generators.task_loss"},
-    {"generators.task_episodes"},
-    {"generators.task_fit"},
-    {"generators.polish"},
-    {
-        "generators.attention",
-        "generators.hyper",
-        "generators.merge",
-        "generators.ridge",
-        "generators.sg",
-        "generators.icm",
-    },
-    {"generators.sg_fit", "generators.icm_episodes", "generators.catalogue"},
-    {"generators.icm_fit", "generators.attention_fit", "generators.hyper_fit"},
-    {"evaluation.unseen", "evaluation.novelty", "evaluation.single", "emission", "foundry", "runs", "imports"},
-    {"evaluation.cells", "evaluation.evaluate"},
-    {"evaluation.summary"},
-    {"evaluation.report"},
-    {"evaluation.plots"},
-    {"commands", "commands.options", "commands.combine", "commands.check", "commands.complete", "commands.imports"},
-    {"console", "cli", "__main__", "__init__"},
-]
-HEAVY = {
-    "transformers",
-    "peft",
-    "lightning",
-    "sentence_transformers",
-    "datasets",
-    "faiss",
-    "sklearn",
-    "matplotlib",
-    "rich",
-}
-AT_HOME = {
-    "training": {"lightning"},
-    "plotting": {"matplotlib"},
-    "evaluation.plots": {"matplotlib"},
-    "console": {"rich"},
-}
 
 
-def short(module: str) -> str:
-    return module.removeprefix("loragen").removeprefix(".") or "__init__"
+# --- the public library ---
 
 
-def top_level_imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        for inner in [node, *(getattr(node, "body", []) if isinstance(node, ast.Try) else [])]:
-            if isinstance(inner, ast.Import):
-                found |= {alias.name for alias in inner.names}
-            elif isinstance(inner, ast.ImportFrom):
-                found.add(inner.module or "")
-    return found
+def test_every_public_name_is_there_and_documented():
+    for name in loragen.__all__:
+        value = getattr(loragen, name)
+        assert value.__doc__, name
+        assert name in dir(loragen)
+    assert sorted(loragen.__all__) == loragen.__all__ or set(loragen.__all__) == set(dict.fromkeys(loragen.__all__))
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_go_down_only(module: str) -> None:
-    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    assert short(module) in level, f"give {module} a layer"
-    for imported in top_level_imports(MODULES[module]):
-        if imported.startswith("loragen"):
-            assert level[short(imported)] <= level[short(module)], f"{module} imports {imported}"
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_heavy_imports_stand_where_they_are_used(module: str) -> None:
-    heavy = {name.partition(".")[0] for name in top_level_imports(MODULES[module])} & HEAVY
-    assert heavy <= AT_HOME.get(short(module), set())
-
-
-def test_only_training_imports_lightning() -> None:
-    importing = {
-        short(module)
-        for module, path in MODULES.items()
-        if re.search(r"^\s*(import|from) lightning", path.read_text(), re.MULTILINE)
+def test_names_for_type_checkers_are_those_that_are_there():
+    """The imports under TYPE_CHECKING, the table of homes and ``__all__`` agree, name by name and module by module."""
+    tree = ast.parse((ROOT / "loragen" / "__init__.py").read_text())
+    typed = {
+        alias.name: node.module
+        for outer in tree.body
+        if isinstance(outer, ast.If)
+        for node in outer.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
-    assert importing == {"training"}
+    assert typed == {name: f"loragen.{home}" for name, home in loragen._HOMES.items()}
+    assert set(loragen.__all__) == set(typed) | {name for name in loragen.__all__ if name.endswith("Error")}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_is_valid(path: Path) -> None:
+def test_importing_the_library_imports_nothing_heavy():
+    script = (
+        "import sys, loragen; print([m for m in ('torch', 'transformers', 'pydantic', 'rich') if m in sys.modules])"
+    )
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'generat'"):
+        _ = loragen.generat  # type: ignore[attr-defined]
+
+
+# --- configs and pins ---
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_config_is_valid_and_says_what_it_is_for(path):
     {
         "zoo": ZooConfig.from_yaml,
         "train": read_config,
         "tasks": TaskSetConfig.from_yaml,
         "evaluate": EvaluateConfig.from_yaml,
     }[path.parent.name](path)
+    assert path.read_text().startswith("# ")
 
 
-def test_torch_is_pinned_for_the_tested_install() -> None:
+def test_no_config_names_a_place_outside_the_repository():
+    outside = [path for path in (ROOT / "configs").rglob("*.yaml") if "../../.." in path.read_text()]
+    assert outside == []
+
+
+def test_torch_is_pinned_for_the_tested_install():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     assert pins["torch"] == "2.13.0"
     names = [
@@ -138,51 +89,12 @@ def test_torch_is_pinned_for_the_tested_install() -> None:
     assert [name for name in names if name.casefold() not in known] == []
 
 
-# --- README ---
-
-README = (ROOT / "README.md").read_text()
-
-
-def commands() -> dict[str, list[str]]:
-    """Command → the options its help knows."""
-    root = typer.main.get_command(app)
-    found = {}
-    for name, command in root.commands.items():
-        for path, leaf in [(name, command), *((f"{name} {n}", c) for n, c in getattr(command, "commands", {}).items())]:
-            found[path] = [option for parameter in leaf.params for option in parameter.opts]
-    return found
-
-
-def test_readme_names_only_commands_and_options_that_exist() -> None:
-    known = commands()
-    lines = re.findall(r"^\$ loragen (.+)$", README, re.MULTILINE)
-    lines += re.findall(r"`loragen ([^`|\\]+)`", README)
-    assert len(lines) > 5
-    for line in lines:
-        words = shlex.split(line.partition("#")[0].replace("…", ""))
-        if words == ["--help"]:
-            continue
-        command = " ".join(words[:2]) if words[0] == "zoo" else words[0]
-        assert command in known, line
-        assert {word for word in words if word.startswith("--")} <= set(known[command]), line
-
-
-def test_readme_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
-
-
-def test_readme_says_what_loragen_is_not_in_its_first_lines() -> None:
-    assert "LoRAGen and LoRA-Gen" in "\n".join(README.splitlines()[:8])
-
-
-def test_ci_runs_the_test_command_of_the_readme() -> None:
-    assert "$ make test" in README
+def test_ci_runs_the_test_command_of_the_readme():
+    assert "$ make test" in (ROOT / "README.md").read_text()
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_oracles_are_trained_like_the_experts_of_the_shipped_zoo_but_for_their_tuning() -> None:
+def test_oracles_are_trained_like_the_experts_of_the_bundled_zoo_but_for_their_tuning():
     zoo, oracles = (ZooConfig.from_yaml(ROOT / "configs" / "zoo" / f"{name}.yaml") for name in ("minilm", "oracles"))
     for field in ("base", "frame", "start", "multitask"):
         assert getattr(zoo, field) == getattr(oracles, field)
@@ -190,36 +102,3 @@ def test_oracles_are_trained_like_the_experts_of_the_shipped_zoo_but_for_their_t
     assert zoo.recipe.model_copy(update=tuned) == oracles.recipe
     assert oracles.start_of == zoo.out
     assert not oracles.out.is_relative_to(zoo.out), "a library must never hold them"
-
-
-HELD_BY = {
-    **dict.fromkeys(("generalisation", "geometry", "fewshot"), "benchmarks/generalisation.md"),
-    "language_tables": "benchmarks/language.md",
-}
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        "unseen.main_tables(unseen.kept())",
-        "unseen.few_table(unseen.kept())",
-        "unseen.control_table(unseen.kept())",
-        "validation.markdown(validation.kept_rows())",
-        "icm.known_table(icm.kept_scores())",
-        "rivals.table()",
-        "large_zoo.table(large_zoo.json.loads(large_zoo.RESULTS.read_text()))",
-        "generalisation.table('multitask')",
-        "generalisation.table('folds')",
-        "geometry.tables('multitask')",
-        "geometry.tables('folds')",
-        "fewshot.table()",
-        "language_tables.table('seen')",
-        "language_tables.table('unseen')",
-    ],
-)
-def test_readme_and_logs_hold_the_tables_that_benchmarks_made(table: str) -> None:
-    module = table.partition(".")[0]
-    script = f"import sys; sys.path.insert(0, 'benchmarks'); import {module}; print({table})"
-    made = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert made.count("\n") >= 6
-    assert made.strip() in (ROOT / HELD_BY.get(module, "README.md")).read_text()

@@ -12,7 +12,7 @@ from loragen.files import atomic_write
 from loragen.recipes.expert import ExpertRecipe, Start, train_expert
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.tasks.task_set import Task, TaskSource
-from loragen.zoo.card import MANIFEST, Card, Manifest, expert_files
+from loragen.zoo.card import ZOO_MANIFEST, Card, Manifest, expert_files
 
 EXPERTS = {
     "cups": ("tea", "warm"),
@@ -57,7 +57,7 @@ def write_toys(root: Path) -> Path:
         recipe=RECIPE,
         multitask=MultitaskRecipe(),
     )
-    atomic_write(root / "zoo" / MANIFEST, manifest.to_yaml())
+    atomic_write(root / "zoo" / ZOO_MANIFEST, manifest.to_yaml())
     start = Start.random(base.sites(RECIPE.target_modules), RECIPE.r, rng=torch.Generator().manual_seed(0))
     for task in tasks:
         if task.id not in LEFT_OUT:

@@ -1,0 +1,1 @@
+"""LoRA adapters: their files, coordinates and merges."""

@@ -1,7 +1,7 @@
 """LoRA adapters as PEFT keeps them on disk, read and written without PEFT.
 
-The one place that parses keys, multiplies factors and writes adapters; `lora_settings` knows the config. What a folder
-says is read exactly as PEFT reads it or refused by name: nothing that would change the update is dropped in silence.
+The one module that parses keys, multiplies factors and writes adapters; `settings` reads the config. A folder is read
+exactly as PEFT reads it or refused by name: nothing that would change the update is dropped in silence.
 
 A *site* is the path of an adapted linear module in the base model, such as ``encoder.layer.0.attention.self.query``.
 """
@@ -59,7 +59,7 @@ class AdapterSpec:
         object.__setattr__(self, "sites", tuple(sorted(self.sites, key=lambda site: natural(site.name))))
 
     def difference(self, other: "AdapterSpec") -> str | None:
-        """Say the first mismatch in words ("here" is this table, "there" the other); None where the tables agree."""
+        """The first mismatch in words ("here" is this table, "there" the other); None where the tables agree."""
         here = {site.name: site for site in self.sites}
         there = {site.name: site for site in other.sites}
         for name in sorted(here.keys() | there.keys(), key=natural):

@@ -96,7 +96,7 @@ class Codec:
         return torch.where(total > 0, self.encode(samples).square().sum(-1) / total, 1.0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `from_tensors` needs to restore the codec."""
+        """Named tensors from which `from_tensors` restores the codec."""
         named = {"codec.centre": self.centre, "codec.scale": self.scale}
         return named if self.basis is None else named | {"codec.basis": self.basis}
 
@@ -142,7 +142,7 @@ def _principal(codec: Codec, samples: Tensor, components: int) -> tuple[Tensor, 
 
 
 def _carrying(singular: Tensor, components: int) -> int:
-    """How many directions are kept, from their singular values, largest first."""
+    """Number of directions that are kept, from their singular values, largest first."""
     return min(components, max(1, int((singular > 1e-4 * singular[0]).sum())))
 
 

@@ -1,4 +1,4 @@
-"""Merges of adapters on delta weights, with a say over the rank: weighted sums, TIES and DARE.
+"""Merges of adapters on delta weights, in a rank of choice: weighted sums, TIES and DARE.
 
 All is done on scaling · B · A, never on A and B apart, so that adapters of any ranks and scalings merge. A site that an
 adapter lacks is zero there.
@@ -41,7 +41,7 @@ def combined(
     """Merge by the method of this name, times ``scale``, in rank at most ``rank`` at every site.
 
     ``"sum"`` is `weighted_sum`; it needs neither ``density`` nor ``rng``, and is exact where no rank is asked for.
-    ``"ties"`` and ``"dare"`` are `sparse_merging.ties` and `dare`, whose full-rank result gives way to its best
+    ``"ties"`` and ``"dare"`` are `ties_dare.ties` and `dare`, whose full-rank result gives way to its best
     approximation (Eckart-Young) site by site; its rank is by default the largest that an adapter has at the site.
 
     Raises:
@@ -75,7 +75,7 @@ def weighted_sum(adapters: Sequence[Lora], weights: Sequence[float]) -> Lora:
 
 
 def _holders(adapters: Sequence[Lora], weights: Sequence[float]) -> dict[str, list[tuple[Lora, float]]]:
-    """Site → the adapters that have it, each with its weight; refuses what cannot be merged."""
+    """Site → the adapters that have it, each with its weight; adapters that cannot be merged are refused."""
     if not adapters or len(adapters) != len(weights):
         raise AdapterError(
             f"A merge takes one weight an adapter, and at least one; met {len(adapters)} and {len(weights)}."

@@ -127,7 +127,7 @@ class Frame:
         )
 
     def rounded(self) -> "Frame":
-        """The frame as bfloat16 stores it, which is then what coordinates belong to."""
+        """The frame rounded to bfloat16, as it is stored: coordinates belong to the rounded frame."""
         return Frame({site: a.bfloat16().float() for site, a in self.lora_A.items()}, self.out_features)
 
     def energy_kept(self, adapter: Lora) -> float:

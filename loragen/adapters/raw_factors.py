@@ -1,4 +1,4 @@
-"""Adapters as the vectors of their very factors, A and B of every site: what ICM-LoRA's paper generates.
+"""Adapters as vectors of their own factors, A and B of every site, which ICM-LoRA's paper generates.
 
 Other than in a `Frame`, many vectors stand for one update, and the mean of vectors is not the mean of updates.
 """

@@ -1,4 +1,4 @@
-"""What a PEFT LoRA config says of an adapter: rank, scaling and targets of every site, and what is refused by name."""
+"""Settings of a PEFT LoRA config: rank, scaling and targets of every site. Unsupported settings are refused by name."""
 
 import math
 import re
@@ -50,7 +50,7 @@ _HARMLESS_INITS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What ``adapter_config.json`` says about an adapter, reduced to what is supported.
+    """Settings of ``adapter_config.json``, reduced to those that are supported.
 
     ``target_modules`` is a tuple of module names or their dotted endings, one regular expression for whole names, or
     ``"all-linear"``. ``rank_pattern`` and ``alpha_pattern`` map regular expressions to values that stand in for ``r``
@@ -97,24 +97,24 @@ class LoraSettings:
             _require(listed, "target_modules", targets, "a list of module names or one regular expression")
 
     def rank(self, site: str) -> int:
-        """Return the rank at a site, patterns included."""
+        """The rank at a site, patterns included."""
         return _look_up(self.rank_pattern, site, self.r)
 
     def scaling(self, site: str) -> float:
-        """Return the factor before B·A at a site: alpha / r, or alpha / √r for rsLoRA, patterns included."""
+        """The factor before B·A at a site: alpha / r, or alpha / √r for rsLoRA, patterns included."""
         rank = self.rank(site)
         alpha = _look_up(self.alpha_pattern, site, self.lora_alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def targets(self, site: str) -> bool:
-        """Tell whether ``target_modules`` covers a module."""
+        """True if ``target_modules`` covers a module."""
         if isinstance(self.target_modules, str):
             return self.target_modules.lower() == "all-linear" or bool(re.fullmatch(self.target_modules, site))
         return any(site == target or site.endswith(f".{target}") for target in self.target_modules)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Take what is supported from a parsed ``adapter_config.json``; keys left out get PEFT's defaults.
+        """Take the supported settings from a parsed ``adapter_config.json``; keys left out get PEFT's defaults.
 
         Raises:
             AdapterError: the config holds something that changes the update in a way that is not supported.
@@ -134,7 +134,7 @@ class LoraSettings:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """Return what ``adapter_config.json`` is to hold for PEFT to load it, keys sorted."""
+        """Return the content of an ``adapter_config.json`` that PEFT loads, keys sorted."""
         targets = self.target_modules
         return {
             "alpha_pattern": {key: _tidy(alpha) for key, alpha in self.alpha_pattern.items()},

@@ -1,4 +1,4 @@
-"""TIES and DARE at one site: merges of dense delta weights of which only a share of the entries speaks.
+"""TIES and DARE at one site: merges of dense delta weights that use only a share of the entries of each.
 
 Both read (delta weight, weight) pairs one after another, so that memory does not grow with the number of adapters. An
 adapter that lacks the site is left out of the pairs, which is the same as one whose delta weight is zero.

@@ -1,0 +1,1 @@
+"""Frozen base models that train, score and use adapters."""

@@ -1,26 +1,21 @@
-"""The adaptable modules of a base model, from its config alone, and whether an adapter fits them.
+"""The adaptable modules of a base model, from its config alone, and the faults of an adapter that does not fit them.
 
-The model is laid out on torch's meta device, where a parameter has a shape and no memory: a base of any size takes a
-second and none of its weights. What is asked of an adapter here is what PEFT and servers do not ask: each of its sites
-must be a linear module of the base, under that very name, with those very sizes.
+Each site of an adapter must be a linear module of the base, under that very name and of those very sizes. PEFT and
+servers check less: a site that they do not find, they leave out without an error.
 """
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from loragen.adapters.adapter import AdapterSpec, Lora, Site
 from loragen.adapters.settings import natural
-from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model
+from loragen.bases.empty_model import config_folder, declared_class, empty_model
 from loragen.bases.plain_bert import linear_sizes, read_config
 from loragen.errors import AdapterError, ConfigError
-
-_CONFIG = "config.json"
 
 # PEFT's task types name the class a base is loaded with.
 _AUTO_CLASSES = {
@@ -31,28 +26,34 @@ _AUTO_CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-# What an adapter without a task type may have been made on, beside the class that its base's config names.
+# Classes that an adapter without a task type may have been made on, beside the one that its base's config names.
 _USUAL = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification")
+
+
+def auto_class(task_type: str | None) -> str:
+    """The auto class of transformers that adapters of one of PEFT's task types are made on."""
+    return _AUTO_CLASSES.get(task_type or "", "AutoModel")
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Sizes of a linear module, and whether its weight is kept as (in, out), as GPT-2's Conv1D does."""
+    """Sizes of a linear module."""
 
     out_features: int
     in_features: int
     is_transposed: bool = False
+    """True if its weight is kept as (in, out), as GPT-2's Conv1D keeps it."""
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class Architecture:
     """The modules of a base model as one class of transformers lays it out."""
 
     name: str
-    """Folder or Hub name, as it was asked for."""
+    """Folder or Hub name, as the caller gave it."""
     model_class: str
     model_type: str
-    """What ``config.json`` calls the architecture, such as ``llama``."""
+    """Name of the architecture in ``config.json``, such as ``llama``."""
     is_encoder_decoder: bool
     linear: Mapping[str, Linear]
     """Path of every linear module → its sizes."""
@@ -60,7 +61,7 @@ class Blueprint:
     """Path of every other module → its class."""
 
     @classmethod
-    def of(cls, name: str, task_type: str | None = None, *, is_local: bool = False) -> "Blueprint":
+    def of(cls, name: str, task_type: str | None = None, *, is_local: bool = False) -> "Architecture":
         """Lay out a base model, found as `resolve_model` does, but without its weights or code: only its config.
 
         The class is that of PEFT's ``task_type``; without one, the class that the config names, which is what servers
@@ -69,13 +70,36 @@ class Blueprint:
         Raises:
             ConfigError: there is no such config, or transformers cannot lay it out.
         """
-        folder = _config_folder(name, is_local=is_local)
-        return _laid_out(name, folder, _AUTO_CLASSES[task_type] if task_type else _declared(name, folder))
+        folder = config_folder(name, is_local=is_local)
+        return cls._laid_out(name, folder, _AUTO_CLASSES[task_type] if task_type else declared_class(name, folder))
+
+    @classmethod
+    def _laid_out(cls, name: str, folder: Path, class_name: str) -> "Architecture":
+        from transformers.pytorch_utils import Conv1D
+
+        linear, others = {}, {}
+        model = empty_model(name, folder, class_name)
+        for path, module in model.named_modules():
+            if isinstance(module, Conv1D):
+                in_features, out_features = module.weight.shape
+                linear[path] = Linear(out_features, in_features, is_transposed=True)
+            elif isinstance(module, nn.Linear):
+                linear[path] = Linear(module.out_features, module.in_features)
+            elif path:
+                others[path] = type(module).__name__
+        return cls(
+            name=name,
+            model_class=type(model).__name__,
+            model_type=str(model.config.model_type),
+            is_encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
+            linear={path: linear[path] for path in sorted(linear, key=natural)},
+            others=others,
+        )
 
     @classmethod
     def fitting(
         cls, name: str, sites: Collection[str], task_type: str | None = None, *, is_local: bool = False
-    ) -> "Blueprint":
+    ) -> "Architecture":
         """Lay out a base model with the class that an adapter of these sites was made on.
 
         An adapter's task type settles it. Without one, the first class that has all of its sites is taken: the inner
@@ -88,7 +112,7 @@ class Blueprint:
         if task_type is not None:
             return cls.of(name, task_type, is_local=is_local)
         best = None
-        for candidate in _candidates(name, _config_folder(name, is_local=is_local)):
+        for candidate in cls._candidates(name, config_folder(name, is_local=is_local)):
             if all(site in candidate.linear for site in sites):
                 return candidate
             if best is None or _shared(candidate, sites) > _shared(best, sites):
@@ -97,14 +121,28 @@ class Blueprint:
         return best
 
     @classmethod
-    def at_hand(cls, name: str, sites: Collection[str], task_type: str | None = None) -> "Blueprint | None":
+    def _candidates(cls, name: str, folder: Path) -> Iterator["Architecture"]:
+        declared = cls._laid_out(name, folder, declared_class(name, folder))
+        yield declared
+        seen = {declared.model_class}
+        for auto in _USUAL:
+            try:
+                candidate = cls._laid_out(name, folder, auto)
+            except ConfigError:  # not every architecture has a class for every purpose
+                continue
+            if candidate.model_class not in seen:
+                seen.add(candidate.model_class)
+                yield candidate
+
+    @classmethod
+    def at_hand(cls, name: str, sites: Collection[str], task_type: str | None = None) -> "Architecture | None":
         """`fitting` if the config is on this machine already, else ``None``; nothing is asked of the Hub.
 
         Raises:
             ConfigError: the config is here, but transformers cannot lay it out.
         """
         try:
-            _config_folder(name, is_local=True)
+            config_folder(name, is_local=True)
         except ConfigError:
             return None
         return cls.fitting(name, sites, task_type, is_local=True)
@@ -117,24 +155,24 @@ class Blueprint:
         transformers; all else is laid out.
 
         Raises:
-            AdapterError: what `faults` says.
+            AdapterError: the adapter has `faults`.
             ConfigError: the config is here, but transformers cannot lay it out.
         """
         if _fits_plain_bert(name, adapter):
             return
-        if blueprint := cls.at_hand(name, adapter.sites, adapter.settings.task_type):
-            blueprint.check(adapter)
+        if architecture := cls.at_hand(name, adapter.sites, adapter.settings.task_type):
+            architecture.check(adapter)
 
     def unknown(self, sites: Iterable[str]) -> tuple[str, ...]:
-        """Those sites that the base does not have."""
+        """Sites that the base does not have."""
         return tuple(site for site in sites if site not in self.linear and site not in self.others)
 
     def strays(self, sites: Iterable[str]) -> tuple[str, ...]:
-        """Those sites that are modules of the base, but no linear ones."""
+        """Sites that are modules of the base, but not linear ones."""
         return tuple(site for site in sites if site in self.others)
 
     def misshapen(self, spec: AdapterSpec) -> tuple[Site, ...]:
-        """Those sites whose sizes are not the base's."""
+        """Sites whose sizes are not those of the base."""
         known = ((site, self.linear[site.name]) for site in spec.sites if site.name in self.linear)
         return tuple(
             site
@@ -143,7 +181,7 @@ class Blueprint:
         )
 
     def stores_transposed(self, sites: Iterable[str]) -> bool:
-        """Tell whether the base keeps a weight at one of these sites as (in, out): what fan_in_fan_out is to say."""
+        """True if the base keeps a weight at one of these sites as (in, out): the right value of fan_in_fan_out."""
         return any(self.linear[site].is_transposed for site in sites if site in self.linear)
 
     def renaming(self, sites: Sequence[str]) -> tuple[str, str] | None:
@@ -165,7 +203,7 @@ class Blueprint:
         return None
 
     def faults(self, adapter: Lora) -> tuple[str, ...]:
-        """Say in words, with the way out, what keeps an adapter from changing this base as it was meant to."""
+        """Reasons, each with the way out, why an adapter does not change this base as it was meant to."""
         found = []
         if unknown := self.unknown(adapter.sites):
             found.append(self._say_unknown(unknown, len(adapter.sites)))
@@ -196,7 +234,7 @@ class Blueprint:
         """Refuse an adapter that does not fit.
 
         Raises:
-            AdapterError: what `faults` says.
+            AdapterError: the adapter has `faults`.
         """
         if faults := self.faults(adapter):
             raise AdapterError(" ".join(faults))
@@ -225,11 +263,11 @@ class Blueprint:
 
 
 def _fits_plain_bert(name: str, adapter: Lora) -> bool:
-    """Whether the base is at hand, a plain BERT without a head, and has all sites of the adapter in these sizes."""
+    """True if the base is at hand, a plain BERT without a head, and has all sites of the adapter in these sizes."""
     if adapter.settings.task_type != "FEATURE_EXTRACTION" or adapter.settings.fan_in_fan_out:
         return False
     try:
-        config = read_config(_config_folder(name, is_local=True))
+        config = read_config(config_folder(name, is_local=True))
     except ConfigError:
         return False
     sizes = linear_sizes(config) if config else {}
@@ -240,108 +278,5 @@ def _more(found: Sequence[object]) -> str:
     return f" (the first of {len(found)} such sites)" if len(found) > 1 else ""
 
 
-def _shared(blueprint: Blueprint, sites: Iterable[str]) -> int:
-    return sum(site in blueprint.linear for site in sites)
-
-
-def _config_folder(name: str, *, is_local: bool) -> Path:
-    """The folder of a base's ``config.json``; from the Hub no other file is fetched."""
-    known = name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}") or Path(name).expanduser().is_dir()
-    if not known:
-        return _hub_config(name, is_local=is_local).parent
-    folder = resolve_model(name)
-    if not (folder / _CONFIG).is_file():
-        raise ConfigError(f"{folder} holds no {_CONFIG}; give the folder of a transformers model, or its Hub name.")
-    return folder
-
-
-def _hub_config(name: str, *, is_local: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        with quiet_loading():
-            return Path(hf_hub_download(name, _CONFIG, local_files_only=is_local))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"There is no config of the base {name!r}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, or go online once to fetch its {_CONFIG}."
-        ) from error
-
-
-def _declared(name: str, folder: Path) -> str:
-    """The class that a config names, if transformers has it, else AutoModel."""
-    import transformers
-
-    with _config_errors(f"{name!r} has a {_CONFIG} that cannot be read"):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    known = (each for each in config.architectures or () if isinstance(getattr(transformers, each, None), type))
-    return next(known, "AutoModel")
-
-
-def _candidates(name: str, folder: Path) -> Iterator[Blueprint]:
-    declared = _laid_out(name, folder, _declared(name, folder))
-    yield declared
-    seen = {declared.model_class}
-    for auto_class in _USUAL:
-        try:
-            candidate = _laid_out(name, folder, auto_class)
-        except ConfigError:  # not every architecture has a class for every purpose
-            continue
-        if candidate.model_class not in seen:
-            seen.add(candidate.model_class)
-            yield candidate
-
-
-def _laid_out(name: str, folder: Path, maker: str) -> Blueprint:
-    """Build a model of transformers' class ``maker``, or of what an auto class ``maker`` takes, without memory."""
-    import transformers
-    from transformers.pytorch_utils import Conv1D
-
-    linear, others = {}, {}
-    with _config_errors(f"{name!r} cannot be laid out as {maker}"), torch.device("meta"):
-        # Attention that is not installed must not keep a model from being laid out.
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager")
-        made = getattr(transformers, maker)
-        is_auto = maker.startswith("Auto")
-        model: nn.Module = made.from_config(config, trust_remote_code=False) if is_auto else made(config)
-        for path, module in model.named_modules():
-            if isinstance(module, Conv1D):
-                in_features, out_features = module.weight.shape
-                linear[path] = Linear(out_features, in_features, is_transposed=True)
-            elif isinstance(module, nn.Linear):
-                linear[path] = Linear(module.out_features, module.in_features)
-            elif path:
-                others[path] = type(module).__name__
-    return Blueprint(
-        name=name,
-        model_class=type(model).__name__,
-        model_type=str(config.model_type),
-        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
-        linear={path: linear[path] for path in sorted(linear, key=natural)},
-        others=others,
-    )
-
-
-@contextmanager
-def _config_errors(what: str) -> Iterator[None]:
-    """Turn whatever transformers raises over a config into a ConfigError, and keep its remarks to itself."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    except Exception as error:  # a foreign config can fail at any place of any architecture
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"The base {what} ({reason}); an architecture was wanted that the installed transformers has such a class "
-            "for, since no code that comes with a model is run."
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def auto_class(task_type: str | None) -> str:
-    """The auto class of transformers that adapters of one of PEFT's task types are made on."""
-    return _AUTO_CLASSES.get(task_type or "", "AutoModel")
+def _shared(architecture: Architecture, sites: Iterable[str]) -> int:
+    return sum(site in architecture.linear for site in sites)

@@ -1,14 +1,12 @@
 """A frozen base model that scores and trains adapters, with any adapter switched in.
 
-`Base` is what all kinds share; the four kinds are in `text_encoder`, `language_model` and `image_text`.
+`Base` is the part that all kinds share; the four kinds are in `text_encoder`, `causal_lm`, `seq2seq` and `image_text`.
 """
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,20 +17,18 @@ from torch import Tensor, nn
 from loragen.adapters.adapter import Lora
 from loragen.bases.devices import DeviceName, choose_device
 from loragen.bases.hub import quiet_loading, resolve_model, weights_hash
+from loragen.bases.linear_sites import Factors, find_sites, low_rank_updates, stores_transposed
 from loragen.bases.losses import contrast_loss
 from loragen.bases.scores import AnyScores
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import ConfigError, TaskError
 from loragen.tasks.examples import Examples
-
-Factors = Mapping[str, tuple[Tensor, Tensor]]
-"""Site → (A of shape (r, in), scaling · B of shape (out, r))."""
 
 Pooling = Literal["mean", "last"]
 ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
-"""What a base is trained and scored by, and so the kind of base that it must be."""
+"""Training and scoring of a base, and so the kind of model that it must be."""
 PROMPT = "{text}\nLabel:"
-"""How a labelled text is put to a language model; its label follows after a space."""
+"""Template of a labelled text for a language model; its label follows after a space."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +39,13 @@ class Base(ABC):
     model: nn.Module
     tokenizer: Any
     fingerprint: str
-    """Hash of the weights file: the base an adapter was trained on is known by this."""
+    """Hash of the weights; it tells the base that an adapter was trained on from all others."""
     objective: ClassVar[ObjectiveName]
     task_type: ClassVar[str | None]
-    """PEFT's name for what adapters of this base are for."""
+    """PEFT's name for the purpose of adapters of this base."""
     model_class: ClassVar[str] = "AutoModel"
     writes_text: ClassVar[bool] = False
-    """Whether it is a language model, which completes prompts."""
+    """True for language models, which complete prompts."""
 
     @classmethod
     def load(
@@ -58,9 +54,9 @@ class Base(ABC):
         """Load a base by its Hub name, a local path, or the name of the embedded MiniLM; no code of its own is run.
 
         Args:
-            name: see above.
+            name: of the base.
             dtype: of the frozen weights.
-            device: where it computes.
+            device: kind of device to compute on.
             prompt: template around labelled texts; bases other than language models have none.
 
         Raises:
@@ -89,8 +85,13 @@ class Base(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the base computes."""
+        """Device that the base computes on."""
         return next(self.model.parameters()).device
+
+    @property
+    def number_of_parameters(self) -> int:
+        """Parameters of the model, all of its weights and biases counted."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     @abstractmethod
@@ -107,16 +108,7 @@ class Base(ABC):
         Raises:
             AdapterError: a target matches nothing.
         """
-        linear = {name: size for name, module in self.model.named_modules() if (size := linear_size(module))}
-        found: dict[str, tuple[int, int]] = {}
-        is_pattern = isinstance(target_modules, str)
-        for target in (target_modules,) if isinstance(target_modules, str) else target_modules:
-            matches = {name: size for name, size in linear.items() if _is_target(name, target, is_pattern=is_pattern)}
-            if not matches:
-                names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-                raise AdapterError(f"No linear module of {self.name} is called {target!r}; it has {names}.")
-            found |= matches
-        return {name: found[name] for name in linear if name in found}
+        return find_sites(self.model, self.name, target_modules)
 
     def stores_transposed(self, sites: Iterable[str]) -> bool:
         """True if the weights at these sites are kept as (in, out), as GPT-2's are: PEFT's ``fan_in_fan_out``.
@@ -124,13 +116,7 @@ class Base(ABC):
         Raises:
             AdapterError: some are and some are not, which one adapter cannot say.
         """
-        kinds = {isinstance(self.model.get_submodule(site), nn.Linear) for site in sites}
-        if len(kinds) > 1:
-            raise AdapterError(
-                f"Some weights of {self.name} at these sites are kept as (in, out) and others as (out, in), which one "
-                "adapter cannot say; name target modules of one kind."
-            )
-        return kinds == {False}
+        return stores_transposed(self.model, self.name, sites)
 
     # --- a task's examples, made ready ---
 
@@ -246,7 +232,7 @@ class Base(ABC):
         """`read` under the factors in use."""
 
     def score(self, data: TaskData, adapter: Lora | None = None) -> AnyScores:
-        """Scores by what the task and the base admit, under an adapter or the factors in use."""
+        """Scores of the kind that the task and the base admit, under an adapter or the factors in use."""
         with self.adapted(adapter):
             return self._score(data)
 
@@ -263,15 +249,8 @@ class Base(ABC):
         Raises:
             AdapterError: the base has no such site, or one of another shape.
         """
-        handles = []
-        try:
-            for site, (lora_a, lora_b) in factors.items():
-                module = self._site(site, lora_b.shape[0], lora_a.shape[1])
-                handles.append(module.register_forward_hook(partial(_add_low_rank, lora_a=lora_a, lora_b=lora_b)))
+        with low_rank_updates(self.model, self.name, factors):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def adapted(self, adapter: Lora | None) -> Iterator[None]:
@@ -280,26 +259,6 @@ class Base(ABC):
         with self.using(factors):
             yield
 
-    def _site(self, site: str, out_features: int, in_features: int) -> nn.Module:
-        try:
-            module = self.model.get_submodule(site)
-        except AttributeError:
-            raise AdapterError(
-                f"The adapter targets {site!r}, which {self.name} does not have; it was made for another base model."
-            ) from None
-        size = linear_size(module)
-        if size is None:
-            raise AdapterError(
-                f"The adapter targets {site!r}, which is a {type(module).__name__} in {self.name}; "
-                "only linear modules can be adapted."
-            )
-        if size != (out_features, in_features):
-            raise AdapterError(
-                f"The adapter maps {in_features} to {out_features} features at {site!r}, but {self.name} maps "
-                f"{size[1]} to {size[0]} there; it was made for another base model."
-            )
-        return module
-
 
 def with_contrast(parts: dict[str, Tensor], texts: Tensor, targets: Tensor, weight: float) -> dict[str, Tensor]:
     """Losses by name with their sum as ``loss``, and supervised contrast among texts where it has weight."""
@@ -307,25 +266,3 @@ def with_contrast(parts: dict[str, Tensor], texts: Tensor, targets: Tensor, weig
         return {"loss": sum(parts.values(), torch.zeros((), device=texts.device))} | parts
     contrast = contrast_loss(texts, targets)
     return {"loss": sum(parts.values()) + weight * contrast} | parts | {"contrast": contrast}
-
-
-def linear_size(module: nn.Module) -> tuple[int, int] | None:
-    """(out, in) of a linear module, whichever way round it keeps its weight; None for any other."""
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    if type(module).__name__ == "Conv1D" and isinstance(weight := getattr(module, "weight", None), Tensor):
-        return weight.shape[1], weight.shape[0]  # transformers' own, (in, out)
-    return None
-
-
-def _add_low_rank(
-    _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, lora_a: Tensor, lora_b: Tensor
-) -> Tensor:
-    x = inputs[0]
-    return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
-
-
-def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:
-    if is_pattern:
-        return re.fullmatch(target, name) is not None
-    return name == target or name.endswith(f".{target}")

@@ -1,4 +1,4 @@
-"""Where a base computes, and in which precision."""
+"""Device and precision of a base's computations."""
 
 import time
 from typing import Literal

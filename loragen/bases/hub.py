@@ -1,4 +1,4 @@
-"""Models on this machine and on the Hugging Face Hub: where they lie, how they load, what their weights hash to."""
+"""Folders of models on this machine and on the Hugging Face Hub, and the hashes of their weights."""
 
 import hashlib
 from collections.abc import Iterator

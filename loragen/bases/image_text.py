@@ -7,7 +7,7 @@ image and the image of a caption among those of one class.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from loragen.errors import ConfigError, TaskError
 from loragen.tasks.examples import Examples
 
 
+@final
 @dataclass(frozen=True)
 class ImageText(Base):
     """A dual encoder with one space for images and texts."""

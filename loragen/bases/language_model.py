@@ -1,4 +1,4 @@
-"""Language models as bases: they are trained and scored by the likelihood of a completion after its prompt.
+"""Language models as bases, trained and scored by the likelihood of completions after their prompts.
 
 The completion of a labelled example is the name of its label; of an open one its own, or the text itself where there is
 no prompt. Only the completion's tokens count in the loss, its end among them.
@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from loragen.bases.base import PROMPT, Base, ObjectiveName, Pooling, with_contrast
+from loragen.bases.base import PROMPT, Base, Pooling, with_contrast
 from loragen.bases.losses import contrast_loss
 from loragen.bases.scores import AnyScores, LanguageScores, scores_of
-from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
+from loragen.bases.tokenised import Input, Readout, TaskData, tokens_of
 from loragen.errors import ConfigError, TaskError
 from loragen.tasks.examples import Examples
 
@@ -37,7 +37,7 @@ class LanguageModel(Base):
 
     @classmethod
     def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
-        model.config.use_cache = False  # nothing is asked twice; generation asks for its own
+        model.config.use_cache = False  # scores read every token once; generation switches its own cache on
         return {"prompt": prompt}
 
     # --- inputs and outputs of a task ---
@@ -81,7 +81,7 @@ class LanguageModel(Base):
         return tuple(self._ended(row[size:], max_length) for row in rows)
 
     def _ended(self, row: list[int], room: int) -> list[int]:
-        """A text with its end; one that is too long is cut, and its end is not here."""
+        """A text with its end token; one that is too long loses its last tokens, and with them its end."""
         whole = [*row, *self._last]
         return whole if len(whole) <= room else row[:room]
 
@@ -210,126 +210,6 @@ class LanguageModel(Base):
         return made.cpu()
 
 
-@dataclass(frozen=True)
-class CausalLM(LanguageModel):
-    """A decoder, such as Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX."""
-
-    objective: ClassVar[ObjectiveName] = "causal_lm"
-    task_type: ClassVar[str | None] = "CAUSAL_LM"
-    model_class: ClassVar[str] = "AutoModelForCausalLM"
-
-    @property
-    def body(self) -> nn.Module:
-        """The decoder without its head."""
-        body = self.model.base_model
-        assert isinstance(body, nn.Module)
-        return body
-
-    @property
-    def _first(self) -> list[int]:
-        """The beginning of a text; the end of the last one, for models that have no beginning."""
-        token = self.tokenizer.bos_token_id
-        return [self.tokenizer.eos_token_id if token is None else token] if self._has_ends else []
-
-    @property
-    def _tail(self) -> list[int]:
-        return []
-
-    def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
-        """Prompts and completions; plain texts have no prompt but the beginning of a text.
-
-        A prompt that is too long loses its beginning, a text its end.
-        """
-        texts = self._pieces(examples.texts)
-        if examples.completions is None:
-            ends = tuple(self._ended(row, max_length) for row in texts)
-            return tuple(list(self._first) for _ in ends), ends
-        outputs = self.outputs(examples.completions, max_length=max_length)
-        rooms = (max(1, max_length - len(output) - len(self._first)) for output in outputs)
-        return tuple([*self._first, *row[-room:]] for row, room in zip(texts, rooms, strict=True)), outputs
-
-    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood in nats of completions after their prompts, (n,), and over how many tokens, (n,).
-
-        One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted.
-        """
-        told = tokens_of(prompts)
-        rows = [[*prompt, *completion] for prompt, completion in zip(told, completions, strict=True)]
-        padded, lengths = padded_rows(rows, self._padding)
-        begins = torch.tensor([max(len(prompt), 1) for prompt in told])
-        at = torch.arange(padded.shape[1])
-        mask = at < lengths[:, None]
-        logits = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device)).logits
-        counted = (mask & (at >= begins[:, None]))[:, 1:].to(self.device)
-        losses = _cross_entropies(logits[:, :-1], padded[:, 1:].to(self.device)) * counted
-        return losses.sum(1), counted.sum(1)
-
-    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
-        """Tokens written after each row, (n, up to max_new_tokens)."""
-        longest = max(len(row) for row in rows)
-        ids = torch.tensor([[self._padding] * (longest - len(row)) + list(row) for row in rows])  # padded on the left
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return self._generate(ids, mask, max_new_tokens)[:, longest:]
-
-
-@dataclass(frozen=True)
-class Seq2SeqLM(LanguageModel):
-    """An encoder-decoder, such as T5: the encoder reads the prompt, the decoder predicts the completion."""
-
-    objective: ClassVar[ObjectiveName] = "seq2seq"
-    task_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
-    model_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
-
-    @property
-    def body(self) -> nn.Module:
-        """The encoder."""
-        body = self.model.get_encoder()  # type: ignore[operator]
-        assert isinstance(body, nn.Module)
-        return body
-
-    @property
-    def _first(self) -> list[int]:
-        return []
-
-    @property
-    def _tail(self) -> list[int]:
-        return self._last
-
-    def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
-        """Prompts and completions.
-
-        Raises:
-            TaskError: the texts have no completions.
-        """
-        if examples.completions is None:
-            raise TaskError(
-                "The task has neither labels nor completions, which an encoder-decoder learns to write; name the "
-                "column of the completions under 'source', or use a base with the objective 'causal_lm'."
-            )
-        inputs = tuple([*row[-(max_length - 1) :], *self._last] for row in self._pieces(examples.texts))
-        return inputs, self.outputs(examples.completions, max_length=max_length)
-
-    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood of completions, (n,), and over how many tokens, (n,)."""
-        read, lengths = padded_rows(tokens_of(prompts), self._padding)
-        mask = torch.arange(read.shape[1]) < lengths[:, None]
-        written, sizes = padded_rows(completions, self._padding)
-        counted = (torch.arange(written.shape[1]) < sizes[:, None]).to(self.device)
-        written = written.to(self.device)
-        logits = self.model(
-            input_ids=read.to(self.device),
-            attention_mask=mask.to(self.device),
-            labels=written.masked_fill(~counted, -100),
-        ).logits
-        losses = _cross_entropies(logits, written) * counted
-        return losses.sum(1), counted.sum(1)
-
-    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
-        ids, lengths = padded_rows(rows, self._padding)
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return self._generate(ids, mask, max_new_tokens)
-
-
-def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each token, float32 (n, length), from logits (n, length, vocabulary)."""
+def cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each token, float32 (n, length), from logits (n, length, vocabulary)."""
     return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")

@@ -1,11 +1,12 @@
-"""Opens a base of whatever kind, by its objective."""
+"""Opening of bases of all kinds, by their objectives."""
 
 import torch
 
 from loragen.bases.base import PROMPT, Base, ObjectiveName
+from loragen.bases.causal_lm import CausalLM
 from loragen.bases.devices import DeviceName
 from loragen.bases.image_text import ImageText
-from loragen.bases.language_model import CausalLM, Seq2SeqLM
+from loragen.bases.seq2seq import Seq2SeqLM
 from loragen.bases.text_encoder import LabelTextEncoder
 
 KINDS: dict[ObjectiveName, type[Base]] = {
@@ -24,11 +25,11 @@ def open_base(
     """Load a base by its Hub name, a local path, or the name of the embedded MiniLM.
 
     Args:
-        name: see above.
-        objective: what it is trained and scored by.
+        name: of the base.
+        objective: training and scoring of the base.
         prompt: template around labelled texts, for language models.
         dtype: of the frozen weights.
-        device: where it computes.
+        device: kind of device to compute on.
 
     Raises:
         ConfigError: there is no such model or device, or the model is of another kind.
@@ -37,5 +38,5 @@ def open_base(
 
 
 def objective_of(task_type: str | None) -> ObjectiveName:
-    """The objective of an adapter's base, from PEFT's name for what the adapter is for."""
+    """The objective of an adapter's base, from PEFT's name for the adapter's purpose."""
     return next((kind.objective for kind in KINDS.values() if task_type and kind.task_type == task_type), "label_text")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 PLAIN = {"model_type": "bert", "hidden_act": "gelu"}
-"""What a config must say for this to be its model."""
+"""Entries of the config of a plain BERT."""
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps")
 TABLES = ("word", "position", "token_type")
 NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
@@ -45,7 +45,7 @@ def linear_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def _names(config: Mapping[str, Any]) -> set[str]:
-    """Of all tensors that the forward pass reads."""
+    """Names of all tensors that the forward pass reads."""
     norms = [f"encoder.layer.{layer}.{norm}" for layer in range(config["num_hidden_layers"]) for norm in NORMS]
     modules = ("embeddings.LayerNorm", *norms, *linear_sizes(config))
     tables = {f"embeddings.{kind}_embeddings.weight" for kind in TABLES}

@@ -79,7 +79,7 @@ def knn_predictions(texts: Tensor, targets: Tensor, *, k: int = 10) -> Tensor:
 
 
 class LanguageScores(StrictModel):
-    """How well a language model predicts the completions, or the texts, of a test file."""
+    """Scores of a language model's predictions of the completions, or of the texts, of a test file."""
 
     perplexity: float = Field(ge=1)
     """exp of the mean negative log-likelihood of a token; it depends on the tokenizer."""
@@ -103,29 +103,18 @@ class RetrievalScores(StrictModel):
 
 
 def _kind(values: object) -> str:
-    """Which of the three it is, so that a fault is told of that one alone."""
+    """Tag of the kind that scores are of, so that pydantic tells the faults of that kind alone."""
     names = values if isinstance(values, Mapping) else type(values).__annotations__
     return "language" if "perplexity" in names else "retrieval" if "image_to_text_1" in names else "labels"
 
 
 _Labels = Annotated[Scores, Tag("labels")]
-
-
 _Language = Annotated[LanguageScores, Tag("language")]
-
-
 _Retrieval = Annotated[RetrievalScores, Tag("retrieval")]
-
-
 AnyScores = Annotated[_Labels | _Language | _Retrieval, Discriminator(_kind)]
-
-
 FAMILIES: tuple[type[Scores | LanguageScores | RetrievalScores], ...] = (Scores, LanguageScores, RetrievalScores)
-
-
 RANKS = (1, 5, 10)
-
-
+"""Ranks of recall."""
 LESS_IS_MORE = ("bits_per_byte", "perplexity", "cross_entropy")
 """Scores that are better the lower they are."""
 
@@ -146,7 +135,7 @@ def retrieval_scores(similarities: Tensor) -> RetrievalScores:
 
 
 def shown_scores(found: Iterable[Scores | LanguageScores | RetrievalScores | None]) -> dict[str, str]:
-    """The main scores of all that was scored, with short titles; those of labels where nothing was."""
+    """Names of the main scores of all kinds met, with short titles; those of labels where no score was met."""
     kinds = dict.fromkeys(type(scores) for scores in found if scores is not None) or {Scores: None}
     titles = {"accuracy": "label text", "knn_accuracy": "kNN"}
     return {name: titles.get(name, name.replace("_", " ")) for kind in kinds for name in kind.main}

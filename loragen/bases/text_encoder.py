@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
 
+@final
 @dataclass(frozen=True)
 class LabelTextEncoder(Base):
     """A text encoder: the class of a text is the one whose label text is nearest."""

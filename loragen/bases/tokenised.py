@@ -1,4 +1,4 @@
-"""A task's examples as one base sees them: inputs, and the texts that they are to lead to, tokenised once."""
+"""A task's examples as one base reads them: inputs, and the texts to predict from them, tokenised once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ Input = Sequence[int] | Path
 
 @dataclass(frozen=True)
 class TaskData:
-    """Inputs of a task, and the texts that they lead to as token ids; `Base.prepare` makes it.
+    """Inputs of a task, and the texts to predict from them as token ids; `Base.prepare` makes it.
 
     Closed data has one text a class, and ``targets`` say which class an input is of. Open data has a text of its own
     for every input (a completion, a caption): ``label_ids`` is as long as ``ids`` then, and ``targets`` count up.
@@ -45,7 +45,7 @@ class TaskData:
         return tuple(one + other for one, other in zip(inputs, own, strict=True))
 
     def own_outputs(self) -> list[Sequence[int]]:
-        """The text that each input leads to."""
+        """The text to predict from each input."""
         return [self.label_ids[target] for target in self.targets.tolist()]
 
     def subset(self, indices: Sequence[int]) -> "TaskData":
@@ -89,7 +89,7 @@ class Readout:
     """Unit embeddings of a task's inputs under an adapted base, and how well each class fits each of them."""
 
     texts: Tensor
-    """Of the inputs, (n, d), whatever these are."""
+    """Of the inputs, texts or images, (n, d)."""
     logits: Tensor
     """(n, classes): scaled cosines to label texts, or log-likelihoods of labels; their softmax is the prediction."""
     targets: Tensor

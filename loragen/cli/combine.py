@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from loragen.cli.options import ForceOption, JsonOption, refuse_to_replace
-from loragen.errors import ConfigError
+from loragen.cli.options import BaseOption, ForceOption, JsonOption, numbers
+
+LOW_ENERGY = 0.9
+"""Share of the merge's energy below which the merge is not called good."""
 
 
 def combine(
@@ -28,52 +30,32 @@ def combine(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="What dare drops; same seed, same bytes.")] = 0,
+    base: BaseOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together."""
-    shares = [1 / len(adapters)] * len(adapters) if weights is None else _numbers(weights)
-    if method == "sum" and density is not None:
-        raise ConfigError("--density does not apply to --method sum, which keeps every entry; give ties or dare.")
-    refuse_to_replace([out], force=force)
-    import torch
-
-    from loragen.adapters.adapter import Lora
-    from loragen.adapters.combine import combined
+    shares = None if weights is None else numbers(weights, "--weights")
+    import loragen
     from loragen.cli import console
-    from loragen.exporters.peft_folder import write_checked
+    from loragen.files import refuse_to_replace
 
-    merged = combined(
-        [Lora.load(folder) for folder in adapters],
-        shares,
-        method=method,
-        rank=rank,
-        density=0.2 if density is None else density,
-        scale=scale,
-        rng=torch.Generator().manual_seed(seed),
+    refuse_to_replace([out], force=force)
+    merged = loragen.combine(
+        adapters, shares, method=method, rank=rank, density=density, scale=scale, seed=seed, base=base
     )
-    written = write_checked(merged.adapter, out)
+    written = merged.adapter.save(out, force=force)
     if as_json:
-        console.say_json(
-            {
-                "folder": str(out),
-                "method": method,
-                "weights": shares,
-                "norm": round(written.norm, 6),
-                "sites": written.sites,
-                "r": written.r,
-                "energy_kept": round(merged.energy_kept, 6),
-            }
-        )
+        facts = {"norm": round(written.norm, 6), "sites": written.sites, "r": written.r}
+        told = {"folder": str(out), "method": method, "weights": shares or [1 / len(adapters)] * len(adapters)}
+        console.say_json(told | facts | {"energy_kept": round(merged.energy_kept, 6)})
         return
-    console.say(
-        f"[green]✓[/] {out}: rank {written.r} at {written.sites} sites, which holds {merged.energy_kept:.1%} of the "
-        f"merge's energy; read back and not a no-op, its update has norm {written.norm:.2f}"
+    held = f"rank {written.r} at {written.sites} sites holds {merged.energy_kept:.1%} of the merge's energy"
+    if merged.energy_kept >= LOW_ENERGY:
+        console.done(f"{out}: {held}; verified on disk; update norm {written.norm:.2f}")
+        return
+    console.warn(
+        f"{out}: {held}, so most of what {method} makes is lost; give a larger --rank, or --method sum, which is exact."
+        if merged.energy_kept < 0.5
+        else f"{out}: {held}; a larger --rank keeps more."
     )
-
-
-def _numbers(weights: str) -> list[float]:
-    try:
-        return [float(weight) for weight in weights.split(",")]
-    except ValueError:
-        raise ConfigError(f"--weights {weights!r} is no list of numbers; give them as in --weights .6,.4") from None

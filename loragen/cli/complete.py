@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loragen.cli.options import BaseOption, JsonOption, base_name
-from loragen.errors import AdapterError, TaskError
+from loragen.cli.options import BaseOption, JsonOption
 
 
 def complete(
@@ -17,24 +16,12 @@ def complete(
     as_json: JsonOption = False,
 ) -> None:
     """Try an adapter on prompts: what the language model most likely writes next, with it and without."""
-    if not all(prompt.strip() for prompt in prompts):
-        raise TaskError("One of the prompts is empty; every prompt must hold at least a word.")
-    from loragen.adapters.adapter import Lora
-    from loragen.bases.language_model import CausalLM
-    from loragen.bases.open import objective_of, open_base
+    import loragen
     from loragen.cli import console
 
-    loaded = Lora.load(adapter)
-    task_type = loaded.settings.task_type
-    backbone = open_base(base_name(loaded.settings.base_model_name_or_path, base), objective=objective_of(task_type))
-    if not isinstance(backbone, CausalLM):
-        raise AdapterError(
-            f"{adapter} is of the task type {task_type}, whose base writes no text; try it with `loragen classify`."
-        )
-    ids = backbone.prompts(prompts)
-    bare = backbone.continued(ids, max_new_tokens=max_tokens)
-    with backbone.adapted(loaded):
-        adapted = backbone.continued(ids, max_new_tokens=max_tokens)
+    loaded = loragen.Adapter.load(adapter, base=base)
+    adapted = loaded.complete(prompts, max_tokens=max_tokens)
+    bare = loaded.complete(prompts, max_tokens=max_tokens, adapted=False)
     rows = list(zip(prompts, adapted, bare, strict=True))
     if as_json:
         console.say_json([{"prompt": p, "completion": a, "base_completion": b} for p, a, b in rows])

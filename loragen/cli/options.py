@@ -1,4 +1,4 @@
-"""Options that commands share, and what they check alike."""
+"""Options that commands share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,26 +11,56 @@ from loragen.errors import ConfigError
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
 BaseOption = Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")]
+ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo (default: the bundled zoo).")]
+LicenceOption = Annotated[
+    list[str] | None,
+    typer.Option("--licence", "--license", help="Only experts whose data has this licence; repeat for several."),
+]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="Text encoder for descriptions.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value of the config: key.sub=value.")]
+LabelsOption = Annotated[
+    str | None, typer.Option(help="Label names, separated by commas (default: those on the adapter's card).")
+]
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
-    """Keep a command from writing over what is there.
+def label_names(labels: str | None) -> list[str] | None:
+    """Label names from a list separated by commas; `None` where nothing was given.
 
     Raises:
-        ConfigError: one of the folders exists, and ``force`` is not set.
+        ConfigError: fewer than two different names are given.
     """
-    for folder in folders:
-        if folder.exists() and not force:
-            raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
+    if labels is None:
+        return None
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"--labels {labels!r} gives {len(names)} names; at least two different ones are wanted.")
+    return names
 
 
-def base_name(named: str | None, given: str | None) -> str:
-    """The base that the user gave, or else the one that an adapter names.
+def numbers(values: str, option: str) -> list[float]:
+    """Numbers from a list separated by commas.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: one of them is none.
     """
-    name = given or named
-    if name is None:
-        raise ConfigError("The adapter does not name its base model; give it with --base.")
-    return name
+    try:
+        return [float(value) for value in values.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {values!r} is no list of numbers; give them as in {option} .6,.4") from None
+
+
+def one_each(values: list[str] | None, sources: Sequence[object], option: str) -> list[str | None]:
+    """A value for each source, or none for all.
+
+    Raises:
+        ConfigError: values are given for some only.
+    """
+    if values is None:
+        return [None] * len(sources)
+    if len(values) != len(sources):
+        raise ConfigError(
+            f"{option} was given {len(values)} times for {len(sources)} adapters; give it once for each, in order."
+        )
+    return list(values)

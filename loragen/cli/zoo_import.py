@@ -9,7 +9,7 @@ from loragen.cli.options import JsonOption
 from loragen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from loragen.zoo.import_adapters import Plan
+    from loragen.zoo.import_adapters import ImportPlan
 
 
 def zoo_import(
@@ -32,18 +32,20 @@ def zoo_import(
     """Bring adapters that were trained elsewhere into a zoo; they need not share rank, alpha or target modules."""
     descriptions = _one_each(description, sources, "--description")
     names = _one_each(name, sources, "--id")
+    import loragen
     from loragen.cli import console
-    from loragen.zoo.external_adapter import Foreign
-    from loragen.zoo.import_adapters import plan_import, write_import
 
     with console.progress() as update:
-        foreign = []
-        for done, (source, told, called) in enumerate(zip(sources, descriptions, names, strict=True)):
-            update("reading adapters", done, len(sources))
-            foreign.append(Foreign.open(source, name=called, description=told, base=base))
-        update("reading adapters", len(sources), len(sources))
-        plan = plan_import(foreign, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
-        write_import(plan, zoo, lambda done: update("writing experts", done, len(sources)))
+        plan = loragen.import_adapters(
+            sources,
+            zoo,
+            descriptions=descriptions,
+            ids=names,
+            base=base,
+            rank=rank,
+            max_loss=max_loss,
+            progress=update,
+        )
     _show(plan, zoo, as_json=as_json)
 
 
@@ -57,11 +59,11 @@ def _one_each(values: list[str] | None, sources: list[str], option: str) -> list
     return list(values)
 
 
-def _show(plan: "Plan", zoo: Path, *, as_json: bool) -> None:
+def _show(plan: "ImportPlan", zoo: Path, *, as_json: bool) -> None:
     from loragen.cli import console
 
     rank = max(len(a) for a in plan.frame.lora_A.values())
-    pairs = list(zip(plan.foreign, plan.imported, strict=True))
+    pairs = list(zip(plan.adapters, plan.imported, strict=True))
     if as_json:
         console.say_json(
             {
@@ -71,8 +73,13 @@ def _show(plan: "Plan", zoo: Path, *, as_json: bool) -> None:
                 "rank": rank,
                 "sites": len(plan.frame.lora_A),
                 "experts": [
-                    {"id": one.id, "description": one.description, "licence": one.licence}
-                    | facts.model_dump(mode="json")
+                    {
+                        "id": one.id,
+                        "description": one.description,
+                        "description_source": one.description_source,
+                        "licence": one.licence,
+                    }
+                    | facts.model_dump(mode="json", exclude={"kind"})
                     for one, facts in pairs
                 ],
             }
@@ -87,6 +94,8 @@ def _show(plan: "Plan", zoo: Path, *, as_json: bool) -> None:
         ],
         numbers=("r", "energy lost", "sites it lacks"),
     )
+    if told := [one.id for one in plan.adapters if one.description_source == "model card"]:
+        console.say(f"Descriptions of {', '.join(told)} are from model cards; give better ones with --description.")
     if any(facts.missing for _, facts in pairs):
         console.say("Sites that an adapter lacks are zero in the zoo.")
     if not plan.is_checked:

@@ -1,0 +1,1 @@
+"""Conditions of generators: text embeddings and task vectors."""

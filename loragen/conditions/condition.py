@@ -1,4 +1,4 @@
-"""Evidence: all that is known of one task. Conditions: the same, as a generator reads it."""
+"""Evidence: all that is known of a task. Conditions: the evidence as vectors, which generators read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Evidence:
     examples: Examples | None = None
     """A few of its texts, with labels or without."""
     own_adapter: Lora | None = None
-    """An adapter trained on the very task: only for what a paper's own setting needs, never for an unseen task."""
+    """An adapter trained on the very task: only for a generator whose paper reads it, never for an unseen task."""
 
     def __post_init__(self) -> None:
         if not self.description.strip():
@@ -48,7 +48,7 @@ class Condition:
     task_vectors: Mapping[EvidenceKind, Tensor] = field(default_factory=dict)
     """Task vectors (h,) by kind of evidence, for generators with a ``reading``."""
     own_adapter: Lora | None = None
-    """An adapter trained on the very task: only for what a paper's own setting needs, never for an unseen task."""
+    """An adapter trained on the very task: only for a generator whose paper reads it, never for an unseen task."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Conditioner:
 
     encoder: TextEncoder
     reading: Reading | None = None
-    """How task vectors are read; `None` where the description's embedding is all that is used."""
+    """Settings of the reading of task vectors; `None` where the description's embedding is all that is used."""
     evidence: tuple[EvidenceKind, ...] = ()
     """Kinds that task vectors are read from; other kinds are left aside."""
 

@@ -96,7 +96,7 @@ class Index:
 def exact_search(
     ids: Sequence[str], vectors: Tensor, query: Tensor, k: int, exclude: Collection[str] = ()
 ) -> list[Hit]:
-    """Find the ``k`` nearest of ``query`` by comparing it with every vector: what :meth:`Index.search` must return."""
+    """Find the ``k`` nearest of ``query`` by comparing it with every vector, the reference of :meth:`Index.search`."""
     units = _units(vectors)
     (unit,) = _queries(query[None], units)
     kept = _kept(ids, exclude)

@@ -1,4 +1,4 @@
-"""Task vectors: what the base model's last hidden states say of a task, read from its description or from examples.
+"""Task vectors: mean hidden states of a base model that reads a task's description, label names, texts or examples.
 
 ICM-LoRA's condition (Shao et al., IJCAI 2025, arXiv 2501.17635) is such a vector, read through the task's own trained
 adapter from its training data. Read from the bare base, as is the default here, it needs neither.
@@ -19,19 +19,19 @@ from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
 EvidenceKind = Literal["description", "labels", "texts", "examples"]
-"""What a task vector is read from: the description; the names of the labels; texts without labels; texts, each with its
-label in one prompt."""
+"""Sources of a task vector: the description; the names of the labels; texts without labels; texts, each with its label
+in one prompt."""
 
 
 class Reading(StrictModel):
-    """How task vectors are read."""
+    """Settings of the reading of task vectors."""
 
     model: str
     """The base, or another model where the base is too large to run."""
     objective: ObjectiveName = "label_text"
-    """What kind of model it is; for a reading through an adapter, the kind that the adapter is for."""
+    """Kind of the model; for a reading through an adapter, the kind that the adapter is for."""
     model_hash: str = ""
-    """Of its weights; a trained generator knows the model by this."""
+    """Hash of its weights; a trained generator knows the model by this."""
     pooling: Pooling = "mean"
     """Mean over the tokens of a prompt, or its last token: the natural choice for causal models."""
     through: Literal["base", "own_adapter"] = "base"

@@ -1,14 +1,12 @@
-"""Text to unit vectors by a sentence encoder, with a cache on disk; and where models lie on this machine."""
+"""Text to unit vectors by a sentence encoder, with a cache on disk."""
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,15 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model, weights_hash
-from loragen.bases.plain_bert import Bert
+from loragen.bases.hub import EMBEDDED_MODEL, resolve_model, weights_hash
+from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
 from loragen.errors import TaskError
 from loragen.files import atomic_write
 
 BATCH_SIZE = 32
-
-
-Embed = Callable[[list[str]], Tensor]  # one batch of texts -> (n, d)
 
 
 def default_cache() -> Path:
@@ -58,8 +53,17 @@ class TextEncoder:
     @cached_property
     def size(self) -> int:
         """Dimension d of the vectors."""
-        pooling = _plain_mean_pooling(self.folder)
-        return self._embed(["size"]).shape[1] if pooling is None else pooling.size
+        size = stated_size(self.folder)
+        return self._embed(["size"]).shape[1] if size is None else size
+
+    @cached_property
+    def max_tokens(self) -> int | None:
+        """Tokens of a text that are read; `None` where the settings beside the weights do not state it."""
+        return stated_max_tokens(self.folder)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Tokens of each text, uncut, with those of its beginning and end; `None` without a ``tokenizer.json``."""
+        return count_tokens(self.folder, texts)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as unit vectors, float32 of shape (n, d); what exceeds the encoder's length is cut off.
@@ -90,10 +94,7 @@ class TextEncoder:
 
     @cached_property
     def _embed(self) -> Embed:
-        if _is_dual(self.folder):
-            return _text_tower(self.folder)
-        pooling = _plain_mean_pooling(self.folder)
-        return _sentence_transformer(self.folder) if pooling is None else _mean_pooled(self.folder, pooling.max_length)
+        return load_embedder(self.folder)
 
     @cached_property
     def _cache_file(self) -> Path:
@@ -114,96 +115,6 @@ def _key(text: str) -> bytes:
         raise TaskError(
             f"The text {text!r:.80} is no valid Unicode ({error.reason}); decode it as it was encoded."
         ) from error
-
-
-@dataclass(frozen=True)
-class _MeanPooling:
-    max_length: int  # tokens
-    size: int
-
-
-def _plain_mean_pooling(folder: Path) -> _MeanPooling | None:
-    """Return the settings of an encoder that is a transformer and the mean over its tokens; None for any other."""
-    modules = _read_json(folder / "modules.json") or []
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or modules[0]["path"]:
-        return None
-    pooling = _read_json(folder / modules[1]["path"] / "config.json") or {}
-    modes = [key for key, value in pooling.items() if key.startswith("pooling_mode") and value]
-    settings = _read_json(folder / "sentence_bert_config.json") or {}
-    prompts = _read_json(folder / "config_sentence_transformers.json") or {}
-    is_plain = (
-        modes == ["pooling_mode_mean_tokens"]
-        and settings.keys() <= {"max_seq_length", "do_lower_case"}
-        and not settings.get("do_lower_case")
-        and not prompts.get("default_prompt_name")
-    )
-    if not is_plain or settings.get("max_seq_length") is None:
-        return None
-    return _MeanPooling(max_length=settings["max_seq_length"], size=pooling["word_embedding_dimension"])
-
-
-def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-
-
-def _mean_pooled(folder: Path, max_length: int) -> Embed:
-    """Embed without sentence-transformers, and where the model is a BERT without transformers: imports take seconds."""
-    if (bert := Bert.open(folder, max_length)) is not None:
-        return bert.mean_pooled
-
-    from transformers import AutoModel, AutoTokenizer
-
-    with quiet_loading():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def embed(texts: list[str]) -> Tensor:
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-        hidden = model(**batch).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1)
-        pooled: Tensor = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        return pooled
-
-    return embed
-
-
-def _is_dual(folder: Path) -> bool:
-    """Whether a folder holds a plain CLIP or its like, whose text tower then is the encoder, as in SG-LoRA."""
-    config = _read_json(folder / "config.json") or {}
-    return (
-        not (folder / "modules.json").exists() and {"text_config", "vision_config", "projection_dim"} <= config.keys()
-    )
-
-
-def _text_tower(folder: Path) -> Embed:
-    from transformers import AutoModel, AutoTokenizer
-
-    with quiet_loading():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    length = model.config.text_config.max_position_embeddings
-
-    def embed(texts: list[str]) -> Tensor:
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        features = model.get_text_features(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        vectors: Tensor = features if isinstance(features, Tensor) else features.pooler_output
-        return vectors
-
-    return embed
-
-
-def _sentence_transformer(folder: Path) -> Embed:
-    from sentence_transformers import SentenceTransformer
-
-    with quiet_loading():
-        model = SentenceTransformer(str(folder), device="cpu")
-
-    def embed(texts: list[str]) -> Tensor:
-        vectors: Tensor = model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
-        return vectors
-
-    return embed
 
 
 def _read_vectors(file: Path) -> dict[bytes, Tensor]:

@@ -13,17 +13,19 @@ from loragen.evaluation.novelty import Novelty
 from loragen.files import atomic_write
 
 Key = tuple[str, str, str, int]
+CELLS = "cells.jsonl"
+"""Name of the file."""
 ALL = "all"
-"""The group of all tasks; no split goes by this name."""
+"""Name of the group of all tasks; no split may be called so."""
 
 
 class Cell(StrictModel):
-    """What one adapter does on one task."""
+    """Scores of one adapter on one task, and some facts about it."""
 
     task: str
     method: str
     control: str = RIGHT
-    """What the generator was told in place of the description, by name."""
+    """Name of the text that the generator read in place of the description."""
     seed: int = 0
     adapter: str
     """Digest of the adapter, and of the instruction it is used with."""
@@ -35,9 +37,9 @@ class Cell(StrictModel):
     forgetting: float | None = None
     """Mean change of the first main score against the base on unrelated tasks; below 0 where the adapter harms them."""
     seconds: float
-    """All that the cell took."""
+    """Time for the whole cell."""
     forgetting_seconds: float = 0.0
-    """The part of it on unrelated tasks."""
+    """The part of that time spent on unrelated tasks."""
 
     @property
     def key(self) -> Key:
@@ -52,7 +54,7 @@ class CellFile:
     path: Path
 
     def read(self) -> Iterator[Cell]:
-        """The whole cells there are.
+        """The cells whose lines are whole.
 
         Raises:
             ConfigError: a whole line is no cell.

@@ -1,4 +1,4 @@
-"""Controls: what a generator is told in place of a task's description. It has learnt something only if that costs."""
+"""Controls: texts in place of a task's description. A generator uses the description only if they make it worse."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -13,29 +13,11 @@ OTHER = "another task's"
 SHUFFLED = "shuffled words"
 PARAPHRASE = "paraphrase"
 
+# fmt: off
 _ONSETS = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gl",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "r",
-    "s",
-    "st",
-    "t",
-    "v",
-    "z",
+    "b", "br", "d", "dr", "f", "fl", "g", "gl", "k", "kr", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "v", "z",
 )
+# fmt: on
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "oo", "ou")
 _CODAS = ("", "", "", "b", "k", "l", "m", "n", "nd", "p", "r", "rk", "s", "st", "t", "x")
 
@@ -44,7 +26,7 @@ def controls(task: Task, others: Sequence[Task], *, rng: torch.Generator) -> dic
     """Name of the control → the text that takes the description's place.
 
     Args:
-        task: the task in question.
+        task: the task.
         others: tasks to borrow a description from; those of its own family are passed over.
         rng: chooses among them, shuffles, and makes up words.
     """
@@ -52,12 +34,12 @@ def controls(task: Task, others: Sequence[Task], *, rng: torch.Generator) -> dic
     shuffled = words
     while shuffled == words and len(set(words)) > 1:
         shuffled = [words[i] for i in torch.randperm(len(words), generator=rng).tolist()]
-    meant = set(re.findall(r"\w+", task.description.lower()))
-    told = {NONSENSE: nonsense(len(words), rng=rng, without=meant), SHUFFLED: " ".join(shuffled)}
-    strangers = [other for other in others if (other.family or other.id) != (task.family or task.id)]
-    if strangers:
-        told[OTHER] = strangers[int(torch.randint(len(strangers), (), generator=rng))].description
-    return told | {f"{PARAPHRASE} {number}": text for number, text in enumerate(task.paraphrases[:3], 1)}
+    own_words = set(re.findall(r"\w+", task.description.lower()))
+    texts = {NONSENSE: nonsense(len(words), rng=rng, without=own_words), SHUFFLED: " ".join(shuffled)}
+    unrelated = [other for other in others if (other.family or other.id) != (task.family or task.id)]
+    if unrelated:
+        texts[OTHER] = unrelated[int(torch.randint(len(unrelated), (), generator=rng))].description
+    return texts | {f"{PARAPHRASE} {number}": text for number, text in enumerate(task.paraphrases[:3], 1)}
 
 
 def nonsense(words: int, *, rng: torch.Generator, without: Collection[str] = ()) -> str:
@@ -68,7 +50,7 @@ def nonsense(words: int, *, rng: torch.Generator, without: Collection[str] = ())
 
     def word() -> str:
         syllables = 1 + int(torch.randint(3, (), generator=rng))
-        made = "".join(pick(_ONSETS) + pick(_VOWELS) + pick(_CODAS) for _ in range(syllables))
-        return word() if made in without else made
+        drawn = "".join(pick(_ONSETS) + pick(_VOWELS) + pick(_CODAS) for _ in range(syllables))
+        return word() if drawn in without else drawn
 
     return " ".join(word() for _ in range(max(3, words))).capitalize() + "."

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: gain by method, gain by similarity, each task's way to its oracle, map of the zoo."""
+"""The figures of an evaluation: gain by method, gain by similarity, scores of each task, map of the zoo."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ import numpy as np
 from loragen.bases.scores import LESS_IS_MORE
 from loragen.errors import MissingExtraError
 from loragen.evaluation.cells import ALL
-from loragen.evaluation.evaluate import BASE, MULTITASK, ORACLE
-from loragen.evaluation.report import TITLES, EvaluatedTask, Place, Report
+from loragen.evaluation.config import BASE, MULTITASK, ORACLE
+from loragen.evaluation.report_model import TITLES, EvaluatedTask, MapPoint, Report
+from loragen.evaluation.score_tables import ScoreTables
 from loragen.evaluation.statistics import Interval
-from loragen.evaluation.summary import Tables
 from loragen.plotting import COLOURS, FAINT, INK, MARKERS, STYLE, apart, pushed_apart, short_name, write_figure
 
 try:
@@ -28,7 +28,7 @@ SHOWN = ("sg", "icm", "topk", MULTITASK)
 GAINS = (-1.0, 2.0)
 """Recovered gains beyond are drawn as arrows: with little to gain, intervals are arbitrarily wide."""
 LINES = 32
-"""Of a column of names beside the map."""
+"""Number of lines in a column of names beside the map."""
 KIND_LOOKS = (
     ("#7FA8C9", "o"),
     ("#D9A679", "s"),
@@ -74,7 +74,7 @@ def _title(split: str, tasks: Sequence[EvaluatedTask]) -> str:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Name the splits below, side by side where there is room."""
+    """Name the splits below the figure, side by side where there is room."""
     figure.legend(
         *axes.get_legend_handles_labels(),
         loc="outside lower center",
@@ -92,7 +92,7 @@ def _methods(report: Report) -> list[str]:
 def _scores(report: Report, method: str, score: str) -> dict[str, float]:
     """Task → mean over seeds."""
     ids = [task.id for task in report.tasks]
-    means = Tables.of(report.cells).whole(method, ids, score).mean(1).round(9)  # equal scores of several seeds tie
+    means = ScoreTables.of(report.cells).whole(method, ids, score).mean(1).round(9)  # equal scores of several seeds tie
     return dict(zip(ids, means.tolist(), strict=True))
 
 
@@ -127,7 +127,7 @@ def _gains(report: Report) -> Figure:
 
 
 def _gain_axes(axes: Axes, gains: Sequence[Interval]) -> None:
-    """Set limits that hold the intervals but no extremes, and draw what recovers nothing and what everything."""
+    """Set limits that hold the intervals but no extremes, and mark the gains 0 (base) and 1 (oracle)."""
     left = max(GAINS[0], min([0.0, *(gain.low for gain in gains)]))
     right = min(GAINS[1], max([1.0, *(gain.high for gain in gains)]))
     margin = 0.05 * (right - left)
@@ -156,7 +156,7 @@ def _draw_interval(axes: Axes, y: float, gain: Interval, look: Mapping[str, Any]
 
 
 def _similarity(report: Report) -> Figure:
-    """What each task gains over the base against its similarity to the zoo: a row a score, a column a method."""
+    """Each task's score above the base against its similarity to the zoo: a row a score, a column a method."""
     methods = [method for method in SHOWN if method in _methods(report)] or _methods(report)[: len(SHOWN)]
     splits, main = _splits(report), report.summary.main
     figure = Figure(figsize=(1.6 + 2.3 * len(methods), 5.4), layout="constrained")
@@ -193,7 +193,7 @@ def _similarity(report: Report) -> Figure:
 
 
 def _slopes(report: Report) -> Figure:
-    """Every task's way from the base over the best generator to its oracle, a panel a split."""
+    """Each task's score under the base, the best generator and its oracle, joined by a line: a panel a split."""
     best, splits = _best(report), _splits(report)
     score = report.summary.main[0]
     steps = [_scores(report, method, score) for method in (BASE, best, ORACLE)]
@@ -234,7 +234,7 @@ def _draw_slope(axes: Axes, way: Sequence[float], *, is_less_more: bool) -> None
 
 
 def _name_slopes(axes: Axes, ends: Mapping[str, float]) -> None:
-    """Write names at the right edge, each joined to its line by a thin one."""
+    """Write the tasks' names at the right edge, each joined to its line by a thin one."""
     low, high = axes.get_ylim()
     gap = 11 * axes.figure.dpi / 72 / axes.get_window_extent().height * (high - low)
     heights = apart(np.array(list(ends.values())), gap, low, high)
@@ -265,7 +265,7 @@ def _map(report: Report) -> Figure:
     return figure
 
 
-def _draw_experts(axes: Axes, experts: Sequence[Place]) -> None:
+def _draw_experts(axes: Axes, experts: Sequence[MapPoint]) -> None:
     """Draw the experts of the commonest kinds apart, and all others alike."""
     counts = Counter(expert.kind for expert in experts)
     common = sorted(counts, key=lambda kind: (-counts[kind], kind))[: len(KIND_LOOKS) - 1]
@@ -280,7 +280,7 @@ def _draw_experts(axes: Axes, experts: Sequence[Place]) -> None:
 
 
 def _place_badges(axes: Axes, report: Report) -> None:
-    """Number the tasks where they lie, or near it with a line to it where a badge would cover something."""
+    """Draw the numbers of the tasks at their places, or beside them with a line where one would cover something."""
     splits = _splits(report)
     pixels, box, diameter = axes.transData, axes.get_window_extent(), 12.5 * axes.figure.dpi / 72
     anchors = np.array([(task.x, task.y) for tasks in splits.values() for task in tasks])

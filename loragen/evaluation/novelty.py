@@ -1,7 +1,7 @@
-"""How new an adapter is: its distance from the mean of the experts, from the nearest one, and from their mixtures.
+"""Novelty of adapters: distances from the mean of the experts, from the nearest one, and from their mixtures.
 
 All distances are Frobenius norms of differences of delta weights, over all sites together. A generator can look good by
-giving back an expert, or the mean of all; what it gives beyond their mixtures is news, good or bad.
+giving back an expert, or the mean of all; only the distance from their mixtures shows anything new, good or bad.
 """
 
 import math
@@ -16,21 +16,21 @@ from loragen.adapters.frame import Frame
 from loragen.zoo.zoo import Zoo
 
 REPLAY = 0.02
-"""Share of an expert's distance from the mean within which an adapter counts as that expert given back."""
+"""An adapter counts as a copy of an expert within this share of the expert's distance from the mean."""
 
 RESOLUTION = 1e-6
-"""What float32's rounding hides counts as zero: distances relative to whole delta weights, and weights of mixtures."""
+"""Differences below float32's rounding count as zero: distances over whole delta weights, weights of mixtures."""
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Where an adapter W lies among experts Eᵢ of mean M, in units of the root mean square of ‖Eᵢ - M‖.
+    """Place of an adapter W among experts Eᵢ of mean M, in units of the root mean square of ‖Eᵢ - M‖.
 
     Where all experts are one, distances are absolute.
     """
 
     to_mean: float
-    """‖W - M‖; an expert is at 1, more or less."""
+    """‖W - M‖; about 1 for an expert."""
     to_nearest: float
     """minᵢ ‖W - Eᵢ‖."""
     to_mixture: float
@@ -40,7 +40,7 @@ class Novelty:
     mixture: tuple[tuple[str, float], ...]
     """Ids with the largest weights of that best mixture, and the weights; experts without weight are left out."""
     is_replay: bool
-    """Whether ‖W - E‖ is at most 2 % (`REPLAY`) of ‖E - M‖, so that W is the nearest expert over again."""
+    """True if ‖W - E‖ is at most 2 % (`REPLAY`) of ‖E - M‖: W is a copy of the nearest expert."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +67,9 @@ class Reference:
         return cls(zoo.ids, frame, torch.stack([_point(frame, adapter) for adapter in adapters]))
 
     def novelty(self, adapter: Lora, *, top: int = 5) -> Novelty:
-        """Measure an adapter, naming the ``top`` experts of its best mixture.
+        """Novelty of an adapter, with the ``top`` experts of its best mixture.
 
-        What the adapter does outside the experts' frame, in other directions of the input, adds to every distance.
+        The part of the adapter outside the experts' frame, in other directions of the input, adds to every distance.
 
         Raises:
             AdapterError: the adapter has a site, or a shape, that no expert has.
@@ -109,7 +109,7 @@ class Reference:
 
     @cached_property
     def _directions(self) -> Tensor:
-        """An orthonormal basis of what experts differ in, (d, at most n)."""
+        """Orthonormal basis of the differences between experts, (d, at most n)."""
         directions: Tensor = torch.linalg.qr((self.points - self._mean).T).Q
         return directions
 

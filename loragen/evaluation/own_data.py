@@ -1,109 +1,157 @@
-"""One adapter on one's own labelled data, beside the base and what a zoo gives without training."""
+"""One adapter on one's own labelled texts: beside the base, merges of a zoo, and classifiers fitted to the labels."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
-from loragen.bases.scores import Scores, knn_predictions, read_task, scores_of
-from loragen.bases.tokenised import Readout, TaskData
-from loragen.conditions.condition import Conditioner
+from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.config import read_yaml
 from loragen.errors import ConfigError, TaskError
-from loragen.evaluation.statistics import Interval, difference_interval
-from loragen.generators.registry import open_generator
-from loragen.tasks.examples import Support
-from loragen.tasks.task_set import Task, TaskSource
-from loragen.zoo.zoo import Zoo
+from loragen.evaluation.config import BASE
+from loragen.evaluation.labelled_rivals import classes_of_one, cross_validated
+from loragen.evaluation.own_data_rows import ADAPTER, OwnDataReport, Predictions
+from loragen.evaluation.verdict import Comparison, resolution_note, verdict_of
+from loragen.generation import ENCODER, Pipeline
+from loragen.inference import Adapter
+from loragen.progress import Progress, silent
+from loragen.tasks.examples import Examples
+from loragen.zoo.card import ZOO_MANIFEST
+from loragen.zoo.zoo import Zoo, default_zoo
 
-ADAPTER, BASE = "this adapter", "base"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A method's scores, and how far the adapter in question is above it, with intervals over the texts."""
-
-    method: str
-    scores: Scores
-    above: Interval | None
-    """Label-text accuracy of the adapter minus this method's; `None` for the adapter itself."""
-    knn_above: Interval | None
+MERGES = ("mean", "nearest", "topk")
+"""Generators without training that an adapter is compared with."""
+MAX_LENGTH = 128
+"""Tokens of a text."""
 
 
-def task_from_file(path: Path, description: str) -> Task:
-    """A task whose test file is one's own data; its labels are those that occur, in the order in which they do.
-
-    Raises:
-        TaskError: the file cannot be read, or has no labels, or fewer than two.
-    """
-    support = Support.from_file(path)
-    if support.labels is None:
-        raise TaskError(f"{path} has no column 'label'; scores need the true label of every text.")
-    labels = tuple(dict.fromkeys(support.labels))
-    if len(labels) < 2:
-        raise TaskError(f"{path} holds one label alone, {labels[0]!r}; at least two are wanted.")
-    pair = "text_pair" if support.pairs is not None else None
-    return Task(id="data", description=description, labels=labels, source=TaskSource(test=str(path), text_pair=pair))
-
-
-def description_of(folder: Path) -> str | None:
-    """What a generated adapter was asked for, as its card says; `None` without a card."""
-    try:
-        found = read_yaml(folder / "card.yaml").get("description")
-    except ConfigError:
-        return None
-    return found if isinstance(found, str) and found.strip() else None
-
-
-def judge(
-    adapter: Lora,
-    task: Task,
-    base: Base,
-    zoo: Zoo,
-    encoder: TextEncoder,
+def evaluate(
+    adapter: Adapter | Path | str,
+    data: Path | Examples,
     *,
-    is_described: bool,
-    max_length: int = 128,
-) -> list[Judged]:
-    """Score base, zoo methods and the adapter on a task's test file.
+    description: str | None = None,
+    zoo: Zoo | Path | None = None,
+    encoder: str = ENCODER,
+    base: str | None = None,
+    progress: Progress = silent,
+) -> OwnDataReport:
+    """Score an adapter on labelled texts, beside the base, merges of a zoo, and classifiers fitted to the labels.
 
-    Without a description in words (``is_described``) the methods that search by it are left out.
+    Args:
+        adapter: an adapter, or its folder.
+        data: labelled texts, or a file of them with the columns ``text`` and ``label``.
+        description: the task in words, by which the zoo is searched; by default that of the adapter's card.
+        zoo: the zoo of the merges; by default the bundled one, whose rows are left out if it is of another base.
+        encoder: text encoder of descriptions.
+        base: stands in for the base that the adapter names.
+        progress: called with the stage, the methods done and their total.
 
     Raises:
-        ConfigError: the zoo is of another base.
+        TaskError: the texts have no labels, or only one, or the file cannot be used.
+        ConfigError: the base is not at hand, or the zoo named here is of another one.
+        ZooError: there is no zoo of that name.
+        AdapterError: the adapter's folder is damaged, or the adapter does not fit the base.
     """
-    if zoo.manifest.base_hash not in ("", base.fingerprint):
-        raise ConfigError(
-            f"The zoo {zoo.root} adapts {zoo.manifest.base} ({zoo.manifest.base_hash[:12]}), the adapter one of the "
-            f"weights {base.fingerprint[:12]}; name a zoo of that base with --zoo."
-        )
-    data = TaskData.of(task, task.load_test(), base, max_length=max_length)
-    adapters: dict[str, Lora | None] = {BASE: None}
-    for name in ("mean", "nearest", "topk") if is_described else ("mean",):
-        generator = open_generator(name, zoo, encoder)
-        condition = Conditioner.of(generator, encoder).condition(task.description)
-        adapters[name] = generator.generate(condition, rng=torch.Generator().manual_seed(0))[0].adapter
-    adapters[ADAPTER] = adapter
-    read = {name: read_task(base, made, data) for name, made in adapters.items()}
-    right = {name: _right(values) for name, values in read.items()}
-    return [_judged(name, values, right) for name, values in read.items()]
+    opened, examples = _opened(adapter, base), _labelled(data)
+    words, model = description or opened.description, opened.opened_base
+    merges, notes = _zoo_merges(zoo, encoder, model, words)
+    predictions, fitting_notes = _predictions(model, {BASE: None, **merges, ADAPTER: opened.lora}, examples, progress)
+    compared = predictions.compared
+    notes += [*fitting_notes, *_lead_notes(compared, merges), *_origin_notes(opened, examples)]
+    if remark := resolution_note(compared[BASE]):
+        notes.append(remark)
+    return OwnDataReport(
+        texts=len(examples),
+        labels=examples.label_names,
+        base=model.name,
+        description=words,
+        rows=predictions.rows(),
+        verdict=verdict_of(compared[BASE], {name: compared[name] for name in predictions.fitted}),
+        notes=tuple(notes),
+    )
 
 
-def _judged(name: str, values: Readout, right: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Judged:
-    above = [
-        None if name == ADAPTER else difference_interval(own, other, rng=np.random.default_rng(0))
-        for own, other in zip(right[ADAPTER], right[name], strict=True)
+def _predictions(
+    base: Base, adapters: Mapping[str, Lora | None], examples: Examples, progress: Progress
+) -> tuple[Predictions, list[str]]:
+    """Predictions of all methods, and notes on those that are left out."""
+    data, read = base.prepare(examples, max_length=MAX_LENGTH), {}
+    for done, (method, lora) in enumerate(adapters.items()):
+        progress("methods", done, len(adapters))
+        read[method] = base.read(data, lora)
+    progress("methods", len(adapters), len(adapters))
+    targets = data.targets.cpu()
+    if alone := classes_of_one(targets):
+        names = ", ".join(repr(examples.label_names[one]) for one in alone)
+        note = f"Classifiers fitted to the labels are left out: they want two texts a label, and {names} has one."
+        return Predictions(read, {}, targets), [note]
+    return Predictions(read, cross_validated(read[BASE].texts, targets), targets), []
+
+
+def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
+    if isinstance(adapter, Adapter):
+        return adapter if base is None else replace(adapter, base=base)
+    return Adapter.load(adapter, base=base)
+
+
+def _labelled(data: Path | Examples) -> Examples:
+    """Examples of at least two labels."""
+    examples, name = (Examples.from_file(data), str(data)) if isinstance(data, Path) else (data, "The data")
+    if examples.labels is None:
+        raise TaskError(f"{name} has no column 'label'; scores need the true label of every text.")
+    met = {examples.label_names[label] for label in examples.labels}
+    if len(met) < 2:
+        raise TaskError(f"{name} holds one label alone, {', '.join(met)!r}; at least two are wanted.")
+    return examples
+
+
+def _zoo_merges(
+    zoo: Zoo | Path | None, encoder: str, base: Base, words: str | None
+) -> tuple[dict[str, Lora | None], list[str]]:
+    """Merges of a zoo by name, and notes on those that are left out."""
+    if zoo is None and not (default_zoo() / ZOO_MANIFEST).is_file():
+        return {}, [f"Merges of a zoo are left out: there is no zoo in {default_zoo()}; name one with --zoo."]
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo or default_zoo())
+    if opened.manifest.base_hash not in ("", base.fingerprint):
+        other = f"{opened.root} adapts {opened.manifest.base} ({opened.manifest.base_hash[:12]})"
+        if zoo is not None:
+            raise ConfigError(
+                f"The zoo {other}, the adapter one of the weights {base.fingerprint[:12]}; name a zoo of that base "
+                "with --zoo."
+            )
+        return {}, [f"Merges of a zoo are left out: the bundled zoo {other}, not this adapter's base."]
+    names = MERGES if words is not None else MERGES[:1]
+    text_encoder, evidence = TextEncoder.load(encoder), Evidence(words or "not described")
+    merges: dict[str, Lora | None] = {
+        name: Pipeline.open(name, opened, text_encoder).generate(evidence)[0].adapter for name in names
+    }
+    if words is None:
+        return merges, [
+            "The merges nearest and topk are left out: neither the adapter's card nor --description says the task."
+        ]
+    return merges, []
+
+
+def _lead_notes(compared: Mapping[str, Comparison], merges: Collection[str]) -> list[str]:
+    return [
+        f"The merge {name} of the zoo is better than this adapter, whose difference to it is "
+        f"{compared[name].difference:+.3f}."
+        for name in merges
+        if compared[name].is_behind
     ]
-    return Judged(name, scores_of(values, clustering=True), above[0], above[1])
 
 
-def _right(values: Readout) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each text is classified right, by label texts and by neighbours, each (n, 1)."""
-    by_label = values.logits.argmax(1) == values.targets
-    by_neighbours = knn_predictions(values.texts, values.targets) == values.targets
-    return by_label.double().numpy()[:, None], by_neighbours.double().numpy()[:, None]
+def _origin_notes(adapter: Adapter, examples: Examples) -> list[str]:
+    notes = []
+    if adapter.card is not None and adapter.card.examples:
+        notes.append(
+            f"This adapter was made from {adapter.card.examples} texts of the task; if they are among these, its "
+            "scores are too high."
+        )
+    if missing := [label for label in adapter.labels if label not in examples.label_names]:
+        notes.append(
+            f"The adapter's card names labels that the data does not hold: {', '.join(missing)}. Here it chooses among "
+            "the labels of the data alone."
+        )
+    return notes

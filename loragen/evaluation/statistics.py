@@ -2,8 +2,8 @@
 
 A table holds one method's scores, higher being better: float (tasks, seeds), with one column where nothing is drawn at
 random. Tables that are compared have the same tasks in the same order, and every resample draws the same tasks from all
-of them: tasks differ far more than methods do. Tables of equally many seeds also share the seeds drawn, so that what
-two methods owe to the same noise cancels, and a method compared with itself differs by exactly nothing.
+of them: tasks differ far more than methods do. Tables of equally many seeds also share the seeds drawn, so that noise
+common to two methods cancels, and a method compared with itself differs by exactly nothing.
 
 The noise of seeds is drawn anew although it is part of how tasks differ: with few seeds intervals err on the wide side.
 """
@@ -24,11 +24,15 @@ TIE = 1e-12
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic of the scores as they are, and the central 95 % of what it is over the resamples (percentiles)."""
+    """A statistic of the scores as they are, and its central 95 % over the resamples (percentiles)."""
 
     mean: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        """The number with its interval, such as ``+0.120 (+0.030 to +0.210)`` for ``+.3f``."""
+        return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
 def mean_interval(scores: Table, *, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
@@ -37,7 +41,7 @@ def mean_interval(scores: Table, *, rng: np.random.Generator, resamples: int = R
     Args:
         scores: a table.
         rng: the same state gives the same interval.
-        resamples: how often tasks, and seeds within each, are drawn with replacement.
+        resamples: number of draws, with replacement, of tasks and of seeds within each.
     """
     return _bootstrap(lambda mean: mean, (scores,), rng, resamples)
 
@@ -45,7 +49,7 @@ def mean_interval(scores: Table, *, rng: np.random.Generator, resamples: int = R
 def difference_interval(
     scores: Table, other: Table, *, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> Interval:
-    """How much the mean of one method is above that of another on the same tasks; arguments as in `mean_interval`."""
+    """Mean of one method minus that of another on the same tasks; arguments as in `mean_interval`."""
     return _bootstrap(np.subtract, (scores, other), rng, resamples)
 
 
@@ -67,6 +71,16 @@ def win_rate(scores: Table, other: Table) -> float:
     _check((scores, other))
     lead = scores.mean(1) - other.mean(1)
     return float(np.where(np.abs(lead) <= TIE, 0.5, lead > 0).mean())
+
+
+def sign_test(scores: Table, other: Table) -> float:
+    """Two-sided p-value of the exact sign test that one method is as often above the other as below it on a row."""
+    from scipy.stats import binomtest
+
+    _check((scores, other))
+    lead = scores.mean(1) - other.mean(1)
+    above, below = int((lead > TIE).sum()), int((lead < -TIE).sum())
+    return float(binomtest(above, above + below).pvalue) if above + below else 1.0
 
 
 def _gain(score: Table, base: Table, oracle: Table) -> Table:

@@ -1,22 +1,24 @@
 """Tables of an evaluation from its cells: every number with its interval over tasks and seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
 
-from loragen.bases.scores import FAMILIES, LESS_IS_MORE, AnyScores, Scores
+from loragen.bases.scores import FAMILIES, LESS_IS_MORE, Scores
 from loragen.config import StrictModel
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.controls import PARAPHRASE, RIGHT
+from loragen.evaluation.score_tables import ScoreTables, scores_in
 from loragen.evaluation.statistics import Interval, Table, difference_interval, gain_interval, mean_interval, win_rate
 
 MAIN = Scores.main
 KIND = "kind: "
+"""Names of groups of tasks of one kind begin so."""
 
 
-class Row(StrictModel):
+class SummaryRow(StrictModel):
     """One method on one group of tasks by one score."""
 
     group: str
@@ -28,13 +30,13 @@ class Row(StrictModel):
     gain: Interval | None = None
     """Recovered gain; none where the oracle gains nothing, and none for cross-entropy."""
     above: dict[str, Interval] = Field(default_factory=dict)
-    """Rival → paired difference; of bits per byte and perplexity, how far below the rival."""
+    """Rival → paired difference; of bits per byte and perplexity, the rival's minus the method's."""
     wins: dict[str, float] = Field(default_factory=dict)
     """Rival → share of tasks on which it is beaten; ties count half."""
 
 
 class ControlRow(StrictModel):
-    """What it costs a generator to be told something else, on the first texts of each test file."""
+    """Cost of another text in place of the description, on the first texts of each test file."""
 
     group: str
     method: str
@@ -42,11 +44,11 @@ class ControlRow(StrictModel):
     score: str
     mean: Interval
     cost: Interval
-    """Right description minus control: above 0 where the description is worth something."""
+    """Right description minus control: above 0 where the right description is better."""
 
 
-class Behaviour(StrictModel):
-    """What a method's adapters are like, on the mean."""
+class BehaviourRow(StrictModel):
+    """Forgetting and novelty of a method's adapters, means over tasks."""
 
     method: str
     forgetting: Interval | None
@@ -55,11 +57,11 @@ class Behaviour(StrictModel):
     to_nearest: float | None = None
     to_mixture: float | None = None
     replays: float | None = None
-    """Share of adapters that give back an expert."""
+    """Share of adapters that are a copy of an expert."""
 
 
 class ParaphraseSpread(StrictModel):
-    """How much the wording matters: largest minus smallest score over a task's wordings, the mean over tasks."""
+    """Largest minus smallest score over a task's wordings, the mean over tasks."""
 
     method: str
     score: str
@@ -71,64 +73,15 @@ class Summary(StrictModel):
 
     main: tuple[str, ...] = MAIN
     """Names of the scores that methods are compared by."""
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryRow, ...]
     controls: tuple[ControlRow, ...]
     paraphrases: tuple[ParaphraseSpread, ...]
-    behaviour: tuple[Behaviour, ...]
+    behaviour: tuple[BehaviourRow, ...]
 
-    def row(self, group: str, method: str, score: str) -> Row | None:
+    def row(self, group: str, method: str, score: str) -> SummaryRow | None:
         """The row of a method, if there is one."""
         found = (r for r in self.rows if (r.group, r.method, r.score) == (group, method, score))
         return next(found, None)
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Cells as tables (tasks, seeds)."""
-
-    cells: Mapping[tuple[str, str], Mapping[str, Sequence[Cell]]]
-    """(method, control) → task → cells by seed."""
-
-    @classmethod
-    def of(cls, cells: Sequence[Cell]) -> "Tables":
-        """Group cells."""
-        grouped: dict[tuple[str, str], dict[str, list[Cell]]] = {}
-        for cell in sorted(cells, key=lambda cell: cell.seed):
-            grouped.setdefault((cell.method, cell.control), {}).setdefault(cell.task, []).append(cell)
-        return cls(grouped)
-
-    def methods(self) -> list[str]:
-        """In the order of their first cells."""
-        return list(dict.fromkeys(method for method, control in self.cells if control == RIGHT))
-
-    def whole(self, method: str, tasks: Sequence[str], score: str) -> Table:
-        """Scores on the whole test files."""
-        return self._table(method, RIGHT, tasks, lambda cell: _value(cell.scores, score))
-
-    def short(self, method: str, control: str, tasks: Sequence[str], score: str) -> Table:
-        """Scores on the first texts; of several seeds the first, as controls have."""
-        return self._table(method, control, tasks, lambda cell: _value(cell.short, score))[:, :1]
-
-    def _table(self, method: str, control: str, tasks: Sequence[str], value: Callable[[Cell], float]) -> Table:
-        by_task = self.cells[method, control]
-        return np.array([[value(cell) for cell in by_task[task]] for task in tasks])
-
-
-def _value(scores: AnyScores | None, score: str) -> float:
-    assert scores is not None
-    return float(getattr(scores, score))
-
-
-def scores_in(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Names of the scores that all whole test files have, the main ones first."""
-    whole = [cell.scores for cell in cells if cell.scores is not None]
-    names = dict.fromkeys([*whole[0].main, *type(whole[0]).model_fields])
-    return tuple(name for name in names if all(getattr(scores, name, None) is not None for scores in whole))
-
-
-def _sign(score: str) -> int:
-    """-1 where less is better and differences are turned round; cross-entropy's are given as they are."""
-    return -1 if score in LESS_IS_MORE and score != "cross_entropy" else 1
 
 
 def summarise(
@@ -150,102 +103,112 @@ def summarise(
         rivals: methods that the others are compared with.
         seed: of the resampling.
     """
-    tables, names = Tables.of(cells), scores_in(cells)
+    names = scores_in(cells)
     main = next(family.main for family in FAMILIES if family.main[0] in names)
-    present = [rival for rival in rivals if rival in tables.methods()]
-
-    def rng() -> np.random.Generator:
-        return np.random.default_rng(seed)  # every interval from the same resamples of tasks
-
-    rows = []
-    for group, tasks in groups.items():
-        for method in tables.methods():
-            for score in main if group.startswith(KIND) else names:
-                own = tables.whole(method, tasks, score)
-                against = {rival: tables.whole(rival, tasks, score) for rival in present if rival != method}
-                is_gain = score != "cross_entropy"
-                ends = [tables.whole(end, tasks, score) for end in (base, oracle)]
-                rows.append(
-                    Row(
-                        group=group,
-                        tasks=len(tasks),
-                        method=method,
-                        score=score,
-                        mean=mean_interval(own, rng=rng()),
-                        gain=_gain(own, *ends, rng=rng()) if is_gain else None,
-                        above={
-                            rival: difference_interval(_sign(score) * own, _sign(score) * table, rng=rng())
-                            for rival, table in against.items()
-                        },
-                        wins={
-                            rival: win_rate(_sign(score) * own, _sign(score) * table)
-                            for rival, table in against.items()
-                            if is_gain
-                        },
-                    )
-                )
+    made = _Summariser(ScoreTables.of(cells), groups, names, main, base, oracle, tuple(rivals), seed)
     return Summary(
         main=main,
-        rows=tuple(rows),
-        controls=tuple(_controls(tables, groups, main, rng)),
-        paraphrases=tuple(_paraphrases(tables, groups[ALL], main, rng)),
-        behaviour=tuple(_behaviour(tables, method, groups[ALL], rng) for method in tables.methods() if method != base),
+        rows=tuple(made.rows()),
+        controls=tuple(made.controls()),
+        paraphrases=tuple(made.paraphrases()),
+        behaviour=tuple(made.behaviour()),
     )
 
 
-def _gain(own: Table, base: Table, oracle: Table, *, rng: np.random.Generator) -> Interval | None:
-    found = gain_interval(own, base, oracle, rng=rng)
-    return None if np.isnan(found.mean) else found
+@dataclass(frozen=True)
+class _Summariser:
+    """The parts that all tables share."""
 
+    tables: ScoreTables
+    groups: Mapping[str, Sequence[str]]
+    names: tuple[str, ...]
+    main: tuple[str, ...]
+    base: str
+    oracle: str
+    rivals: tuple[str, ...]
+    seed: int
 
-def _controls(
-    tables: Tables, groups: Mapping[str, Sequence[str]], main: Sequence[str], rng: Callable[[], np.random.Generator]
-) -> list[ControlRow]:
-    rows = []
-    for group, wanted in groups.items():
-        for (method, control), by_task in tables.cells.items():
-            tasks = [task for task in wanted if task in by_task]
-            if control == RIGHT or control.startswith(PARAPHRASE) or not tasks:
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)  # every interval from the same resamples of tasks
+
+    def rows(self) -> Iterator[SummaryRow]:
+        for group, tasks in self.groups.items():
+            for method in self.tables.methods():
+                for score in self.main if group.startswith(KIND) else self.names:
+                    yield self._row(group, tasks, method, score)
+
+    def _row(self, group: str, tasks: Sequence[str], method: str, score: str) -> SummaryRow:
+        own, sign, is_gain = self.tables.whole(method, tasks, score), _sign(score), score != "cross_entropy"
+        against = {
+            rival: self.tables.whole(rival, tasks, score)
+            for rival in self.rivals
+            if rival != method and rival in self.tables.methods()
+        }
+        above = {r: difference_interval(sign * own, sign * table, rng=self._rng()) for r, table in against.items()}
+        return SummaryRow(
+            group=group,
+            tasks=len(tasks),
+            method=method,
+            score=score,
+            mean=mean_interval(own, rng=self._rng()),
+            gain=self._gain(own, tasks, score) if is_gain else None,
+            above=above,
+            wins={r: win_rate(sign * own, sign * table) for r, table in against.items() if is_gain},
+        )
+
+    def _gain(self, own: Table, tasks: Sequence[str], score: str) -> Interval | None:
+        base, oracle = (self.tables.whole(end, tasks, score) for end in (self.base, self.oracle))
+        found = gain_interval(own, base, oracle, rng=self._rng())
+        return None if np.isnan(found.mean) else found
+
+    def controls(self) -> Iterator[ControlRow]:
+        for group, wanted in self.groups.items():
+            for (method, control), by_task in self.tables.cells.items():
+                tasks = [task for task in wanted if task in by_task]
+                if control == RIGHT or control.startswith(PARAPHRASE) or not tasks:
+                    continue
+                for score in self.main:
+                    yield self._control_row(group, tasks, method, control, score)
+
+    def _control_row(self, group: str, tasks: Sequence[str], method: str, control: str, score: str) -> ControlRow:
+        other, right = (self.tables.short(method, name, tasks, score) for name in (control, RIGHT))
+        return ControlRow(
+            group=group,
+            method=method,
+            control=control,
+            score=score,
+            mean=mean_interval(other, rng=self._rng()),
+            cost=difference_interval(_sign(score) * right, _sign(score) * other, rng=self._rng()),
+        )
+
+    def paraphrases(self) -> Iterator[ParaphraseSpread]:
+        cells = self.tables.cells
+        for method in self.tables.methods():
+            wordings = [control for name, control in cells if name == method and control.startswith(PARAPHRASE)]
+            tasks = [task for task in self.groups[ALL] if all(task in cells[method, wording] for wording in wordings)]
+            if not wordings or not tasks:
                 continue
-            for score in main:
-                told, right = (tables.short(method, name, tasks, score) for name in (control, RIGHT))
-                rows.append(
-                    ControlRow(
-                        group=group,
-                        method=method,
-                        control=control,
-                        score=score,
-                        mean=mean_interval(told, rng=rng()),
-                        cost=difference_interval(_sign(score) * right, _sign(score) * told, rng=rng()),
-                    )
-                )
-    return rows
+            for score in self.main:
+                by_wording = np.stack([self.tables.short(method, name, tasks, score) for name in (RIGHT, *wordings)])
+                spread = mean_interval(np.ptp(by_wording, axis=0), rng=self._rng())
+                yield ParaphraseSpread(method=method, score=score, spread=spread)
+
+    def behaviour(self) -> Iterator[BehaviourRow]:
+        for method in self.tables.methods():
+            if method == self.base:
+                continue
+            first = [self.tables.cells[method, RIGHT][task][0] for task in self.groups[ALL]]
+            changes = [cell.forgetting for cell in first if cell.forgetting is not None]
+            novel = [cell.novelty for cell in first if cell.novelty is not None]
+            facts: dict[str, float] = {}
+            if novel:
+                for name in ("to_mean", "to_nearest", "to_mixture"):
+                    facts[name] = float(np.mean([getattr(novelty, name) for novelty in novel]))
+                facts["replays"] = float(np.mean([novelty.is_replay for novelty in novel]))
+            forgetting = mean_interval(np.array(changes)[:, None], rng=self._rng()) if changes else None
+            yield BehaviourRow(method=method, forgetting=forgetting, **facts)
 
 
-def _paraphrases(
-    tables: Tables, wanted: Sequence[str], main: Sequence[str], rng: Callable[[], np.random.Generator]
-) -> list[ParaphraseSpread]:
-    rows = []
-    for method in tables.methods():
-        wordings = [control for name, control in tables.cells if name == method and control.startswith(PARAPHRASE)]
-        tasks = [task for task in wanted if all(task in tables.cells[method, wording] for wording in wordings)]
-        if not wordings or not tasks:
-            continue
-        for score in main:
-            told = np.stack([tables.short(method, name, tasks, score) for name in (RIGHT, *wordings)])
-            spread = mean_interval(np.ptp(told, axis=0), rng=rng())
-            rows.append(ParaphraseSpread(method=method, score=score, spread=spread))
-    return rows
-
-
-def _behaviour(tables: Tables, method: str, tasks: Sequence[str], rng: Callable[[], np.random.Generator]) -> Behaviour:
-    first = [tables.cells[method, RIGHT][task][0] for task in tasks]
-    changes = [cell.forgetting for cell in first if cell.forgetting is not None]
-    novel = [cell.novelty for cell in first if cell.novelty is not None]
-    facts: dict[str, float] = {}
-    if novel:
-        for name in ("to_mean", "to_nearest", "to_mixture"):
-            facts[name] = float(np.mean([getattr(novelty, name) for novelty in novel]))
-        facts["replays"] = float(np.mean([novelty.is_replay for novelty in novel]))
-    forgetting = mean_interval(np.array(changes)[:, None], rng=rng()) if changes else None
-    return Behaviour(method=method, forgetting=forgetting, **facts)
+def _sign(score: str) -> int:
+    """-1 where less is better and differences are turned round; cross-entropy's are given as they are."""
+    return -1 if score in LESS_IS_MORE and score != "cross_entropy" else 1

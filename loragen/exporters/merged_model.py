@@ -1,4 +1,4 @@
-"""An adapter baked into its base model: a plain folder for transformers and sentence-transformers."""
+"""An adapter merged into its base model: a plain folder for transformers and sentence-transformers."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.architecture import Blueprint
+from loragen.bases.architecture import Architecture
+from loragen.bases.hub import quiet_loading
 from loragen.errors import AdapterError
 from loragen.files import atomic_folder
 
@@ -15,21 +16,20 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 _EXPORTS = ("onnx", "openvino", "coreml")
 
 
-def merge_into_base(adapter: Lora, base_folder: Path, out: Path) -> None:
+def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str) -> None:
     """Write the base with the adapter's delta weights added, as a plain transformers or sentence-transformers folder.
 
     Weights are written in float32. Files beside them (tokenizer, pooling, further modules) are copied as they are, but
-    not the base's exports to other runtimes, which would hold the old weights.
+    not the base's exports to other runtimes, which would hold the old weights, and not its README: ``readme`` is the
+    model card of the merged model.
 
     Raises:
         AdapterError: the base lacks a site of the adapter, or has another shape there.
     """
     import transformers
 
-    from loragen.bases.hub import quiet_loading
-
     # Of the class that the adapter was made on: it names the sites, and the folder is to keep its head.
-    kind = Blueprint.fitting(str(base_folder), adapter.sites, adapter.settings.task_type).model_class
+    kind = Architecture.fitting(str(base_folder), adapter.sites, adapter.settings.task_type).model_class
     with quiet_loading():
         model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32)
     with torch.no_grad():
@@ -45,6 +45,7 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path) -> None:
         _copy_beside_weights(base_folder, folder)
         with quiet_loading():
             model.save_pretrained(folder)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
 def _weight_at(model: nn.Module, site: str, base: str) -> Tensor:

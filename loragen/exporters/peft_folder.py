@@ -6,11 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.architecture import Blueprint
+from loragen.bases.architecture import Architecture
 from loragen.config import dump_yaml
 from loragen.errors import AdapterError
 from loragen.exporters.card import GeneratedCard, model_card
-from loragen.generators.base import Generation
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,15 @@ class Written:
     """PEFT's name for what it is for."""
 
 
-def write_adapter(generation: Generation, card: GeneratedCard, folder: Path) -> Written:
-    """Write an adapter folder, read it back, and check that it is what was meant and not a no-op.
+def write_adapter(adapter: Lora, card: GeneratedCard, folder: Path) -> Written:
+    """Write a generated adapter with its card and model card; see `write_checked`.
 
     Where the config of the base is on this machine, every site must be a linear module of it, of those sizes.
 
     Raises:
         AdapterError: the adapter leaves its base unchanged, does not fit it, or came back other than it was written.
     """
-    adapter = generation.adapter
-    Blueprint.check_at_hand(card.base, adapter)
+    Architecture.check_at_hand(card.base, adapter)
     files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
     return write_checked(adapter, folder, extra_files=files)
 

@@ -21,15 +21,15 @@ class Generation:
 
 
 class Generator(ABC):
-    """Makes adapters for a condition."""
+    """A source of adapters for conditions."""
 
     name: ClassVar[str]
     is_stochastic: ClassVar[bool]
-    """Whether samples of one condition differ."""
+    """True if samples of one condition differ."""
 
     @property
     def reading(self) -> Reading | None:
-        """How the task vectors it wants are read; `None` where the description's embedding is all it uses."""
+        """Reading of the task vectors it wants; `None` where the description's embedding is all it uses."""
         return None
 
     @property
@@ -39,4 +39,4 @@ class Generator(ABC):
 
     @abstractmethod
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
-        """Make ``num_samples`` adapters; the same state of ``rng`` gives the same adapters."""
+        """Generate ``num_samples`` adapters; the same state of ``rng`` gives the same adapters."""

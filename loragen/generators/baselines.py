@@ -1,6 +1,6 @@
-"""The floors every generator has to beat: the mean of all experts, the nearest one, a weighted merge of the nearest.
+"""Baselines: the mean of all experts, the nearest one, and merges of the nearest, weighted or in equal shares.
 
-All three are exact on delta weights (`merging.weighted_sum`) and draw nothing at random.
+All are exact on delta weights (`combine.weighted_sum`) and draw nothing at random.
 """
 
 import math
@@ -18,7 +18,7 @@ from loragen.zoo.expert_index import ExpertIndex, Neighbour
 
 @dataclass(frozen=True, eq=False)
 class Merge(Generator):
-    """A weighted sum of experts; subclasses say which, and with what weights."""
+    """A weighted sum of experts; subclasses choose the experts and their weights."""
 
     library: ExpertIndex
     is_stochastic: ClassVar[bool] = False
@@ -75,8 +75,12 @@ class TopK(Merge):
 
 
 @dataclass(frozen=True, eq=False)
-class Uniform(TopK):
+class Uniform(Merge):
     """The nearest experts in equal shares."""
 
     name: ClassVar[str] = "uniform"
-    temperature: float = math.inf
+    top_k: int = 4
+
+    def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
+        """The ``top_k`` nearest experts, each with the same weight."""
+        return self.library.neighbours(condition.embedding, top_k=self.top_k, temperature=math.inf)

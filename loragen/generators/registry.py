@@ -22,14 +22,14 @@ from loragen.generators.icm.model import ICM
 from loragen.generators.ridge import Ridge
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.generators.sg.model import SG
-from loragen.generators.trained import MANIFEST, TrainConfig, TrainedGenerator
+from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator
 from loragen.zoo.expert_index import ExpertIndex
 from loragen.zoo.zoo import SPLIT, Zoo
 
 
 @dataclass(frozen=True)
 class Row:
-    """One generator: a merge has ``make``, a trained one has ``config``, ``fit`` and ``load``."""
+    """One generator: a merge has ``make``; a trained one has ``config``, ``fit`` and ``load``."""
 
     name: str
     about: str
@@ -41,10 +41,13 @@ class Row:
     """From a config, a zoo and a text encoder to a generator and its losses."""
     load: Callable[[Path], TrainedGenerator] | None = None
     evidence: tuple[EvidenceKind, ...] = ("description",)
-    """Kinds of evidence that it can be made to read."""
+    """Kinds of evidence that it can be trained to read."""
     takes_top_k: bool = False
     takes_licences: bool = True
     """True if experts can be left out when it generates; a network that has learnt from all cannot leave them out."""
+    restrict: Callable[..., TrainedGenerator] | None = None
+    """From a trained generator, ``top_k`` (`None`: its own) and experts to ``exclude`` to one that draws on fewer; for
+    a trained generator that takes either."""
 
     @property
     def is_trained(self) -> bool:
@@ -60,6 +63,7 @@ ROWS = (
         fit=fit_sg,
         load=SG.load,
         takes_top_k=True,
+        restrict=SG.drawing_on,
     ),
     Row(
         "icm",
@@ -100,7 +104,7 @@ def merges() -> tuple[str, ...]:
 
 def available(zoo: Zoo) -> tuple[str, ...]:
     """Names that `open_generator` knows for a zoo: those trained on it, and the merges."""
-    trained = (path.parent.name for path in (zoo.root / "generators").glob(f"[!.]*/{MANIFEST}"))
+    trained = (path.parent.name for path in (zoo.root / "generators").glob(f"[!.]*/{GENERATOR_MANIFEST}"))
     return (*sorted(trained), *merges())
 
 
@@ -122,7 +126,7 @@ def open_generator(
         top_k: how many experts to draw on, in place of the generator's own setting.
 
     Raises:
-        GeneratorError: there is no such generator, it was made for other experts, or it cannot do what is asked.
+        GeneratorError: there is no such generator, it was trained on other experts, or it cannot do what is asked.
         ZooError: no expert has a licence asked for.
     """
     experts = zoo.select(splits={SPLIT})
@@ -135,13 +139,16 @@ def open_generator(
     _check_fit(generator, experts, encoder)
     excluded = frozenset(experts.ids) - frozenset(allowed.ids)
     _refuse_unsupported(row, name, top_k=top_k, has_exclusions=bool(excluded))
-    return generator if top_k is None and not excluded else generator.drawing_on(top_k=top_k, exclude=excluded)
+    if top_k is None and not excluded:
+        return generator
+    assert row.restrict is not None
+    return row.restrict(generator, top_k=top_k, exclude=excluded)
 
 
 def generator_folder(name: str, zoo: Zoo) -> Path | None:
     """The folder of a trained generator by its path, or by its name in a zoo; `None` where there is none."""
     folders = (Path(name), zoo.root / "generators" / name)
-    return next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+    return next((folder for folder in folders if (folder / GENERATOR_MANIFEST).is_file()), None)
 
 
 def config_type(kind: Any, source: Path) -> type[TrainConfig]:
@@ -188,7 +195,7 @@ def _folder(name: str, zoo: Zoo) -> Path:
 
 def _load(folder: Path) -> tuple[TrainedGenerator, Row]:
     try:
-        kind = read_yaml(folder / MANIFEST).get("kind")
+        kind = read_yaml(folder / GENERATOR_MANIFEST).get("kind")
     except ConfigError as error:
         raise GeneratorError(f"{folder} holds no generator ({error}); train it again with `loragen train`.") from error
     row = rows().get(kind) if isinstance(kind, str) else None

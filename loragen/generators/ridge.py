@@ -32,7 +32,7 @@ BANDWIDTHS = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 class Ridge(Merge):
     """All experts, weighted by kernel ridge regression on the embeddings of their descriptions.
 
-    The defaults are what `fit` chooses on the zoo that comes with loragen.
+    The defaults are the choice of `fit` on the bundled zoo.
 
     Raises:
         GeneratorError: alpha or bandwidth is not above zero.
@@ -79,7 +79,7 @@ class Ridge(Merge):
         return tuple(sorted(neighbours, key=lambda neighbour: -abs(neighbour.weight)))
 
     def weights(self, embedding: Tensor) -> Tensor:
-        """What each expert of the index counts for an embedding (c,): float64 (n,), summing to 1."""
+        """Weights of the experts for an embedding (c,): float64 (n,), summing to 1."""
         vectors = self.library.index.vectors
         kernel = _kernel(_cosines(vectors, vectors), self.bandwidth)
         towards = _kernel(_cosines(vectors, embedding[None]), self.bandwidth)[:, 0]

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from loragen.conditions.text_encoder import TextEncoder
@@ -12,7 +11,8 @@ from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write
 from loragen.generators.registry import config_type, row_of
-from loragen.generators.trained import TrainConfig
+from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig
+from loragen.progress import Progress, silent
 from loragen.zoo.zoo import Zoo, default_zoo
 
 LOSSES = "losses.json"
@@ -28,7 +28,7 @@ class TrainingResult:
     """Folder of the generator."""
     experts: tuple[str, ...]
     final: dict[str, float]
-    """Losses by name, the mean over the last tenth of the steps, of the last training where there were two."""
+    """Losses by name, the mean over the last tenth of the steps."""
     plot: Path | None
     """The curves, where matplotlib is installed."""
 
@@ -60,7 +60,7 @@ def train_generator(
         on_step: called with the number of steps done.
 
     Raises:
-        ConfigError: a generator of the bundled zoo, or any without ``force``, would be replaced.
+        ConfigError: a generator would be replaced without ``force``, or something that is no generator.
         GeneratorError: an unfinished run with other settings or experts lies there.
         ZooError: the zoo is missing, empty or damaged.
     """
@@ -84,31 +84,31 @@ def train_generator(
         atomic_write(folder / LOSSES, json.dumps(_thinned(history)))
         plotted = _plot(history, folder / PLOT)
     shutil.rmtree(state)
-    tail = [row for row in history[-max(1, len(history) // 10) :] if row.keys() == history[-1].keys()]
+    tail = history[-max(1, len(history) // 10) :]
     final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
     return TrainingResult(config.out, zoo.ids, final, config.out / PLOT if plotted else None)
 
 
 def _refuse_to_replace(out: Path, *, force: bool) -> None:
-    if not out.exists() or force:
+    is_generator = (out / GENERATOR_MANIFEST).is_file()
+    if not out.exists() or (force and (is_generator or (out.is_dir() and not any(out.iterdir())))):
         return
+    way_out = "write elsewhere with --set out=FOLDER (then name that folder with --generator)"
+    if not is_generator:
+        raise ConfigError(f"The training would replace {out}, which is there and holds no generator; {way_out}.")
     bundled = out.resolve().is_relative_to(default_zoo().resolve())
-    whose = "a generator of the bundled zoo" if bundled else "a folder that is there already"
-    raise ConfigError(
-        f"The training would replace {out}, {whose}; write elsewhere with --set out=FOLDER (then name that folder "
-        "with --generator), or replace it with --force."
-    )
+    whose = "a generator of the bundled zoo" if bundled else "a generator that was trained before"
+    raise ConfigError(f"The training would replace {out}, {whose}; {way_out}, or replace it with --force.")
 
 
 def _thinned(history: list[dict[str, float]], *, points: int = 200) -> list[dict[str, float]]:
-    """Rows, about ``points``, each the mean of as many consecutive steps of one training, with the step it ends at."""
+    """Rows, at most ``points``, each the mean of as many consecutive steps, with the step it ends at."""
     width = -(-len(history) // points)
-    trainings = [list(rows) for _, rows in groupby(history, key=lambda row: row.keys())]
-    chunks = [rows[start : start + width] for rows in trainings for start in range(0, len(rows), width)]
-    rows, step = [], 0
-    for chunk in chunks:
-        step += len(chunk)
-        rows.append({"step": step} | {name: round(sum(r[name] for r in chunk) / len(chunk), 5) for name in chunk[0]})
+    rows = []
+    for start in range(0, len(history), width):
+        chunk = history[start : start + width]
+        means = {name: round(sum(row[name] for row in chunk) / len(chunk), 5) for name in chunk[0]}
+        rows.append({"step": start + len(chunk)} | means)
     return rows
 
 
@@ -119,3 +119,23 @@ def _plot(history: list[dict[str, float]], path: Path) -> bool:
         return False
     loss_curves(_thinned(history), path)
     return True
+
+
+def train(
+    config: Path | TrainConfig, overrides: Sequence[str] = (), *, force: bool = False, progress: Progress = silent
+) -> TrainingResult:
+    """Train a generator on a zoo; an interrupted run goes on where it was.
+
+    Args:
+        config: a YAML file, or settings.
+        overrides: ``key.sub=value`` each, for a file.
+        force: replace a generator that lies at the config's ``out``.
+        progress: called with the stage, the steps done and their total.
+
+    Raises:
+        ConfigError: the config does not fit, or a generator would be replaced.
+        GeneratorError: an unfinished run with other settings or experts lies there.
+        ZooError: the zoo is missing, empty or damaged.
+    """
+    settings = read_config(config, overrides) if isinstance(config, Path) else config
+    return train_generator(settings, force=force, on_step=lambda step: progress("training steps", step, settings.steps))

@@ -19,8 +19,9 @@ from loragen.errors import ConfigError, GeneratorError, ZooError
 from loragen.generators.base import Generator
 from loragen.zoo.zoo import Zoo
 
-MANIFEST = "generator.yaml"
-
+GENERATOR_MANIFEST = "generator.yaml"
+_REMOVED = ("objective", "polish")
+"""Keys of train configs that settings of a removed training may be left in."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -67,7 +68,7 @@ class Provenance(StrictModel):
 
     @property
     def peft(self) -> dict[str, Any]:
-        """What an adapter that is generated says of its base."""
+        """Facts of the base in the settings of a generated adapter."""
         return {"base": self.base, "task_type": self.task_type, "fan_in_fan_out": self.fan_in_fan_out}
 
 
@@ -75,15 +76,6 @@ class TrainedGenerator(Generator):
     """A generator that was trained on a zoo and lives in a folder of its own."""
 
     manifest: Provenance
-
-    def drawing_on(self, *, top_k: int | None, exclude: frozenset[str]) -> "TrainedGenerator":
-        """The same generator with another number of experts, unless `None`, and without some of them.
-
-        The registry says which generators can be asked for what.
-        """
-        assert top_k is None
-        assert not exclude
-        return self
 
     @abstractmethod
     def files(self) -> dict[str, str | bytes]:
@@ -152,10 +144,26 @@ class TrainConfig(StrictModel):
     weight_decay: float = Field(0.01, ge=0)
     seed: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_a_removed_training(cls, values: Any) -> Any:
+        given = values if isinstance(values, dict) else {}
+        if left := [key for key in _REMOVED if key in given and key not in cls.model_fields]:
+            raise ValueError(
+                f"unknown key {' and '.join(left)}: training on task loss was removed (git tag search-2026-11); leave "
+                "it out"
+            )
+        return values
+
     @property
+    def steps_of_a_training(self) -> int:
+        """Optimiser steps of one training."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    @abstractmethod
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True, eq=False)

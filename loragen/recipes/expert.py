@@ -19,13 +19,13 @@ from loragen.training.schedule import Schedule
 
 
 class ExpertRecipe(StrictModel):
-    """How experts are trained; one recipe serves every task of a zoo."""
+    """Settings of the training of experts; one recipe serves every task of a zoo."""
 
     objective: ObjectiveName = "label_text"
-    """What experts are trained and scored by: texts and label texts, completions by a decoder or an encoder-decoder, or
-    images and their captions. It says what kind of model the base must be."""
+    """Training and scoring: by texts and label texts, by completions of a decoder or an encoder-decoder, or by images
+    and their captions. The base must be a model of that kind."""
     prompt: str = PROMPT
-    """How a language model is shown a labelled text, ``{text}``; the label follows after a space."""
+    """Template of a labelled text, ``{text}``, for a language model; the label follows after a space."""
     r: int = Field(4, ge=1)
     target_modules: tuple[str, ...] | str = ("query", "value")
     """Names of linear modules or their dotted endings, or one regular expression for whole names, as in PEFT."""
@@ -40,7 +40,7 @@ class ExpertRecipe(StrictModel):
     held_out: int = Field(128, ge=1)
     """Examples of the train file (at most a fifth of it) that choose the number of steps."""
     choices: int = Field(5, ge=1)
-    """How many lengths of the trajectory are compared on them."""
+    """Number of lengths of the trajectory that are compared on them."""
     window: int = Field(10, ge=2)
     """Steps whose mean is the expert and whose variance is kept."""
     snapshots: int = Field(4, ge=1)
@@ -67,7 +67,7 @@ class ExpertRecipe(StrictModel):
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins: for every site A (r, in) with orthonormal rows, in bfloat16 precision, and B (out, r)."""
+    """Start of a training: for every site A (r, in) with orthonormal rows, in bfloat16 precision, and B (out, r)."""
 
     lora_A: Mapping[str, Tensor]
     lora_B: Mapping[str, Tensor]
@@ -99,7 +99,7 @@ class Start:
 
 
 def _bfloat16(values: Tensor) -> Tensor:
-    """Round to bfloat16 once, so that what is trained over is exactly what is stored."""
+    """Round to bfloat16 once, so that training runs over exactly the values that are stored."""
     return values.bfloat16().float().contiguous()
 
 
@@ -143,7 +143,7 @@ class Expert:
     snapshots: Mapping[str, Tensor]
     """Site → evenly spaced B of the window, (snapshots, out, r)."""
     steps: int
-    """Where the window ends: the length that did best on the held-out slice."""
+    """Step at which the window ends: the length that did best on the held-out slice."""
     held_out_losses: Mapping[int, float] = field(default_factory=dict)
     """Length → loss of its window's mean on the held-out slice."""
     task_type: str | None = "FEATURE_EXTRACTION"

@@ -1,7 +1,7 @@
-"""Fits an adapter to a few labelled examples of its task: B alone, for some steps, from where the adapter stands.
+"""Fitting of an adapter to a few labelled examples of its task: some steps of its B alone.
 
-What that is worth, beside beginning at one LoRA for all tasks, `benchmarks/fewshot.py` measures. The rank stays, and so
-does the space that the update reads from.
+The rank stays, and so does the space that the update reads from. `benchmarks/fewshot.py` compares this with a fit that
+begins at one LoRA for all tasks.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,11 @@ from loragen.config import StrictModel
 from loragen.errors import TaskError
 from loragen.recipes.expert import AdapterObjective, Start, trajectory
 from loragen.tasks.examples import Examples
+from loragen.training.threads import few_threads
 
 
 class FewShotRecipe(StrictModel):
-    """How an adapter is fitted to examples; of its settings only the rate was compared (`benchmarks/fewshot.py`)."""
+    """Settings of the fit; only the learning rate was compared with others (`benchmarks/fewshot.py`)."""
 
     steps: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=2)
@@ -56,7 +57,7 @@ def fit_examples(
     """Train an adapter's B on a few labelled examples, over its own A, which is made orthonormal first.
 
     Args:
-        adapter: where it begins; untouched.
+        adapter: start of the fit; it stays as it is.
         data: the examples, at least one of two different classes, with the texts of all labels.
         base: the base.
         recipe: length and optimiser settings.
@@ -72,7 +73,8 @@ def fit_examples(
     objective = AdapterObjective(base, start, train_a=False, contrast_weight=recipe.contrast_weight)
     rng = torch.Generator().manual_seed(recipe.seed)
     steps = list(data.batches(recipe.steps, min(recipe.batch_size, len(data.ids)), rng=rng))
-    points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step)
+    with few_threads(base.number_of_parameters):
+        points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step)
     return Lora.from_factors(
         start.lora_A,
         {site: at[-recipe.window :].mean(0) for site, at in points.items()},

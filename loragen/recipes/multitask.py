@@ -15,7 +15,7 @@ from loragen.training.schedule import Schedule
 
 
 class MultitaskRecipe(StrictModel):
-    """How the one adapter for all experts' tasks is trained, with the settings of the expert recipe otherwise."""
+    """Settings of the training of one adapter for all experts' tasks; all others are those of the expert recipe."""
 
     steps: int = Field(2000, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
@@ -55,8 +55,8 @@ def train_multitask(
     def batches(epoch: int) -> list[TaskData]:
         rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
         drawn = torch.randint(len(data), (per_epoch,), generator=rng).tolist()
-        told = [int(torch.randint(len(data[i]), (), generator=rng)) if instructed else 0 for i in drawn]
-        return [next(data[i][j].batches(1, recipe.batch_size, rng=rng)) for i, j in zip(drawn, told, strict=True)]
+        chosen = [int(torch.randint(len(data[i]), (), generator=rng)) if instructed else 0 for i in drawn]
+        return [next(data[i][j].batches(1, recipe.batch_size, rng=rng)) for i, j in zip(drawn, chosen, strict=True)]
 
     objective = AdapterObjective(base, start, train_a=train_a, contrast_weight=recipe.contrast_weight)
     schedule = Schedule(-(-multitask.steps // per_epoch), per_epoch, multitask.learning_rate)

@@ -1,4 +1,4 @@
-"""Examples of a task: texts with what is known of each of them."""
+"""Examples of a task: texts with their labels, pairs, completions or images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts of one task, each part in the same order; a part is `None` where nothing is known of it."""
+    """Texts of one task, each part in the same order; a part is `None` where nothing is known of it.
+
+    Raises:
+        TaskError: a part has more or fewer entries than there are texts, or a label has no name.
+    """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None = None
@@ -25,21 +29,28 @@ class Examples:
     label_names: tuple[str, ...] = ()
     """Names of all classes of the task; empty for an open task, which has none."""
     completions: tuple[str, ...] | None = None
-    """What follows the texts."""
+    """Texts that follow the texts."""
     images: tuple[Path, ...] | None = None
     """Files that the texts are captions of."""
 
     def __post_init__(self) -> None:
-        parts = (self.pairs, self.labels, self.completions, self.images)
-        assert all(part is None or len(part) == len(self.texts) for part in parts)
-        assert self.labels is None or all(0 <= label < len(self.label_names) for label in self.labels)
+        for name in ("pairs", "labels", "completions", "images"):
+            part = getattr(self, name)
+            if part is not None and len(part) != len(self):
+                raise TaskError(f"There are {len(part)} {name} for {len(self)} texts; give one a text, or none at all.")
+        strange = [label for label in self.labels or () if not 0 <= label < len(self.label_names)]
+        if strange:
+            raise TaskError(
+                f"An example has the label {strange[0]}, but there are {len(self.label_names)} names of labels; labels "
+                "are positions among those, counted from 0."
+            )
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def outputs(self) -> tuple[str, ...] | None:
-        """What each text leads to: the name of its label, or else its completion; `None` for plain texts."""
+        """The name of each text's label, or else its completion; `None` for plain texts."""
         if self.labels is None:
             return self.completions
         return tuple(self.label_names[label] for label in self.labels)

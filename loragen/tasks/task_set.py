@@ -1,4 +1,4 @@
-"""Tasks: a description, the label names, and where the labelled examples lie.
+"""Tasks: a description, the label names, and the source of the examples.
 
 A YAML file describes a set of tasks, in full or as a table with a template for the places of the examples.
 """
@@ -6,6 +6,7 @@ A YAML file describes a set of tasks, in full or as a table with a template for 
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,53 +14,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from loragen.config import StrictModel
-from loragen.errors import MissingExtraError, TaskError
+from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
+from loragen.tasks.source import Part, TaskSource
 from loragen.tasks.tables import Row, cell, parse_json, read_rows, reading, text
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class TaskSource(StrictModel):
-    """Where a task's examples lie: local files (JSONL, JSON, CSV or Parquet by suffix) or a data set of the Hub.
-
-    ``text``, ``text_pair``, ``label``, ``completion`` and ``image`` name columns. A file in which no row has a
-    ``text_pair`` holds single texts. An image is a file, relative to the one that names it; its text is its caption.
-    A Hub data set's numbered labels go by its own names where those are the task's, else by position.
-    """
-
-    train: str | None = None
-    test: str | None = None
-    hub: str | None = None
-    hub_config: str | None = None
-    train_split: str = "train"
-    test_split: str = "test"
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
-    completion: str | None = None
-    image: str | None = None
-
-    @model_validator(mode="after")
-    def _is_one_place(self) -> Self:
-        if bool(self.hub) == bool(self.train or self.test):
-            raise ValueError("wanted either local files (train, test) or a Hub data set (hub)")
-        if self.hub_config and not self.hub:
-            raise ValueError("hub_config goes with hub")
-        return self
-
-    def located(self, root: Path, task_id: str) -> "TaskSource":
-        """Put ``task_id`` in place of ``{id}`` everywhere and ``root`` before relative files."""
-        values = {
-            key: value.replace("{id}", task_id) if isinstance(value, str) else value
-            for key, value in self.model_dump().items()
-        }
-        for key in ("train", "test"):
-            values[key] = str(root / values[key]) if values[key] else None
-        return TaskSource(**values)
+_FILES = ("train", "test")
+_LISTS = ("labels", "paraphrases")
 
 
 class Task(StrictModel):
@@ -81,6 +46,12 @@ class Task(StrictModel):
     licence: str = "none stated"
     origin: str = ""
     commit: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Self:
+        if not self.source.is_placed:
+            raise ValueError("its source wanted either local files (train, test) or a Hub data set (hub)")
+        return self
 
     @model_validator(mode="after")
     def _has_distinct_labels(self) -> Self:
@@ -110,21 +81,17 @@ class Task(StrictModel):
         """
         return self._load("test")
 
-    def _load(self, part: Literal["train", "test"]) -> Examples:
-        rows, source = _part_rows(self, part), self.source
+    def _load(self, part: Part) -> Examples:
+        source, rows = self.source, self.source.rows(part, self.id, self.labels)
         is_captioned = source.image is None or not self.labels
         return Examples(
             texts=tuple(text(row, source.text) if is_captioned else "" for row in rows),
-            pairs=_pairs(rows, source.text_pair),
+            pairs=source.pairs(rows),
             labels=self._label_positions(rows) if self.labels else None,
             label_names=self.labels,
             completions=None if source.completion is None else tuple(text(row, source.completion) for row in rows),
-            images=None if source.image is None else _images(rows, source.image, self._folder(part)),
+            images=source.images(rows, part),
         )
-
-    def _folder(self, part: Literal["train", "test"]) -> Path:
-        file = self.source.train if part == "train" else self.source.test
-        return Path(file).parent if file else Path()
 
     def _label_positions(self, rows: Sequence[Row]) -> tuple[int, ...]:
         positions = {label: position for position, label in enumerate(self.labels)}
@@ -169,9 +136,10 @@ class TaskSet:
         """
         config = TaskSetConfig.from_yaml(path)
         folder = root or path.parent / config.root
-        entries = config.tasks if config.table is None else tuple(_tabled(config, folder))
+        with _hinting(config.missing):
+            entries = config.tasks if config.table is None else tuple(_tabled(config, folder))
+            splits = _read_splits(folder / config.splits) if isinstance(config.splits, str) else config.splits
         tasks = (task.model_copy(update={"source": task.source.located(folder, task.id)}) for task in entries)
-        splits = _read_splits(folder / config.splits) if isinstance(config.splits, str) else config.splits
         return cls(tasks=tuple(tasks), splits=splits)
 
     def __len__(self) -> int:
@@ -196,13 +164,19 @@ class TaskSet:
         return tuple(self[task_id] for task_id in self.splits[name])
 
 
+TABLE_FIELDS = (*(name for name in Task.model_fields if name != "source"), *_FILES)
+"""Names that columns of a table of tasks can stand for."""
+
+
 class TaskSetConfig(StrictModel):
     """The YAML form of a task set: ``tasks`` in full, or a ``table`` with ``columns`` and a ``source`` template.
 
-    ``columns`` maps fields of :class:`Task` to columns of the table; strings of ``source`` may hold ``{id}``. A
-    ``description`` template makes descriptions of the table's columns, such as "a photo of a {name}".
-    ``splits`` maps names to lists of ids, or names a JSON file that does. Paths are relative to ``root``, and that to
-    the YAML file.
+    ``columns`` maps fields of :class:`Task`, and the files ``train`` and ``test`` of its source, to columns of the
+    table; a cell of a CSV table holds several labels or paraphrases with ``|`` between them, and an empty cell holds
+    the field's default. Strings of ``source`` may hold ``{id}``. A ``description`` template makes descriptions of the
+    table's columns, such as "a photo of a {name}". ``splits`` maps names to lists of ids, or names a JSON file that
+    does. Paths are relative to ``root``, and that to the YAML file. ``missing`` is a hint, added to the error where the
+    table or the splits are not there.
     """
 
     root: str = "."
@@ -212,6 +186,7 @@ class TaskSetConfig(StrictModel):
     description: str | None = None
     source: TaskSource | None = None
     splits: str | dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    missing: str = ""
 
     @model_validator(mode="after")
     def _is_list_or_table(self) -> Self:
@@ -221,7 +196,7 @@ class TaskSetConfig(StrictModel):
             raise ValueError("columns, description and source go with a table; a task listed in full has its own")
         if self.description and "description" in self.columns:
             raise ValueError("descriptions come from a column or from a template; wanted one of the two")
-        known = set(Task.model_fields) - {"source"}
+        known = set(TABLE_FIELDS)
         if unknown := sorted(set(self.columns) - known):
             raise ValueError(
                 f"columns names no fields of a task: {', '.join(unknown)}; known: {', '.join(sorted(known))}"
@@ -229,8 +204,10 @@ class TaskSetConfig(StrictModel):
         needed = {"id"} if self.description else {"id", "description"}
         if self.table and (missing := needed - set(self.columns)):
             raise ValueError(f"columns must name the table's columns for {', '.join(sorted(missing))}")
-        if self.table and self.source is None:
-            raise ValueError("a table needs a source that says where the examples of each {id} lie")
+        if self.table and self.source is None and "train" not in self.columns:
+            raise ValueError(
+                "a table needs a source that says where the examples of each {id} lie, or a column for train"
+            )
         return self
 
 
@@ -243,74 +220,45 @@ def overlap(train: Sequence[Task], held_out: Sequence[Task], by: Literal["id", "
     return sorted(names(train) & names(held_out))
 
 
-def _part_rows(task: Task, part: Literal["train", "test"]) -> list[Row]:
-    source = task.source
-    file, split = (source.train, source.train_split) if part == "train" else (source.test, source.test_split)
-    if source.hub:
-        rows = _hub_rows(source, split, task.labels)
-    elif file:
-        rows = read_rows(Path(file))
-    else:
-        raise TaskError(f"Task {task.id} names no {part} file; add 'source: {{{part}: FILE}}' to its config.")
-    if not rows:
-        raise TaskError(f"{file or f'{source.hub}[{split}]'} holds no examples for task {task.id}.")
-    return rows
-
-
-def _hub_rows(source: TaskSource, split: str, labels: Sequence[str]) -> list[Row]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(
-            f"The data set {source.hub} lies on the Hub, and 'datasets' is not installed: pip install 'loragen[hub]'"
-        ) from error
-    place = f"{source.hub}[{split}]"
-    shows_bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        data = datasets.load_dataset(source.hub, source.hub_config, split=split)
-    except (OSError, ValueError) as error:
-        raise TaskError(f"Cannot load {place} from the Hub: {error}") from error
-    finally:
-        if shows_bars:
-            datasets.enable_progress_bars()
-    names = getattr(data.features.get(source.label), "names", ())
-    if set(names) == set(labels):  # the task may list them in another order
-        data = ({**row, source.label: _named(names, row[source.label])} for row in data)
-    return [(f"{place} (row {number})", row) for number, row in enumerate(data, 1)]
-
-
-def _named(names: Sequence[str], value: int) -> str | int:
-    return names[value] if 0 <= value < len(names) else value  # -1 marks a hidden test label
-
-
-def _pairs(rows: Sequence[Row], column: str | None) -> tuple[str, ...] | None:
-    if column is None or not any(_is_filled(cells.get(column)) for _, cells in rows):
-        return None
-    return tuple(text(row, column) for row in rows)
-
-
-def _images(rows: Sequence[Row], column: str, folder: Path) -> tuple[Path, ...]:
-    files = tuple(folder / text(row, column) for row in rows)
-    for row, file in zip(rows, files, strict=True):
-        if not file.is_file():
-            raise TaskError(
-                f"{row[0]} names the image {file}, which is not there; give its place relative to the file of rows."
-            )
-    return files
-
-
-def _is_filled(value: Any) -> bool:
-    return value is not None and bool(str(value).strip())
-
-
 def _tabled(config: TaskSetConfig, folder: Path) -> Iterator[Task]:
     assert config.table is not None
     for row in read_rows(folder / config.table):
-        values = {name: cell(row, column) for name, column in config.columns.items()}
-        if config.description is not None:
-            values["description"] = _filled(config.description, row)
-        yield Task.checked({**values, "source": config.source}, source=row[0])
+        yield task_of_row(row, config.columns, description=config.description, source=config.source)
+
+
+def task_of_row(
+    row: Row, columns: Mapping[str, str], *, description: str | None = None, source: TaskSource | None = None
+) -> Task:
+    """A task from a row of a table, see `TaskSetConfig`; ``description`` and ``source`` are its templates.
+
+    Raises:
+        TaskError: the row lacks a column.
+        ConfigError: its values do not fit.
+    """
+    values = {name: cell(row, column) for name, column in columns.items()}
+    values = {name: value for name, value in values.items() if value not in (None, "")}
+    values |= {name: _parts(values[name]) for name in _LISTS if name in values}
+    if description is not None:
+        values["description"] = _filled(description, row)
+    files = {name: values.pop(name) for name in _FILES if name in values}
+    template = {} if source is None else source.model_dump(exclude_unset=True)
+    return Task.checked({**values, "source": template | files}, source=row[0])
+
+
+def _parts(value: Any) -> Any:
+    """The parts of a cell that names several; a list, which tables other than CSV can hold, stays as it is."""
+    return [part.strip() for part in value.split("|")] if isinstance(value, str) and "|" in value else value
+
+
+@contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Add a hint to the error on a file that is not there."""
+    try:
+        yield
+    except TaskError as error:
+        if hint and isinstance(error.__cause__, FileNotFoundError):
+            raise TaskError(f"{error} {hint}") from error.__cause__
+        raise
 
 
 def _filled(template: str, row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Lightning: the one module that imports it. Plain modules and values go in, plain tensors come out."""
+"""The one module that imports Lightning: plain modules and values go in, plain tensors come out."""
 
 import logging
 import warnings
@@ -147,7 +147,7 @@ def fit(
 
 @contextmanager
 def _plain_interrupt() -> Iterator[None]:
-    """Let Ctrl-C come out as what it is; Lightning turns it into an exit of the whole process."""
+    """Raise Ctrl-C as KeyboardInterrupt; Lightning turns it into an exit of the whole process."""
     try:
         yield
     except SystemExit as error:

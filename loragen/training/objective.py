@@ -1,5 +1,6 @@
-"""What a training run works on: an objective, and batches that move between devices."""
+"""The two parts of a training run: an objective, and batches that move between devices."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, Self
 
 import torch
@@ -7,16 +8,16 @@ from torch import Tensor, nn
 
 
 class Batch(Protocol):
-    """What an objective computes its loss on."""
+    """Input of an objective's loss."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
         ...
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A module with the loss of a batch."""
 
+    @abstractmethod
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Scalar tensors by name; the one called ``loss`` is minimised, the others are kept in the history."""
-        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Zoos of expert adapters: on disk, built, imported and searched."""

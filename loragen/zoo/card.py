@@ -1,40 +1,47 @@
 """The manifest of a zoo and the cards of its experts."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
 from safetensors.torch import save
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.scores import AnyScores
-from loragen.config import StrictModel, dump_yaml
+from loragen.config import StrictModel
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.tasks.task_set import Task
 from loragen.zoo.folds import FoldRecipe
 
-MANIFEST = "zoo.yaml"
-
-
-MULTITASK = "multitask"
-
-
+ZOO_MANIFEST = "zoo.yaml"
+"""File of a zoo that holds its `Manifest`."""
+EXPERTS = "experts"
+"""Folder of a zoo for its experts, a folder each."""
+CARD = "card.yaml"
+"""File of an expert that holds its `Card`."""
+MULTITASK_FOLDER = "multitask"
+"""Folder of a zoo for the one adapter that was trained on all experts' tasks together."""
 VARIANCE = "variance.safetensors"
-
-
+"""File of an expert for the variance of B over the last steps of training."""
 SNAPSHOTS = "snapshots.safetensors"
+"""File of an expert for some points of B in training."""
+
+_OF_TASK = ("id", "description", "paraphrases", "labels", "family", "domain", "kind", "licence", "origin", "commit")
+_FLAT = ("recipe", "steps", "held_out_losses", "seconds", "dtype")
 
 
 class Manifest(StrictModel):
-    """What all experts of a zoo have in common."""
+    """Settings that all experts of a zoo have in common."""
 
     name: str
     base: str
     base_hash: str
     """Hash of the base's weights file; empty where adapters come from elsewhere, with a base known by name alone."""
     frame: Literal["random", "multitask", "fitted"]
-    """Where the shared A comes from; ``fitted`` to adapters that were trained elsewhere."""
+    """Origin of the shared A; ``fitted`` to adapters that were trained elsewhere."""
     start: Literal["zero", "multitask", "folds", "elsewhere"]
-    """Where B begins."""
+    """Origin of the B that training begins with."""
     recipe: ExpertRecipe
     """Of a zoo of adapters from elsewhere: objective, rank, target modules and lengths; the rest has no meaning."""
     multitask: MultitaskRecipe
@@ -42,9 +49,24 @@ class Manifest(StrictModel):
     """None where the zoo has no folds."""
 
 
-class Imported(StrictModel):
-    """What an adapter was before it was brought into the frame of a zoo."""
+class Trained(StrictModel):
+    """Training of an expert that was trained for its zoo."""
 
+    kind: Literal["trained"] = "trained"
+    recipe: ExpertRecipe
+    steps: int
+    """Length of training, chosen on a slice of the train file."""
+    held_out_losses: dict[int, float]
+    """Length → loss on that slice."""
+    seconds: float
+    dtype: str
+    """Precision in which the frozen base computed."""
+
+
+class Imported(StrictModel):
+    """Facts of an adapter from elsewhere, and of its place in the frame of a zoo."""
+
+    kind: Literal["imported"] = "imported"
     r: int
     """Largest rank of a site."""
     lora_alpha: float
@@ -56,7 +78,7 @@ class Imported(StrictModel):
 
 
 class Card(StrictModel):
-    """What is known of one expert."""
+    """Facts of one expert."""
 
     id: str
     split: str
@@ -71,50 +93,68 @@ class Card(StrictModel):
     commit: str = ""
     base: str
     base_hash: str
-    recipe: ExpertRecipe | None
-    """None for an adapter that was trained elsewhere."""
-    steps: int
-    """Length of training, chosen on a slice of the train file."""
-    held_out_losses: dict[int, float]
-    seconds: float
-    dtype: str
-    """In which the frozen base computed."""
+    provenance: Annotated[Trained | Imported, Field(discriminator="kind")]
+    """Training for the zoo, or import from elsewhere."""
     versions: dict[str, str]
-    imported: Imported | None = None
-    """None for an expert that was trained for the zoo."""
     before: AnyScores | None = None
     """The bare base on the test file."""
     after: AnyScores | None = None
     """The expert on the test file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_older_cards(cls, values: Any) -> Any:
+        """Gather the fields that older cards hold side by side, those of a training and those of an import."""
+        if not isinstance(values, dict) or "provenance" in values or not any(name in values for name in _FLAT):
+            return values
+        kept = {name: value for name, value in values.items() if name not in (*_FLAT, "imported")}
+        imported = values.get("imported")
+        if imported is not None:
+            return kept | {"provenance": {"kind": "imported", **imported} if isinstance(imported, dict) else imported}
+        trained = {name: values[name] for name in _FLAT if name in values}
+        return kept | {"provenance": {"kind": "trained", **trained}}
 
     @property
     def descriptions(self) -> tuple[str, ...]:
         """The description and its paraphrases."""
         return (self.description, *self.paraphrases)
 
+    @property
+    def is_trained(self) -> bool:
+        """True for an expert that was trained for the zoo: the points and the variance of its training are known."""
+        return self.provenance.kind == "trained"
+
     @classmethod
-    def of(cls, task: Task, expert: Expert, manifest: Manifest, **facts: Any) -> "Card":
+    def of(
+        cls,
+        task: Task,
+        expert: Expert,
+        manifest: Manifest,
+        *,
+        split: str,
+        seconds: float,
+        dtype: str,
+        versions: Mapping[str, str],
+        before: AnyScores | None = None,
+        after: AnyScores | None = None,
+    ) -> "Card":
         """Describe a freshly trained expert."""
-        shared = (
-            "id",
-            "description",
-            "paraphrases",
-            "labels",
-            "family",
-            "domain",
-            "kind",
-            "licence",
-            "origin",
-            "commit",
-        )
-        return cls(
-            **{name: getattr(task, name) for name in shared},
-            base=manifest.base,
-            base_hash=manifest.base_hash,
+        trained = Trained(
             recipe=manifest.recipe,
             steps=expert.steps,
             held_out_losses={step: round(loss, 5) for step, loss in expert.held_out_losses.items()},
-            **facts,
+            seconds=seconds,
+            dtype=dtype,
+        )
+        return cls(
+            **{name: getattr(task, name) for name in _OF_TASK},
+            split=split,
+            base=manifest.base,
+            base_hash=manifest.base_hash,
+            provenance=trained,
+            versions=dict(versions),
+            before=before,
+            after=after,
         )
 
 
@@ -128,12 +168,7 @@ def expert_files(expert: Expert, card: Card) -> tuple[Lora, dict[str, str | byte
         fan_in_fan_out=expert.fan_in_fan_out,
     )
     return adapter, {
-        "card.yaml": card_text(card),
+        CARD: card.to_yaml(),
         VARIANCE: save({site: v.bfloat16().contiguous() for site, v in expert.variance.items()}),
         SNAPSHOTS: save({site: s.bfloat16().contiguous() for site, s in expert.snapshots.items()}),
     }
-
-
-def card_text(card: Card) -> str:
-    """A card as YAML."""
-    return dump_yaml(card.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,12 @@ from torch import Tensor
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.adapters.raw_factors import RawFactors
+from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.conditions.index import Index
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.zoo.zoo import Zoo
+from loragen.errors import TaskError
+from loragen.zoo.card import Card
+from loragen.zoo.zoo import SPLIT, Zoo
 
 EMBEDDINGS = "embeddings"
 """Folder of a zoo for the embeddings of its own descriptions: generation need not compute them again."""
@@ -54,6 +58,39 @@ class ExpertIndex:
         return neighbours_in(self.index, query, top_k, temperature=temperature)
 
 
+def search(
+    description: str,
+    zoo: Zoo | Path | None = None,
+    *,
+    top_k: int = 8,
+    all_splits: bool = False,
+    licences: Collection[str] | None = None,
+    encoder: TextEncoder | str = f"sentence-transformers/{EMBEDDED_MODEL}",
+) -> list[tuple[Card, float]]:
+    """Find the experts whose descriptions are nearest to a task; their cards with cosines, the nearest first.
+
+    Args:
+        description: a task, in words.
+        zoo: the zoo; by default the bundled one.
+        top_k: number of experts.
+        all_splits: also experts that generators never draw on, such as those for validation.
+        licences: experts of these licences alone.
+        encoder: embeds descriptions.
+
+    Raises:
+        TaskError: the description is empty.
+        ZooError: there is no such zoo, or no expert has a licence asked for.
+        ConfigError: there is no such encoder.
+    """
+    if not description.strip():
+        raise TaskError("The task description is empty; say the task in words.")
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    text_encoder = TextEncoder.load(encoder) if isinstance(encoder, str) else encoder
+    experts = opened.select(splits=None if all_splits else {SPLIT}, licences=licences)
+    hits = ExpertIndex.of(experts, text_encoder).index.search(text_encoder.encode([description])[0], top_k)
+    return [(experts.card(hit.id), hit.similarity) for hit in hits]
+
+
 def neighbours_in(
     index: Index, query: Tensor, top_k: int, *, temperature: float, exclude: Collection[str] = ()
 ) -> tuple[Neighbour, ...]:
@@ -85,7 +122,7 @@ def samples_of(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Lora]) ->
 
     Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
     """
-    trained = [expert for expert in zoo.ids if zoo.card(expert).imported is None]
+    trained = [expert for expert in zoo.ids if zoo.card(expert).is_trained]
     points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
     samples = torch.empty(len(adapters), points, space.size)
     for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):

@@ -1,42 +1,42 @@
 """Adapter folders from elsewhere, on disk or on the Hub, with what their model cards say of them."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Literal
 
 from loragen.adapters.adapter import WEIGHTS_NAME, Lora
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.hub import quiet_loading
 from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.zoo.card import CARD
+from loragen.zoo.model_card import MODEL_CARD, ModelCard
 
 HUB = "hub:"
-_CARDS = ("card.yaml", "README.md")
-# Lines of the card that PEFT and the Hub write for those who do not; they say nothing of the adapter.
-_BOILERPLATE = re.compile(r"more information needed|provide a quick summary|^this (model|adapter) is a fine-?tun", re.I)
-_NO_PROSE = ("|", "-", "*", "!", "[", "<", ">")
+NO_LICENCE = "none stated"
+
+DescriptionSource = Literal["given", "card.yaml", "model card"]
+"""Origin of an adapter's description: the user, the card that loragen wrote beside it, or its README.md."""
 
 
 @dataclass(frozen=True, eq=False)
-class Foreign:
+class ExternalAdapter:
     """An adapter that was made elsewhere, and what is known of it."""
 
     id: str
     adapter: Lora
     base: str
     description: str
-    licence: str = "none stated"
+    description_source: DescriptionSource = "given"
+    licence: str = NO_LICENCE
     origin: str = ""
     labels: tuple[str, ...] = ()
 
     @classmethod
     def open(
         cls, source: str, *, name: str | None = None, description: str | None = None, base: str | None = None
-    ) -> "Foreign":
+    ) -> "ExternalAdapter":
         """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME``.
 
         Args:
@@ -47,7 +47,7 @@ class Foreign:
 
         Raises:
             AdapterError: the adapter is missing, damaged, does nothing, or names no base.
-            TaskError: nobody says what it is for.
+            TaskError: no description is given, and no card holds one.
         """
         folder = _fetched(source)
         adapter = Lora.load(folder)
@@ -56,24 +56,18 @@ class Foreign:
         named = base or adapter.settings.base_model_name_or_path
         if not named:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
-        card = _own_card(folder)
-        header, body = _model_card(folder)
-        told = description or card.get("description") or header.get("description") or next(_prose(body), None)
-        if not isinstance(told, str) or not told.strip():
-            raise TaskError(
-                f"Nobody says what the adapter {source} is for: it has no model card that does; say it in words, with "
-                "--description."
-            )
-        licence = header.get("license") or _licence_of(card)
+        own_card, model_card = _own_card(folder), ModelCard.read(folder)
+        told, told_by = _described(source, description, own_card, model_card)
         plain = source.removeprefix(HUB)
         return cls(
             id=re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(plain).resolve().name).strip("-._") or "adapter",
             adapter=adapter,
             base=named,
-            description=" ".join(told.split()),
-            licence=licence if isinstance(licence, str) else "none stated",
+            description=told,
+            description_source=told_by,
+            licence=model_card.licence or _licence_of(own_card) or NO_LICENCE,
             origin=source if source.startswith(HUB) else Path(plain).name,
-            labels=tuple(label for label in card.get("labels") or () if isinstance(label, str)),
+            labels=tuple(label for label in own_card.get("labels") or () if isinstance(label, str)),
         )
 
 
@@ -85,7 +79,7 @@ def _fetched(source: str) -> Path:
     name = source.removeprefix(HUB)
     try:
         with quiet_loading():
-            return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, *_CARDS]))
+            return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CARD, MODEL_CARD]))
     except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
         reason = str(error).partition("\n")[0]
         raise AdapterError(
@@ -94,42 +88,31 @@ def _fetched(source: str) -> Path:
 
 
 def _own_card(folder: Path) -> dict[str, Any]:
-    """What loragen itself wrote beside an adapter."""
+    """The card that loragen itself wrote beside an adapter; empty where there is none that can be read."""
     try:
-        return read_yaml(folder / "card.yaml")
+        return read_yaml(folder / CARD)
     except ConfigError:
         return {}
 
 
+def _described(
+    source: str, given: str | None, own_card: dict[str, Any], model_card: ModelCard
+) -> tuple[str, DescriptionSource]:
+    found: tuple[tuple[Any, DescriptionSource], ...] = (
+        (given, "given"),
+        (own_card.get("description"), "card.yaml"),
+        (model_card.description, "model card"),
+    )
+    for told, told_by in found:
+        if isinstance(told, str) and told.strip():
+            return " ".join(told.split()), told_by
+    met = "its model card holds the text of a template alone" if model_card.text else "it has no model card"
+    raise TaskError(f"The adapter {source} comes without a description ({met}); say its task with --description.")
+
+
 def _licence_of(card: dict[str, Any]) -> str | None:
-    """What an expert's card says, or, for a generated adapter, what those of its parents say."""
+    """The licence on an expert's card or, for a generated adapter, the licences of its parents."""
     if isinstance(card.get("licence"), str):
         return str(card["licence"])
     parents = [parent for parent in card.get("parents") or () if isinstance(parent, dict)]
     return "; ".join(sorted({str(parent["licence"]) for parent in parents if "licence" in parent})) or None
-
-
-def _model_card(folder: Path) -> tuple[dict[str, Any], str]:
-    """Header and text of a Hugging Face model card; a damaged header says nothing."""
-    path = folder / "README.md"
-    if not path.is_file():
-        return {}, ""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    match = re.match(r"---\n(.*?)\n---\n?(.*)", text, re.DOTALL)
-    if match is None:
-        return {}, text
-    try:
-        header = yaml.safe_load(match[1])
-    except yaml.YAMLError:
-        header = None
-    return header if isinstance(header, dict) else {}, match[2]
-
-
-def _prose(body: str) -> Iterator[str]:
-    """Paragraphs of a model card that are sentences about it: no headings, tables, lists, images, code or comments."""
-    body = re.sub(r"```.*?```|<!--.*?-->", "", body, flags=re.DOTALL)
-    for paragraph in re.split(r"\n\s*\n", body):
-        lines = [line.strip() for line in paragraph.splitlines() if not line.lstrip().startswith("#")]
-        text = " ".join(lines).strip()
-        if len(text.split()) >= 3 and not text.startswith(_NO_PROSE) and not _BOILERPLATE.search(text):
-            yield text

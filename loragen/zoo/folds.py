@@ -19,7 +19,7 @@ from loragen.errors import ConfigError, ZooError
 from loragen.recipes.multitask import MultitaskRecipe
 
 FOLDS = "folds"
-PLAN = "fold.yaml"
+FOLD_PLAN = "fold.yaml"
 
 _Item = TypeVar("_Item")
 
@@ -71,7 +71,7 @@ class Member(Protocol):
         """The name of its family; a task without one is its own."""
 
 
-def assign(tasks: Sequence[Member], number: int, *, rng: torch.Generator) -> tuple[FoldPlan, ...]:
+def plan_folds(tasks: Sequence[Member], number: int, *, rng: torch.Generator) -> tuple[FoldPlan, ...]:
     """Plan folds, so that each task is far in one, and near in another one if its family has further members.
 
     In every fold some of each family stay, but for the families that are far there. The plans follow from the set of
@@ -118,7 +118,7 @@ def _least(parts: Sequence[Sequence[str]], among: Sequence[int]) -> int:
 
 def write_fold(folder: Path, fold: Fold, losses: Sequence[Mapping[str, float]] = ()) -> None:
     """Write a fold, whole or not at all: its PEFT adapter with the plan and the losses of its training."""
-    fold.adapter.save(folder, extra_files={PLAN: fold.plan.to_yaml(), "losses.json": json.dumps(losses)})
+    fold.adapter.save(folder, extra_files={FOLD_PLAN: fold.plan.to_yaml(), "losses.json": json.dumps(losses)})
 
 
 def read_fold(folder: Path) -> Fold:
@@ -138,7 +138,7 @@ def read_plan(folder: Path) -> FoldPlan:
         ZooError: the plan is missing or damaged.
     """
     try:
-        return FoldPlan.from_yaml(folder / PLAN)
+        return FoldPlan.from_yaml(folder / FOLD_PLAN)
     except ConfigError as error:
         raise ZooError(f"A fold is damaged; restore {folder}, or remove it and build again.\n{error}") from error
 

@@ -5,7 +5,7 @@ the frame cannot hold is told for each adapter, and refused where it is more tha
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,37 +14,85 @@ import torch
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
-from loragen.bases.architecture import Blueprint
+from loragen.bases.architecture import Architecture
 from loragen.bases.open import objective_of
-from loragen.errors import AdapterError, ZooError
+from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.files import atomic_folder, atomic_write
+from loragen.progress import Progress, silent
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
-from loragen.zoo.card import MANIFEST, Card, Imported, Manifest, card_text
-from loragen.zoo.external_adapter import Foreign
+from loragen.zoo.card import CARD, EXPERTS, ZOO_MANIFEST, Card, Imported, Manifest
+from loragen.zoo.external_adapter import ExternalAdapter
 from loragen.zoo.zoo import SPLIT, Zoo
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What an import would write."""
+class ImportPlan:
+    """Experts that an import would write, and the frame and manifest of their zoo."""
 
     manifest: Manifest
     frame: Frame
-    foreign: tuple[Foreign, ...]
+    adapters: tuple[ExternalAdapter, ...]
     imported: tuple[Imported, ...]
-    """Facts of each, in that order."""
+    """Facts of each adapter, in the same order."""
     is_checked: bool
-    """Whether sites and shapes were compared with the base's config; without it, only with one another."""
+    """True if sites and shapes were compared with the base's config; else they were with one another alone."""
+
+
+def import_adapters(
+    sources: Sequence[str],
+    zoo: Path,
+    *,
+    descriptions: Sequence[str | None] | None = None,
+    ids: Sequence[str | None] | None = None,
+    base: str | None = None,
+    rank: int | None = None,
+    max_loss: float = 0.05,
+    progress: Progress = silent,
+) -> ImportPlan:
+    """Bring adapters from elsewhere into a zoo, new or there already; returns what was written.
+
+    Args:
+        sources: adapter folders, or ``hub:ORG/NAME``.
+        zoo: folder of the zoo.
+        descriptions: of the adapters, in the same order; by default what their cards say.
+        ids: names of the experts, in the same order; by default those of the folders or repositories.
+        base: name of the base; by default the one that the adapters name.
+        rank: of a new zoo's frame; by default what the adapters need.
+        max_loss: share of an adapter's squared norm that the frame may lose.
+        progress: called with the stage, the adapters done and their total.
+
+    Raises:
+        AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
+        TaskError: an adapter comes without a description.
+        ConfigError: the numbers of adapters and of descriptions or ids differ.
+        ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
+            asked for; or something that is no zoo lies there.
+    """
+    told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
+    adapters = []
+    for done, (source, description, name) in enumerate(zip(sources, told, named, strict=True)):
+        progress("reading adapters", done, len(sources))
+        adapters.append(ExternalAdapter.open(source, name=name, description=description, base=base))
+    progress("reading adapters", len(sources), len(sources))
+    plan = plan_import(adapters, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
+    write_import(plan, zoo, progress)
+    return plan
+
+
+def _one_each(values: Sequence[str | None] | None, sources: Sequence[str], kind: str) -> Sequence[str | None]:
+    if values is not None and len(values) != len(sources):
+        raise ConfigError(f"{len(values)} {kind} came with {len(sources)} adapters; give one for each, in order.")
+    return [None] * len(sources) if values is None else values
 
 
 def plan_import(
-    foreign: Sequence[Foreign], root: Path, *, name: str, rank: int | None = None, max_loss: float = 0.05
-) -> Plan:
+    adapters: Sequence[ExternalAdapter], root: Path, *, name: str, rank: int | None = None, max_loss: float = 0.05
+) -> ImportPlan:
     """Check adapters and find their places in the frame of a zoo, or in one of their own where there is no zoo yet.
 
     Args:
-        foreign: the adapters, of one base.
+        adapters: of one base.
         root: folder of the zoo.
         name: of the zoo, where it is new.
         rank: of a new zoo's frame; the smallest that keeps enough of every adapter where it is not given.
@@ -55,41 +103,44 @@ def plan_import(
         ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
-    if not foreign:
+    if not adapters:
         raise ZooError("There is no adapter to import; name at least one folder.")
-    if repeated := sorted({one.id for one in foreign if sum(one.id == other.id for other in foreign) > 1}):
+    counts = Counter(one.id for one in adapters)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
         raise ZooError(f"Several adapters would be called {', '.join(repeated)}; give names with --id.")
-    zoo = Zoo.open(root) if (root / MANIFEST).is_file() else None
+    zoo = Zoo.open(root) if (root / ZOO_MANIFEST).is_file() else None
     if zoo is None and root.exists() and (root.is_file() or any(root.iterdir())):
-        raise ZooError(f"{root} is there already and is no zoo (it has no {MANIFEST}); name another folder with --zoo.")
-    is_checked = _check_base(foreign, zoo)
-    frame = _new_frame(foreign, rank, max_loss) if zoo is None else _frame_of(zoo, foreign, rank)
-    imported = tuple(_imported(one.adapter, frame) for one in foreign)
-    _refuse_losses(foreign, imported, frame, max_loss)
-    manifest = _manifest(foreign, frame, name) if zoo is None else zoo.manifest
-    return Plan(manifest, frame, tuple(foreign), imported, is_checked)
+        raise ZooError(
+            f"{root} is there already and is no zoo (it has no {ZOO_MANIFEST}); name another folder with --zoo."
+        )
+    is_checked = _check_base(adapters, zoo)
+    frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
+    imported = tuple(_imported(one.adapter, frame) for one in adapters)
+    _refuse_losses(adapters, imported, frame, max_loss)
+    manifest = _manifest(adapters, frame, name) if zoo is None else zoo.manifest
+    return ImportPlan(manifest, frame, tuple(adapters), imported, is_checked)
 
 
-def write_import(plan: Plan, root: Path, report: Callable[[int], None] = lambda _done: None) -> None:
-    """Write what was planned: a new zoo whole or not at all, and into one that is there one whole expert after another.
+def write_import(plan: ImportPlan, root: Path, progress: Progress = silent) -> None:
+    """Write a plan: a new zoo whole or not at all, and into one that is there one whole expert after another.
 
-    ``report`` is called with the number of adapters done.
+    ``progress`` is called with "writing experts", the number done, and their total.
     """
-    if (root / MANIFEST).is_file():
-        _write_experts(plan, root, report)
+    if (root / ZOO_MANIFEST).is_file():
+        _write_experts(plan, root, progress)
         return
     with atomic_folder(root) as folder:
-        atomic_write(folder / MANIFEST, plan.manifest.to_yaml())
-        _write_experts(plan, folder, report)
+        atomic_write(folder / ZOO_MANIFEST, plan.manifest.to_yaml())
+        _write_experts(plan, folder, progress)
 
 
-def _write_experts(plan: Plan, root: Path, report: Callable[[int], None]) -> None:
-    for done, (one, imported) in enumerate(zip(plan.foreign, plan.imported, strict=True), 1):
+def _write_experts(plan: ImportPlan, root: Path, progress: Progress) -> None:
+    for done, (one, imported) in enumerate(zip(plan.adapters, plan.imported, strict=True), 1):
         card = _card(one, imported, plan.manifest)
         brought(one.adapter, plan.frame, plan.manifest.base).save(
-            root / "experts" / one.id, extra_files={"card.yaml": card_text(card)}
+            root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()}
         )
-        report(done)
+        progress("writing experts", done, len(plan.adapters))
 
 
 def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
@@ -105,8 +156,8 @@ def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
     )
 
 
-def _check_base(foreign: Sequence[Foreign], zoo: Zoo | None) -> bool:
-    bases = {str(one.base): one.id for one in foreign}
+def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
+    bases = {str(one.base): one.id for one in adapters}
     if len(bases) > 1:
         told = ", ".join(f"{base} ({expert})" for base, expert in bases.items())
         raise AdapterError(
@@ -118,32 +169,31 @@ def _check_base(foreign: Sequence[Foreign], zoo: Zoo | None) -> bool:
             f"The zoo {zoo.root} is of the base {zoo.manifest.base}, the adapters of {base}; name another --zoo or, "
             "if that is the same base, its name with --base."
         )
-    if zoo is not None and (known := [one.id for one in foreign if one.id in zoo.cards]):
+    if zoo is not None and (known := [one.id for one in adapters if one.id in zoo.cards]):
         raise ZooError(f"The zoo {zoo.root} has {', '.join(known)} already; give other names with --id.")
-    kinds = {(one.adapter.settings.task_type, one.adapter.settings.fan_in_fan_out) for one in foreign}
+    kinds = {(one.adapter.settings.task_type, one.adapter.settings.fan_in_fan_out) for one in adapters}
     if len(kinds) > 1:
         raise AdapterError(
             f"Adapters of one zoo must agree on task_type and fan_in_fan_out; met {sorted(map(str, kinds))}. Correct "
             "their adapter_config.json, or import them into two zoos."
         )
-    sites = {site for one in foreign for site in one.adapter.sites}
-    blueprint = Blueprint.at_hand(base, sites, foreign[0].adapter.settings.task_type)
-    for one in foreign:
-        if blueprint is not None and (faults := blueprint.faults(one.adapter)):
+    sites = {site for one in adapters for site in one.adapter.sites}
+    architecture = Architecture.at_hand(base, sites, adapters[0].adapter.settings.task_type)
+    for one in adapters:
+        if architecture is not None and (faults := architecture.faults(one.adapter)):
             raise AdapterError(f"The adapter {one.id} does not fit {base}. {' '.join(faults)}")
-    return blueprint is not None
+    return architecture is not None
 
 
-def _new_frame(foreign: Sequence[Foreign], rank: int | None, max_loss: float) -> Frame:
-    adapters = [one.adapter for one in foreign]
+def _new_frame(adapters: Sequence[ExternalAdapter], rank: int | None, max_loss: float) -> Frame:
+    loras = [one.adapter for one in adapters]
     if rank is not None:
-        return Frame.fit(adapters, r=rank).rounded()
+        return Frame.fit(loras, r=rank).rounded()
     ranks: Counter[str] = Counter()
-    for adapter in adapters:
-        ranks.update({site.name: site.r for site in adapter.spec.sites})
-    most = max(ranks.values())
-    whole = Frame.fit(adapters, r=most)
-    return _cut(whole, smallest_rank(whole, adapters, max_loss)).rounded()
+    for lora in loras:
+        ranks.update({site.name: site.r for site in lora.spec.sites})
+    whole = Frame.fit(loras, r=max(ranks.values()))
+    return _cut(whole, smallest_rank(whole, loras, max_loss)).rounded()
 
 
 def smallest_rank(frame: Frame, adapters: Sequence[Lora], max_loss: float) -> int:
@@ -168,11 +218,11 @@ def _cut(frame: Frame, rank: int) -> Frame:
     return Frame({site: a[:rank].contiguous() for site, a in frame.lora_A.items()}, frame.out_features)
 
 
-def _frame_of(zoo: Zoo, foreign: Sequence[Foreign], rank: int | None) -> Frame:
+def _frame_of(zoo: Zoo, adapters: Sequence[ExternalAdapter], rank: int | None) -> Frame:
     if rank is not None:
         raise ZooError(f"The zoo {zoo.root} has its frame already, and --rank is for new ones; leave it out.")
     frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
-    for one in foreign:
+    for one in adapters:
         if unknown := [site for site in one.adapter.sites if site not in frame.lora_A]:
             raise AdapterError(
                 f"The adapter {one.id} updates {unknown[0]!r}, which is not among the {len(frame.lora_A)} sites of the "
@@ -192,24 +242,26 @@ def _imported(adapter: Lora, frame: Frame) -> Imported:
     )
 
 
-def _refuse_losses(foreign: Sequence[Foreign], imported: Sequence[Imported], frame: Frame, max_loss: float) -> None:
-    lost = [(one.id, 1 - facts.energy_kept) for one, facts in zip(foreign, imported, strict=True)]
+def _refuse_losses(
+    adapters: Sequence[ExternalAdapter], imported: Sequence[Imported], frame: Frame, max_loss: float
+) -> None:
+    lost = [(one.id, 1 - facts.energy_kept) for one, facts in zip(adapters, imported, strict=True)]
     if over := [(expert, loss) for expert, loss in lost if loss > max_loss + 1e-6]:
         rank = max(len(a) for a in frame.lora_A.values())
         told = ", ".join(f"{expert} {100 * loss:.1f} %" for expert, loss in over[:8])
         raise AdapterError(
-            f"A frame of rank {rank} loses more than {100 * max_loss:.1f} % of {len(over)} of {len(foreign)} adapters' "
+            f"A frame of rank {rank} loses more than {100 * max_loss:.1f} % of {len(over)} of {len(lost)} adapters' "
             f"energy: {told}. Allow it with --max-loss, or import all adapters into a new zoo, with a larger --rank or "
             "none, which takes what is needed."
         )
 
 
-def _manifest(foreign: Sequence[Foreign], frame: Frame, name: str) -> Manifest:
+def _manifest(adapters: Sequence[ExternalAdapter], frame: Frame, name: str) -> Manifest:
     endings = tuple(sorted({site.rpartition(".")[2] for site in frame.lora_A}))
-    task_type = foreign[0].adapter.settings.task_type
+    task_type = adapters[0].adapter.settings.task_type
     return Manifest(
         name=name,
-        base=foreign[0].base,
+        base=adapters[0].base,
         base_hash="",
         frame="fitted",
         start="elsewhere",
@@ -220,7 +272,7 @@ def _manifest(foreign: Sequence[Foreign], frame: Frame, name: str) -> Manifest:
     )
 
 
-def _card(one: Foreign, imported: Imported, manifest: Manifest) -> Card:
+def _card(one: ExternalAdapter, imported: Imported, manifest: Manifest) -> Card:
     return Card(
         id=one.id,
         split=SPLIT,
@@ -230,11 +282,6 @@ def _card(one: Foreign, imported: Imported, manifest: Manifest) -> Card:
         origin=one.origin,
         base=manifest.base,
         base_hash=manifest.base_hash,
-        recipe=None,
-        steps=0,
-        held_out_losses={},
-        seconds=0.0,
-        dtype="",
+        provenance=imported,
         versions={"loragen": version("loragen")},
-        imported=imported,
     )

@@ -14,14 +14,24 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.devices import DeviceName
 from loragen.bases.open import open_base
+from loragen.bases.scores import shown_scores
 from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.files import sha256_of
-from loragen.zoo.card import MANIFEST, MULTITASK, SNAPSHOTS, VARIANCE, Card, Manifest
+from loragen.zoo.card import (
+    CARD,
+    EXPERTS,
+    MULTITASK_FOLDER,
+    SNAPSHOTS,
+    VARIANCE,
+    ZOO_MANIFEST,
+    Card,
+    Manifest,
+)
 from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
 
 SPLIT = "experts"
-"""Generators draw on this split of a zoo alone; its other experts are there for choosing settings."""
+"""Split of a zoo that generators draw on, and no other; experts of other splits are there for choosing settings."""
 _SILENT = "all delta weights are zero: the adapter does nothing"
 
 
@@ -41,30 +51,29 @@ class Zoo:
     cards: Mapping[str, Card]
 
     @classmethod
-    def open(cls, root: Path) -> "Zoo":
-        """Read the manifest and all cards.
+    def open(cls, root: Path | None = None) -> "Zoo":
+        """Read the manifest and all cards of a zoo; by default of the bundled one.
 
         Raises:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
-        if not (root / MANIFEST).is_file():
-            raise ZooError(f"There is no zoo in {root} (no {MANIFEST}); build one with `loragen zoo build CONFIG`.")
-        folders = sorted(path.parent for path in (root / "experts").glob("[!.]*/card.yaml"))
+        root = root or default_zoo()
+        if not (root / ZOO_MANIFEST).is_file():
+            raise ZooError(f"There is no zoo in {root} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`.")
+        folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
         try:
-            manifest = Manifest.from_yaml(root / MANIFEST)
+            manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
         except ConfigError as error:
             raise ZooError(f"The zoo's manifest is damaged; restore it, or build elsewhere.\n{error}") from error
         try:
-            cards = {
-                folder.name: Card.checked(read_yaml(folder / "card.yaml"), source=str(folder)) for folder in folders
-            }
+            cards = {folder.name: Card.checked(read_yaml(folder / CARD), source=str(folder)) for folder in folders}
         except ConfigError as error:
             raise ZooError(
                 f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
             ) from error
         for name, card in cards.items():
             if card.id != name:
-                raise ZooError(f"{root / 'experts' / name} holds the card of {card.id!r}; restore it, or remove it.")
+                raise ZooError(f"{root / EXPERTS / name} holds the card of {card.id!r}; restore it, or remove it.")
         return cls(root, manifest, cards)
 
     def __len__(self) -> int:
@@ -78,6 +87,10 @@ class Zoo:
         """Expert ids in alphabetical order: the row order of everything computed over a zoo."""
         return tuple(self.cards)
 
+    def score_titles(self) -> dict[str, str]:
+        """Names and short titles of the scores that matter most for these experts."""
+        return shown_scores(card.after for card in self)
+
     def select(
         self,
         *,
@@ -85,7 +98,9 @@ class Zoo:
         licences: Collection[str] | None = None,
         without: Collection[str] = (),
     ) -> "Zoo":
-        """Keep the experts of these splits and licences (compared whole, case ignored).
+        """Keep the experts of these splits and licences, without some by id.
+
+        Licences are compared whole, upper and lower case alike.
 
         Raises:
             ZooError: none is left.
@@ -123,20 +138,20 @@ class Zoo:
         return self.cards[expert]
 
     def folder(self, expert: str) -> Path:
-        """Where an expert lies."""
-        return self.root / "experts" / self.card(expert).id
+        """The folder of an expert."""
+        return self.root / EXPERTS / self.card(expert).id
 
     def adapter(self, expert: str) -> Lora:
         """Read an expert's adapter."""
         return Lora.load(self.folder(expert))
 
     def multitask(self) -> Lora:
-        """The one adapter trained on all experts' tasks together, where the zoo has it.
+        """The one adapter that was trained on all experts' tasks together.
 
         Raises:
-            AdapterError: it has not.
+            AdapterError: the zoo has none, or a damaged one.
         """
-        return Lora.load(self.root / MULTITASK)
+        return Lora.load(self.root / MULTITASK_FOLDER)
 
     def load_base(self, *, dtype: torch.dtype = torch.float32, device: DeviceName = "cpu") -> Base:
         """Load the base that the experts adapt.
@@ -156,11 +171,11 @@ class Zoo:
         return base
 
     def folds(self) -> tuple[Fold, ...]:
-        """The multi-task adapters that have each not seen some tasks, by number; empty where the zoo has none.
+        """The multi-task adapters that have each not seen some tasks, in the order of their numbers; none in some zoos.
 
         Raises:
-            ZooError: some are missing, or the plan of one is damaged.
-            AdapterError: the adapter of one is damaged.
+            ZooError: a fold is missing, or its plan is damaged.
+            AdapterError: the adapter of a fold is damaged.
         """
         if missing := self._missing_folds():
             raise ZooError(
@@ -174,13 +189,13 @@ class Zoo:
 
     def variance(self, expert: str) -> dict[str, Tensor]:
         """Site → variance of B over the last steps of training, float32 (out, r); zero where that is not known."""
-        if self.card(expert).imported is not None:
+        if not self.card(expert).is_trained:
             return {site: torch.zeros_like(b, dtype=torch.float32) for site, b in self.adapter(expert).lora_B.items()}
         return _read_tensors(self.folder(expert) / VARIANCE)
 
     def snapshots(self, expert: str) -> dict[str, Tensor]:
         """Site → points of B in training, float32 (snapshots, out, r); the adapter alone where none are known."""
-        if self.card(expert).imported is not None:
+        if not self.card(expert).is_trained:
             return {site: b.float()[None] for site, b in self.adapter(expert).lora_B.items()}
         return _read_tensors(self.folder(expert) / SNAPSHOTS)
 

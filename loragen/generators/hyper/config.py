@@ -10,12 +10,12 @@ from loragen.generators.trained import TrainConfig
 
 
 class TaskSettings(StrictModel):
-    """What any training on task loss is told."""
+    """Settings of a training on task loss: tasks, texts and judging."""
 
     tasks: Path
     """The experts' tasks: their texts are what it learns from."""
     tasks_root: Path | None = None
-    """Where the tasks' files lie, if not where that file says."""
+    """Folder of the tasks' files, if not the one that file names."""
     judged_on: str | None = "validation"
     """The split of left-out tasks that chooses the epoch; null trains to the end."""
     judged_texts: int = Field(100, ge=20)
@@ -25,15 +25,15 @@ class TaskSettings(StrictModel):
     max_length: int = Field(64, ge=8)
     """Tokens of a text in training, and of a prompt that task vectors are read from."""
     variants: int = Field(3, ge=0)
-    """Tasks made of a random part of a task's labels, for each task of at least four."""
+    """Number of variants of each task with at least four labels; a variant has a random part of them."""
     near_share: float = Field(0.5, ge=0, le=1)
-    """Share of the episodes in which others of a task's family may help, where the zoo has folds that know them."""
+    """Share of the episodes that start from a fold which has seen others of the task's family, where there is one."""
     dtype: DtypeName = "auto"
     """In which the frozen base computes losses and scores; task vectors are read in float32."""
 
 
 class TaskTrainConfig(TaskSettings, TrainConfig):
-    """What `loragen train` is told for any generator that is trained on task loss."""
+    """Settings of `loragen train` for a generator that is trained on task loss."""
 
     pool: int = Field(96, ge=1)
     """Training examples a task from which supports are drawn."""

@@ -1,4 +1,4 @@
-"""Training data of the hypernetwork: experts, their tasks and variants of these, and the folds that each starts from."""
+"""Training data of the hypernetwork: experts, their tasks with variants, and the folds that each starts from."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +15,7 @@ from loragen.errors import ConfigError, ZooError
 from loragen.generators.hyper.config import TaskTrainConfig
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
-from loragen.zoo.card import MULTITASK
+from loragen.zoo.card import MULTITASK_FOLDER
 from loragen.zoo.zoo import Zoo
 
 
@@ -49,8 +49,8 @@ class HyperData:
     """Coordinates where experts began, (d,): of the one adapter for all tasks, the mean of the folds where each began
     at a fold of its own, or zero where the zoo has neither."""
     start: Tensor
-    """Coordinates that a generation begins at, (d,): the mean of the folds, which are of one make with what the tasks
-    of the training began at; without folds the origin."""
+    """Coordinates that a generation begins at, (d,): the mean of the folds, since tasks begin at a fold in
+    training; without folds the origin."""
     folds: "FoldStarts"
     frame: Frame
     evidence: tuple[EvidenceKind, ...]
@@ -118,7 +118,7 @@ class ExpertStarts:
         Raises:
             ZooError: a fold leaves an expert out of account.
         """
-        has_multitask = (zoo.root / MULTITASK).is_dir()
+        has_multitask = (zoo.root / MULTITASK_FOLDER).is_dir()
         origin = frame.coordinates(zoo.multitask()) if has_multitask else torch.zeros(frame.size)
         folds = FoldStarts.of(zoo, frame, origin)
         if zoo.manifest.start == "folds":

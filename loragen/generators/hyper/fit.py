@@ -45,8 +45,8 @@ class HyperTrainConfig(TaskTrainConfig):
         """Optimiser steps of all trainings together."""
         return {
             "weights": self.weights_schedule.steps,
-            "task": super().steps,
-            "both": self.weights_schedule.steps + super().steps,
+            "task": self.steps_of_a_training,
+            "both": self.weights_schedule.steps + self.steps_of_a_training,
         }[self.objective]
 
     @property
@@ -64,7 +64,7 @@ class WeightsBatch:
     query: Tensor
     """Task vectors, (b, kinds, h)."""
     present: Tensor
-    """Which of them there are, boolean (b, kinds)."""
+    """Mask of the task vectors that there are, boolean (b, kinds)."""
     expert: Tensor
     """Numbers of the experts, (b,)."""
 
@@ -74,7 +74,7 @@ class WeightsBatch:
 
 
 class WeightsObjective(Objective):
-    """Mean squared error of what is made beyond x₀ to the experts' offsets; at each site 1 is their mean square."""
+    """Mean squared error of generated offsets from x₀ to the experts' own; at each site 1 is their mean square."""
 
     offsets: Tensor
     start: Tensor
@@ -87,9 +87,9 @@ class WeightsObjective(Objective):
 
     def loss(self, batch: WeightsBatch) -> dict[str, Tensor]:
         """The mean over the batch and over sites, each of which counts the same."""
-        made = self.network.coordinates(batch.query, batch.present, self.start) - self.start
+        offsets = self.network.coordinates(batch.query, batch.present, self.start) - self.start
         errors, squares = (
-            _site_squares(x, self.network.sizes) for x in (made - self.offsets[batch.expert], self.offsets)
+            _site_squares(x, self.network.sizes) for x in (offsets - self.offsets[batch.expert], self.offsets)
         )
         return {"loss": (errors / squares.clamp(min=torch.finfo(squares.dtype).tiny)).mean()}
 
@@ -154,8 +154,8 @@ def _fit(
 
     def tasks(rng: torch.Generator) -> list[TaskBatch]:
         batches = episodes(data, config, rng=rng)
-        told = [disturbed(batch.query, batch.present, config, rng=rng) for batch in batches]
-        return [replace(b, query=query, present=present) for b, (query, present) in zip(batches, told, strict=True)]
+        noisy = [disturbed(batch.query, batch.present, config, rng=rng) for batch in batches]
+        return [replace(b, query=query, present=present) for b, (query, present) in zip(batches, noisy, strict=True)]
 
     if config.objective != "task":
         fitted = fit_judged(
@@ -187,6 +187,6 @@ def disturbed(
     query: Tensor, present: Tensor, config: HyperTrainConfig, *, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Task vectors (kinds, h) with noise, and which there are (kinds,): in some episodes none."""
-    is_told = float(torch.rand((), generator=rng)) >= config.condition_dropout
+    is_known = float(torch.rand((), generator=rng)) >= config.condition_dropout
     noisy = query + config.noise * torch.randn(query.shape, generator=rng)
-    return noisy * (present & is_told)[:, None], present & is_told
+    return noisy * (present & is_known)[:, None], present & is_known

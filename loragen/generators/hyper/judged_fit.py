@@ -74,7 +74,7 @@ def fit_through_base(
     checkpoints: Path | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Fitted:
-    """Train a network that makes coordinates (d,) of a `TaskBatch`, on the loss of the batch's texts; see `fit_judged`.
+    """Train a network from a `TaskBatch` to coordinates (d,), on the loss of the batch's texts; see `fit_judged`.
 
     Args:
         config: length and optimiser settings.
@@ -158,7 +158,7 @@ class Judge:
     def worth(self, network: nn.Module) -> float:
         """Mean score, plus the part of it that is lost under another task's description; a score is that of both kinds.
 
-        The second part alone would prefer a generator that does harm when it is told something else. The network is
+        The second part alone would prefer a generator that does harm under any other description. The network is
         judged as it generates, out of its training mode.
         """
         device, is_training = next(network.parameters()).device, network.training

@@ -6,7 +6,7 @@ Vₛ of a few rows,
 
     xₛ = gₛ(q) x₀ₛ + Vₛᵀ cₛ(q)
 
-with gates g and coefficients c that are linear in the features an MLP makes of q. The basis begins with the top right
+with gates g and coefficients c that are linear in the features of q by an MLP. The basis begins with the top right
 singular vectors of the experts' offsets at that site (from where each began), each times the root mean square of the
 experts' codes, so that a coefficient of order 1 is an offset of an expert's size. Coefficients begin at 0 and gates at
 1: before training all tasks get x₀. Without ``residual`` there is no x₀: the first row of Vₛ begins as x₀ and the
@@ -34,7 +34,7 @@ from loragen.errors import ConfigError
 from loragen.generators.base import Generation
 from loragen.generators.hyper.task_loss import TaskBatch
 from loragen.generators.trained import (
-    MANIFEST,
+    GENERATOR_MANIFEST,
     Provenance,
     TrainedGenerator,
     compact,
@@ -61,9 +61,9 @@ class HyperConfig(StrictModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Of the MLP's features, in training."""
     gated: bool = True
-    """Whether the strength of the start is learnt, site by site; if not it is 1."""
+    """Learn the strength of the start, site by site; otherwise it is 1."""
     residual: bool = True
-    """Whether an adapter for all tasks is added to; if not, adapters are made from nothing."""
+    """Add to an adapter for all tasks; otherwise adapters begin at nothing."""
 
 
 class HyperNetwork(nn.Module):
@@ -133,14 +133,14 @@ class HyperNetwork(nn.Module):
         features = self.body(torch.cat([(query * present[..., None]).flatten(-2), present.to(query.dtype)], -1))
         scaled = (self.coefficients(features) * self.scales).unflatten(-1, (len(self.sizes), -1))
         parts = zip(scaled.unbind(-2), torch.split(self.basis, self.sizes, 1), strict=True)
-        made = torch.cat([codes @ rows for codes, rows in parts], -1)
+        offset = torch.cat([codes @ rows for codes, rows in parts], -1)
         if not self.is_residual:
-            return made
+            return offset
         if self.gates is None:
-            return start + made
+            return start + offset
         gates: Tensor = 2 * torch.sigmoid(self.gates(features))
         sizes = torch.tensor(self.sizes, device=gates.device)
-        return torch.repeat_interleave(gates, sizes, dim=-1, output_size=sum(self.sizes)) * start + made
+        return torch.repeat_interleave(gates, sizes, dim=-1, output_size=sum(self.sizes)) * start + offset
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
@@ -195,7 +195,7 @@ class Hyper(TrainedGenerator):
 
     @torch.inference_mode()
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
-        """Make the adapter of what is known of the task; nothing is drawn at random.
+        """Generate the adapter from the task vectors; nothing is drawn at random.
 
         Raises:
             GeneratorError: the condition holds no evidence that this generator reads.
@@ -218,7 +218,7 @@ class Hyper(TrainedGenerator):
             "embeddings": self.embeddings,
         }
         return {
-            MANIFEST: self.manifest.to_yaml(),
+            GENERATOR_MANIFEST: self.manifest.to_yaml(),
             TENSORS: save({name: value.contiguous() for name, value in tensors.items()}),
             FRAME: self.frame.to_bytes(),
         }
@@ -231,7 +231,7 @@ class Hyper(TrainedGenerator):
             GeneratorError: the folder is missing, damaged, or does not hold a hypernetwork.
         """
         with reading_folder(folder, "hyper"):
-            manifest, frame = HyperManifest.from_yaml(folder / MANIFEST), Frame.load(folder / FRAME)
+            manifest, frame = HyperManifest.from_yaml(folder / GENERATOR_MANIFEST), Frame.load(folder / FRAME)
             tensors = load_file(folder / TENSORS)
             conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])
             network = HyperNetwork(conditions.centres.shape[-1], tuple(frame.sizes.values()), manifest.config)

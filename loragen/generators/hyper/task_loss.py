@@ -1,4 +1,4 @@
-"""Loss of a task's texts through the frozen base, under the adapter that a network makes for the task."""
+"""Loss of a task's texts through the frozen base, under the adapter that a network generates for the task."""
 
 from dataclasses import dataclass, replace
 
@@ -19,9 +19,10 @@ class TaskBatch:
     query: Tensor
     """Task vectors as the generator reads them, (kinds, h); zero where there is none."""
     present: Tensor
-    """Which of them there are, boolean (kinds,)."""
+    """Mask of the task vectors that there are, boolean (kinds,)."""
     start: Tensor
-    """Coordinates that are added to, (d,): of one adapter for all tasks, in training one that has not seen this task."""
+    """Coordinates that the adapter starts from, (d,): of one adapter for all tasks, in training one that has not seen
+    this task."""
 
     def to(self, device: torch.device) -> "TaskBatch":
         """The same batch on a device."""
@@ -30,10 +31,10 @@ class TaskBatch:
 
 
 class TaskObjective(Objective):
-    """The base's losses of a task's texts, supervised contrast among them, under the adapter that was made for it.
+    """The base's losses of a task's texts, supervised contrast among them, under the adapter generated for it.
 
-    With label texts in the loss, these already tell the task, and nothing forces a generator to read its condition;
-    the contrast sees no label text.
+    Label texts alone give the task away, and nothing forces a generator to read its condition; the contrast sees no
+    label text.
     """
 
     def __init__(self, base: Base, network: nn.Module, frame: Frame, *, contrast_weight: float) -> None:

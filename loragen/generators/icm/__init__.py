@@ -1,0 +1,1 @@
+"""ICM-LoRA: the generator, its episodes, and its training on a zoo."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
@@ -29,13 +29,15 @@ class ICMTrainConfig(TrainConfig):
     """Settings of `loragen train` for ICM-LoRA."""
 
     generator: Literal["icm"]
-    icm: ICMConfig = ICMConfig()
     tasks: Path | None = None
     """The experts' tasks, for supports of texts and labelled examples; not needed for descriptions alone."""
+    icm: ICMConfig = Field(ICMConfig(), validate_default=True)
+    """Without ``tasks`` the evidence is by default the description alone."""
     tasks_root: Path | None = None
-    """Where the tasks' files lie, if not where that file says."""
+    """Folder of the tasks' files, if not the one that file names."""
     reading_model: str | None = None
-    """Reads the task vectors; by default the base."""
+    """Reads the task vectors; by default the base, or ``encoder`` where all experts were imported: the base of adapters
+    from elsewhere need not be at hand."""
     pooling: Literal["mean", "last"] = "mean"
     through: Literal["base", "own_adapter"] = "base"
     max_length: int = Field(64, ge=8)
@@ -49,10 +51,17 @@ class ICMTrainConfig(TrainConfig):
     """Left-out tasks choose the number of epochs: in how many parts they are left out; as many as experts leaves out
     one at a time, and 0 trains to the end."""
 
+    @field_validator("icm")
+    @classmethod
+    def _reads_descriptions_where_no_tasks_are_named(cls, icm: ICMConfig, info: ValidationInfo) -> ICMConfig:
+        if info.data.get("tasks") is not None or "evidence" in icm.model_fields_set:
+            return icm
+        return icm.model_copy(update={"evidence": ("description",)})
+
     @property
     def steps(self) -> int:
         """Optimiser steps of all trainings together; the last may end earlier."""
-        return (self.folds + 1) * super().steps
+        return (self.folds + 1) * self.steps_of_a_training
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +89,7 @@ class ICMData:
         return codec
 
     def codes(self, experts: Sequence[int], codec: Codec, config: ICMConfig) -> Tensor:
-        """Codes of some experts, which the network learns to make, (len(experts), 1 + snapshots, k)."""
+        """Codes of some experts, the targets of the network, (len(experts), 1 + snapshots, k)."""
         samples = self._samples_of(experts)
         if config.scale == "pool":
             return codec.encode(samples)
@@ -118,21 +127,26 @@ def read_experts(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> ICMD
     raw = config.icm.codec == "raw"
     space = RawFactors(adapters[0].spec) if raw else Frame.fit(adapters)
     samples = samples_of(zoo, space, adapters)
-    reader = Reader.load(
-        Reading(
-            model=config.reading_model or zoo.manifest.base,
-            objective="label_text" if config.reading_model else zoo.manifest.recipe.objective,
-            pooling=config.pooling,
-            through=config.through,
-            max_length=config.max_length,
-        )
-    )
+    reader = Reader.load(reading_of(config, zoo))
     return ICMData(
         samples,
         space,
         _states(config, zoo, reader, adapters),
         reader.reading.model_copy(update={"model_hash": reader.base.fingerprint}),
         library.index.vectors.float(),
+    )
+
+
+def reading_of(config: ICMTrainConfig, zoo: Zoo) -> Reading:
+    """Reading of the task vectors, with the model that the config or else the zoo calls for."""
+    base, are_imported = zoo.manifest.base, all(not card.is_trained for card in zoo)
+    model = config.reading_model or (config.encoder if are_imported and config.through == "base" else base)
+    return Reading(
+        model=model,
+        objective=zoo.manifest.recipe.objective if model == base else "label_text",
+        pooling=config.pooling,
+        through=config.through,
+        max_length=config.max_length,
     )
 
 

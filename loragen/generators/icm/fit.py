@@ -77,7 +77,7 @@ def _fit_all(
 def longest_as_good(curves: Tensor) -> int:
     """The last epoch that is within one standard error of the best, from the curves of left-out tasks (n, epochs).
 
-    Training on improves what is made for known tasks; it ends where that would cost unknown ones.
+    Further epochs improve the adapters of known tasks; training ends where they would cost unknown tasks.
     """
     means = curves.mean(0)
     best = int(means.argmax())
@@ -157,7 +157,7 @@ class ICMRun:
 
 
 def cosines_with(codec: Codec, own: Tensor) -> Callable[[Tensor], Tensor]:
-    """How codes (n, k) align with adapters ``own`` (n, d): cosines (n,) in scaled coordinates, from the centre.
+    """Alignment of codes (n, k) with adapters ``own`` (n, d): cosines (n,) in scaled coordinates, from the centre.
 
     What is the same for all codes is worked out once: codes are few, where coordinates may be millions.
     """

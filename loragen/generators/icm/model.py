@@ -36,7 +36,7 @@ from loragen.config import StrictModel
 from loragen.errors import GeneratorError
 from loragen.generators.base import Generation
 from loragen.generators.trained import (
-    MANIFEST,
+    GENERATOR_MANIFEST,
     Gaussian,
     Provenance,
     TrainedGenerator,
@@ -181,7 +181,7 @@ class ICMManifest(Provenance):
 
 @dataclass(frozen=True, eq=False)
 class ICM(TrainedGenerator):
-    """A trained ICM-LoRA: everything it needs to make an adapter from a task's vectors."""
+    """A trained ICM-LoRA: everything it needs for an adapter from a task's vectors."""
 
     manifest: ICMManifest
     network: ICMNetwork
@@ -244,7 +244,7 @@ class ICM(TrainedGenerator):
             "embeddings": self.embeddings,
         }
         files: dict[str, str | bytes] = {
-            MANIFEST: self.manifest.to_yaml(),
+            GENERATOR_MANIFEST: self.manifest.to_yaml(),
             TENSORS: save({name: value.contiguous() for name, value in tensors.items()}),
         }
         return files | ({FRAME: self.space.to_bytes()} if isinstance(self.space, Frame) else {})
@@ -257,7 +257,7 @@ class ICM(TrainedGenerator):
             GeneratorError: the folder is missing, damaged, or does not hold an ICM-LoRA.
         """
         with reading_folder(folder, "ICM-LoRA"):
-            manifest = ICMManifest.from_yaml(folder / MANIFEST)
+            manifest = ICMManifest.from_yaml(folder / GENERATOR_MANIFEST)
             tensors = {n: t.float() if t.is_floating_point() else t for n, t in load_file(folder / TENSORS).items()}
             codec = Codec.from_tensors(tensors)
             conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])

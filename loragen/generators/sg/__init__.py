@@ -1,0 +1,1 @@
+"""SG-LoRA: the generator, and its training on a zoo."""

@@ -24,6 +24,11 @@ class SGTrainConfig(TrainConfig):
     generator: Literal["sg"]
     sg: SGConfig = SGConfig()
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_of_a_training
+
 
 @dataclass(frozen=True, eq=False)
 class SGData:
@@ -62,7 +67,7 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
 def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
     """Variances of the experts' codes over the last steps of training, (n, k); zero where nothing is known of them."""
     variances = torch.zeros(len(zoo), codec.size)
-    known = [at for at, card in enumerate(zoo) if card.imported is None]
+    known = [at for at, card in enumerate(zoo) if card.is_trained]
     if known:
         blocks = torch.stack([frame.flatten(zoo.variance(zoo.ids[at])) for at in known])
         variances[known] = codec.encode_variance(blocks)
@@ -72,7 +77,7 @@ def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
 def training_batches(
     data: SGData, config: SGConfig, *, steps: int, batch_size: int, rng: torch.Generator
 ) -> list[SGBatch]:
-    """Batches of experts' adapters, each under a condition made from other experts.
+    """Batches of experts' adapters, each under a condition of other experts.
 
     Each sample draws an expert, a point of its training, one of its descriptions, and who of the others may serve.
     """

@@ -31,7 +31,7 @@ from loragen.conditions.index import Index
 from loragen.config import StrictModel
 from loragen.generators.base import Generation
 from loragen.generators.trained import (
-    MANIFEST,
+    GENERATOR_MANIFEST,
     Gaussian,
     Provenance,
     TrainedGenerator,
@@ -56,7 +56,7 @@ class SGConfig(StrictModel):
     latent_size: int = Field(32, ge=1)
     hidden_size: int = Field(256, ge=1)
     decoder: Literal["direct", "residual"] = "residual"
-    """Whether the decoder gives the adapter itself or what is added to μ*."""
+    """Output of the decoder: the adapter itself, or the difference from μ*."""
     kl_weight: float = Field(1.0, ge=0)
     """λ."""
     prior_scale: float = Field(1.0, ge=0)
@@ -64,7 +64,7 @@ class SGConfig(StrictModel):
     leave_one_out: bool = True
     """Keep a task's own expert out of its condition in training."""
     expert_dropout: float = Field(0.2, ge=0, lt=1)
-    """Share of the experts left out at random whenever a training condition is made."""
+    """Share of the experts left out at random from each training condition."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """On the hidden layers, in training."""
 
@@ -85,7 +85,7 @@ class Mixture:
         return cls(mean, within + between.clamp_min(0.0))
 
     def features(self) -> Tensor:
-        """What the networks read, (..., 2k): the mean, and the logarithm of the variance."""
+        """Input of the networks, (..., 2k): the mean, and the logarithm of the variance."""
         return torch.cat([self.mean, (self.variance + 1e-6).log()], dim=-1)
 
 
@@ -188,7 +188,7 @@ class SGManifest(Provenance):
 
 @dataclass(frozen=True, eq=False)
 class SG(TrainedGenerator):
-    """A trained SG-LoRA: everything it needs to make an adapter from a description's embedding."""
+    """A trained SG-LoRA: everything it needs for an adapter from a description's embedding."""
 
     manifest: SGManifest
     network: SGNetwork
@@ -238,7 +238,7 @@ class SG(TrainedGenerator):
         tensors |= self.codec.tensors()
         tensors |= {f"library.{name}": getattr(self.library, name) for name in ("means", "variances", "embeddings")}
         return {
-            MANIFEST: self.manifest.to_yaml(),
+            GENERATOR_MANIFEST: self.manifest.to_yaml(),
             TENSORS: save({name: value.contiguous() for name, value in tensors.items()}),
             FRAME: self.frame.to_bytes(),
         }
@@ -251,7 +251,7 @@ class SG(TrainedGenerator):
             GeneratorError: the folder is missing, damaged, or does not hold an SG-LoRA.
         """
         with reading_folder(folder, "SG-LoRA"):
-            manifest = SGManifest.from_yaml(folder / MANIFEST)
+            manifest = SGManifest.from_yaml(folder / GENERATOR_MANIFEST)
             tensors = load_file(folder / TENSORS)
             codec = Codec.from_tensors(tensors)
             network = SGNetwork(codec.size, manifest.config)

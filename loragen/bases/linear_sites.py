@@ -1,0 +1,110 @@
+"""Linear modules of a model, by their names, and low-rank updates that are added to their outputs for a while."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loragen.errors import AdapterError
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""Site → (A of shape (r, in), scaling · B of shape (out, r))."""
+
+
+def find_sites(model: nn.Module, base: str, target_modules: Sequence[str] | str) -> dict[str, tuple[int, int]]:
+    """Linear modules whose trailing dotted parts match a target, or whose whole name matches a regular expression.
+
+    Returns site → (out, in); ``base`` names the model in errors.
+
+    Raises:
+        AdapterError: a target matches nothing.
+    """
+    linear = {name: size for name, module in model.named_modules() if (size := linear_size(module))}
+    found: dict[str, tuple[int, int]] = {}
+    is_pattern = isinstance(target_modules, str)
+    for target in (target_modules,) if isinstance(target_modules, str) else target_modules:
+        matches = {name: size for name, size in linear.items() if _is_target(name, target, is_pattern=is_pattern)}
+        if not matches:
+            names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise AdapterError(f"No linear module of {base} is called {target!r}; it has {names}.")
+        found |= matches
+    return {name: found[name] for name in linear if name in found}
+
+
+def stores_transposed(model: nn.Module, base: str, sites: Iterable[str]) -> bool:
+    """True if the weights at these sites are kept as (in, out), as GPT-2's are: PEFT's ``fan_in_fan_out``.
+
+    Raises:
+        AdapterError: some are and some are not, which one adapter cannot say.
+    """
+    kinds = {isinstance(model.get_submodule(site), nn.Linear) for site in sites}
+    if len(kinds) > 1:
+        raise AdapterError(
+            f"Some weights of {base} at these sites are kept as (in, out) and others as (out, in), which one "
+            "adapter cannot say; name target modules of one kind."
+        )
+    return kinds == {False}
+
+
+@contextmanager
+def low_rank_updates(model: nn.Module, base: str, factors: Factors) -> Iterator[None]:
+    """Add scaling · B · A to the given sites of a model while the block runs.
+
+    Raises:
+        AdapterError: the model has no such site, or one of another shape.
+    """
+    handles = []
+    try:
+        for site, (lora_a, lora_b) in factors.items():
+            module = _checked_site(model, base, site, lora_b.shape[0], lora_a.shape[1])
+            handles.append(module.register_forward_hook(partial(_add_low_rank, lora_a=lora_a, lora_b=lora_b)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def linear_size(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of a linear module, whichever way round it keeps its weight; None for any other."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if type(module).__name__ == "Conv1D" and isinstance(weight := getattr(module, "weight", None), Tensor):
+        return weight.shape[1], weight.shape[0]  # transformers' own, (in, out)
+    return None
+
+
+def _checked_site(model: nn.Module, base: str, site: str, out_features: int, in_features: int) -> nn.Module:
+    try:
+        module = model.get_submodule(site)
+    except AttributeError:
+        raise AdapterError(
+            f"The adapter targets {site!r}, which {base} does not have; it was made for another base model."
+        ) from None
+    size = linear_size(module)
+    if size is None:
+        raise AdapterError(
+            f"The adapter targets {site!r}, which is a {type(module).__name__} in {base}; "
+            "only linear modules can be adapted."
+        )
+    if size != (out_features, in_features):
+        raise AdapterError(
+            f"The adapter maps {in_features} to {out_features} features at {site!r}, but {base} maps "
+            f"{size[1]} to {size[0]} there; it was made for another base model."
+        )
+    return module
+
+
+def _add_low_rank(
+    _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, lora_a: Tensor, lora_b: Tensor
+) -> Tensor:
+    x = inputs[0]
+    return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
+
+
+def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:
+    if is_pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,132 @@
+"""`loragen generate`: a LoRA for a task described in words."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loragen.cli.options import ENCODER, EncoderOption, ForceOption, JsonOption, LicenceOption, ZooOption, label_names
+
+if TYPE_CHECKING:
+    from loragen import Adapter
+    from loragen.exporters.peft_folder import Written
+
+GENERATORS = "sg, icm, hyper, ridge, topk, uniform, nearest, mean, or a generator's folder"
+"""For the help, which is shown without loading the registry; a test holds it equal to the registry's rows."""
+
+
+def generate(
+    description: Annotated[str, typer.Argument(help="The task, in words.", show_default=False)],
+    labels: Annotated[
+        str | None,
+        typer.Option(help="The task's label names, separated by commas; kept with the adapter for `loragen classify`."),
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="A few texts of the task (columns text, label) for --fit, or for a generator that reads them."
+        ),
+    ] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Then fit the adapter to the labelled --examples.")] = False,
+    generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
+    own_adapter: Annotated[
+        Path | None,
+        typer.Option(help="An adapter of this very task, for generators that follow a paper in needing it."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Experts to draw on.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Adapters to draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: adapters/NAME-OF-TASK).")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
+    force: ForceOption = False,
+    licence: LicenceOption = None,
+    zoo: ZooOption = None,
+    encoder: EncoderOption = ENCODER,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate a LoRA for a task described in words."""
+    names = label_names(labels)
+    import loragen
+    from loragen.cli import console
+    from loragen.files import folder_name, refuse_to_replace
+
+    folder = out or Path("adapters") / folder_name(description)
+    folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
+    refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force)
+    with console.progress() as update:
+        adapters = loragen.generate_samples(
+            description,
+            labels=names,
+            examples=examples,
+            fit=fit,
+            generator=generator,
+            zoo=zoo,
+            encoder=encoder,
+            samples=samples,
+            seed=seed,
+            top_k=top_k,
+            licences=licence,
+            own_adapter=own_adapter,
+            progress=update,
+        )
+    written = []
+    for adapter, target in zip(adapters, folders, strict=True):
+        written.append(adapter.save(target, force=force))
+        if merge:
+            adapter.merge(_merged(target), force=force)
+    if as_json:
+        console.say_json([_facts(*pair) for pair in zip(adapters, written, strict=True)])
+        return
+    _show(adapters, written, merged=merge)
+
+
+def _merged(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-merged")
+
+
+def _facts(adapter: "Adapter", written: "Written") -> dict[str, Any]:
+    assert adapter.card is not None
+    facts = {"norm": round(written.norm, 6), "sites": written.sites, "r": written.r, "notes": adapter.notes}
+    return adapter.card.model_dump(mode="json") | {"folder": str(written.folder)} | facts
+
+
+def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) -> None:
+    from loragen.cli import console
+
+    card = adapters[0].card
+    assert card is not None
+    parents = card.parents[:8]
+    console.table(
+        f"Nearest experts of {len(card.parents)} used" if len(card.parents) > 8 else "Experts it draws on",
+        ("expert", "similarity", "weight", "licence"),
+        [(p.id, f"{p.similarity:.3f}", f"{p.weight:.3f}", p.licence) for p in parents],
+        numbers=("similarity", "weight"),
+    )
+    for note in dict.fromkeys(note for adapter in adapters for note in adapter.notes):
+        console.warn(note)
+    if len(adapters) > 1 and len({round(made.norm, 9) for made in written}) == 1:
+        console.warn(f"{card.generator} draws nothing at random: the {len(adapters)} samples are equal.")
+    fitted = f"fitted to {card.examples} examples; " if card.fitted else ""
+    for made in written:
+        console.done(
+            f"{made.folder}: rank {made.r} at {made.sites} sites; {fitted}verified on disk; update norm {made.norm:.2f}"
+        )
+        if merged:
+            console.done(f"{_merged(made.folder)}: the base with the adapter merged in")
+    console.say(f"\nTry it:    loragen {_trial(written[0], card.labels)}")
+    if written[0].task_type == "FEATURE_EXTRACTION":
+        console.say(f"Judge it:  loragen evaluate {_quoted(written[0].folder)} --data labelled.csv")
+
+
+def _trial(written: "Written", labels: tuple[str, ...]) -> str:
+    folder = _quoted(written.folder)
+    if written.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return f'complete {folder} "a prompt"'
+    if written.task_type is None:
+        return f"check {folder}"
+    return f'classify {folder} "a text"' + ("" if labels else " --labels first,second")
+
+
+def _quoted(folder: Path) -> str:
+    return shlex.quote(str(folder))

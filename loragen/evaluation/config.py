@@ -1,0 +1,80 @@
+"""Settings of an evaluation of generators, as the YAML file of `loragen evaluate` holds them."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from loragen.bases.devices import DeviceName, DtypeName
+from loragen.config import StrictModel
+from loragen.evaluation.cells import ALL
+from loragen.generation import ENCODER
+from loragen.recipes.few_shot import FewShotRecipe
+
+BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
+"""Names of the methods that are no generators."""
+
+
+class FewShot(StrictModel):
+    """Adapters that are fitted to a few labelled examples of the task, drawn from its train file anew for each seed.
+
+    Beside them stands the multi-task LoRA, fitted to the same examples in the same way.
+    """
+
+    shots: int = Field(8, ge=1)
+    """Examples of each class."""
+    generators: tuple[str, ...] = ("sg",)
+    """Generators whose adapters are fitted; they must be among those that are evaluated."""
+    recipe: FewShotRecipe = FewShotRecipe()
+
+    def method(self, start: str) -> str:
+        """Name of the method that fits the adapters of another method."""
+        return f"{start}, {self.shots} a class"
+
+
+class EvaluateConfig(StrictModel):
+    """Settings of an evaluation."""
+
+    zoo: Path
+    tasks: Path
+    tasks_root: Path | None = None
+    """Folder of the tasks' files, in place of the one that the task file names."""
+    splits: tuple[str, ...] = Field(min_length=1)
+    """Splits of the tasks to evaluate; no expert of the zoo may have been trained on any of their tasks."""
+    unseen_families: tuple[str, ...] = ()
+    """Splits for which no expert may even be of the same family."""
+    generators: tuple[str, ...] = ("mean", "nearest", "uniform", "topk", "ridge", "sg", "icm")
+    """By name, or by folder."""
+    multitask: Path | None = None
+    """The one LoRA for all experts' tasks; by default the one that the zoo's experts started from."""
+    instructed: Path | None = None
+    """A multi-task LoRA that was trained with the description before every text, and is evaluated so."""
+    few_shot: FewShot | None = None
+    """`None` leaves the methods fitted to examples out."""
+    oracles: Path
+    """A zoo that holds an adapter trained on each of the tasks."""
+    encoder: str = ENCODER
+    out: Path
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    with_controls: bool = True
+    short: int = Field(100, ge=20)
+    """Number of test texts on which controls are compared."""
+    unrelated: int = Field(5, ge=0)
+    """Number of tasks of other families on which forgetting is measured."""
+    unrelated_texts: int = Field(50, ge=20)
+    """Number of test texts of each of those."""
+    dtype: DtypeName = "auto"
+    device: DeviceName = "cpu"
+
+    @field_validator("splits")
+    @classmethod
+    def _split_names_are_free(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if ALL in splits:
+            raise ValueError(f"a split cannot be called {ALL!r}, the name of the table of all tasks")
+        return splits
+
+    @model_validator(mode="after")
+    def _fitted_are_evaluated(self) -> Self:
+        if self.few_shot and (unknown := set(self.few_shot.generators) - set(self.generators)):
+            raise ValueError(f"'few_shot' names {', '.join(sorted(unknown))}, not among 'generators'")
+        return self

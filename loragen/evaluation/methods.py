@@ -1,0 +1,47 @@
+"""The adapters that are compared: of the base, the rivals, the generators, those fitted to examples, the oracle."""
+
+from loragen.adapters.adapter import Lora
+from loragen.conditions.condition import Evidence
+from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE
+from loragen.evaluation.workspace import Workspace, task_rng
+from loragen.recipes.few_shot import fit_examples
+from loragen.tasks.task_set import Task
+
+
+def adapter_of(workspace: Workspace, task: Task, method: str, description: str, seed: int) -> Lora | None:
+    """The adapter of a method for a task; `None` for the bare base.
+
+    Args:
+        workspace: the evaluation.
+        task: the task.
+        method: one of `Workspace.methods`.
+        description: the text that a generator reads: the task's description, or that of a control.
+        seed: of the generator, or of the examples that are drawn.
+    """
+    if method == BASE:
+        return None
+    if method == MULTITASK:
+        return workspace.multitask
+    if method == INSTRUCTED:
+        return workspace.instructed
+    if method == ORACLE:
+        return workspace.oracles.adapter(task.id)
+    if method in workspace.fitted:
+        start = adapter_of(workspace, task, workspace.fitted[method], description, seed)
+        assert start is not None
+        return _fitted(workspace, task, start, seed)
+    return workspace.pipelines[method].generate(Evidence(description), seed=seed)[0].adapter
+
+
+def instruction_of(task: Task, method: str) -> str | None:
+    """The text that a method puts before every text of a task, if any."""
+    return task.description if method == INSTRUCTED else None
+
+
+def _fitted(workspace: Workspace, task: Task, start: Lora, seed: int) -> Lora:
+    """An adapter fitted to a few labelled examples of a task; a seed draws the same examples for every method."""
+    few, base = workspace.config.few_shot, workspace.base
+    assert few is not None
+    examples = task.load_train().few(few.shots, rng=task_rng(task, f"examples {seed}"))
+    data = base.prepare(examples, max_length=few.recipe.max_length)
+    return fit_examples(start, data, base, few.recipe)

@@ -1,0 +1,156 @@
+"""Everything that an evaluation works on, opened and checked: zoo, tasks, base, generators, oracles."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from loragen.adapters.adapter import Lora
+from loragen.bases.base import Base
+from loragen.bases.devices import choose_dtype
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.errors import ConfigError
+from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, EvaluateConfig
+from loragen.evaluation.novelty import Reference
+from loragen.generation import Pipeline
+from loragen.tasks.examples import Examples
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import SPLIT, Zoo
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """The opened parts of an evaluation."""
+
+    config: EvaluateConfig
+    zoo: Zoo
+    oracles: Zoo
+    tasks: tuple[Task, ...]
+    split_of: Mapping[str, str]
+    """Task → its split."""
+    base: Base
+    encoder: TextEncoder
+    pipelines: Mapping[str, Pipeline]
+    """By the generator's name."""
+    reference: Reference
+    """The experts that novelty is measured against."""
+
+    @classmethod
+    def open(cls, config: EvaluateConfig) -> "Workspace":
+        """Open everything and check that no expert was trained on an evaluated task.
+
+        Raises:
+            ConfigError: a task, or its family where that is checked, is among the experts, or zoo, oracles and base
+                do not go together.
+            TaskError: there is no such split.
+            ZooError: an oracle is missing.
+            GeneratorError: there is no such generator.
+        """
+        task_set = TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+        zoo, oracles = Zoo.open(config.zoo), Zoo.open(config.oracles)
+        split_of = {task.id: split for split in config.splits for task in task_set.split(split)}
+        tasks = tuple(task_set[task_id] for task_id in split_of)
+        _refuse_mixture(tasks)
+        for split in config.unseen_families:
+            task_set.split(split)  # a mistyped name must not switch the check off
+        refuse_leaks(zoo, tasks, split_of, config.unseen_families)
+        _check_oracles(oracles, zoo, tasks)
+        base = zoo.load_base(dtype=choose_dtype(config.dtype), device=config.device)
+        encoder = TextEncoder.load(config.encoder)
+        pipelines = {name: Pipeline.open(name, zoo, encoder) for name in config.generators}
+        reference = Reference.of(zoo.select(splits={SPLIT}))
+        return cls(config, zoo, oracles, tasks, split_of, base, encoder, pipelines, reference)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Every method, the base first and the oracle last."""
+        rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
+        return (BASE, *rivals, *self.pipelines, *self.fitted, ORACLE)
+
+    @cached_property
+    def fitted(self) -> dict[str, str]:
+        """Method that is fitted to examples → the method whose adapters it starts from."""
+        few = self.config.few_shot
+        return {few.method(start): start for start in (MULTITASK, *few.generators)} if few else {}
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Methods that all others are compared with: topk, and the multi-task LoRA as it is and fitted."""
+        return ("topk", MULTITASK, *(method for method, start in self.fitted.items() if start == MULTITASK))
+
+    @cached_property
+    def multitask(self) -> Lora:
+        """The one LoRA for all experts' tasks."""
+        folder = self.config.multitask
+        return self.zoo.multitask() if folder is None else Lora.load(folder)
+
+    @cached_property
+    def instructed(self) -> Lora:
+        """The multi-task LoRA that was trained with the description before every text."""
+        assert self.config.instructed is not None
+        return Lora.load(self.config.instructed)
+
+    def unrelated(self, task: Task) -> list[Task]:
+        """The evaluated tasks of other families; a task without a family is a family of its own."""
+        return [other for other in self.tasks if (other.family or other.id) != (task.family or task.id)]
+
+
+def task_rng(task: Task, purpose: str) -> torch.Generator:
+    """Random source of one task and purpose: leaving another task out changes nothing."""
+    digest = hashlib.sha256(f"{purpose} {task.id}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+
+
+def shuffled(task: Task) -> Examples:
+    """A task's test examples, always in the same random order, so that the first of them are of all classes."""
+    examples = task.load_test()
+    return examples.subset(torch.randperm(len(examples), generator=task_rng(task, "order")))
+
+
+def refuse_leaks(zoo: Zoo, tasks: Sequence[Task], split_of: Mapping[str, str], unseen_families: Sequence[str]) -> None:
+    """Check that no expert was trained on an evaluated task.
+
+    Args:
+        zoo: the experts.
+        tasks: those to evaluate.
+        split_of: the split of each.
+        unseen_families: splits for which no expert may be of the same family either.
+
+    Raises:
+        ConfigError: an expert was.
+    """
+    experts = list(zoo.select(splits={SPLIT}))
+    ids, families = {card.id for card in experts}, {card.family or card.id for card in experts}
+    seen = [task.id for task in tasks if task.id in ids]
+    if seen:
+        raise ConfigError(
+            f"{', '.join(seen)}: trained on, for the experts of {zoo.root} hold these very tasks; leave them out of "
+            "the evaluation, or build a zoo without them."
+        )
+    related = [t.id for t in tasks if split_of[t.id] in unseen_families and (t.family or t.id) in families]
+    if related:
+        raise ConfigError(
+            f"{', '.join(related)}: of a family that the experts of {zoo.root} hold, though 'unseen_families' says "
+            "that the split has none such; correct the split, or build a zoo without that family."
+        )
+
+
+def _refuse_mixture(tasks: Sequence[Task]) -> None:
+    kinds = {bool(task.labels): task.id for task in tasks}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"Task {kinds[True]} has labels and {kinds[False]} has none: their scores are of two kinds; "
+            "evaluate them apart."
+        )
+
+
+def _check_oracles(oracles: Zoo, zoo: Zoo, tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        oracles.card(task.id)
+    if oracles.manifest.base_hash != zoo.manifest.base_hash:
+        raise ConfigError(
+            f"The oracles of {oracles.root} adapt other weights ({oracles.manifest.base_hash[:12]}) than the zoo "
+            f"{zoo.root} ({zoo.manifest.base_hash[:12]}); train them with the zoo's base."
+        )

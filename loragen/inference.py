@@ -1,0 +1,290 @@
+"""Adapters in use: classify, complete, save, merge. `Adapter` is a LoRA with its base and its card."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import combined
+from loragen.bases.base import Base
+from loragen.bases.classify import Prediction, classify_texts
+from loragen.bases.hub import quiet_loading, resolve_model
+from loragen.bases.language_model import LanguageModel
+from loragen.bases.open import objective_of, open_base
+from loragen.config import dump_yaml, read_yaml
+from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.exporters.card import GeneratedCard, merged_card
+from loragen.exporters.merged_model import merge_into_base
+from loragen.exporters.peft_folder import Written, write_adapter, write_checked
+from loragen.files import refuse_to_replace
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+CARD = "card.yaml"
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A LoRA with the name of its base, the labels of its task, and its card where it was generated.
+
+    The base is loaded when it is first needed, and kept.
+    """
+
+    lora: Lora
+    """Settings and factors."""
+    base: str
+    """Folder or Hub name of the base model."""
+    card: GeneratedCard | None = None
+    description: str | None = None
+    labels: tuple[str, ...] = ()
+    """Names of its task's labels, where they are known."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user, such as a description that was too long."""
+
+    @classmethod
+    def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
+        """An adapter that was generated just now."""
+        return cls(lora, card.base, card, card.description, card.labels, notes)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, base: str | None = None) -> "Adapter":
+        """Read a PEFT adapter folder; ``base`` stands in for the base that it names.
+
+        Raises:
+            AdapterError: the folder is missing, damaged, or holds something unsupported.
+            ConfigError: neither the folder nor ``base`` names a base model.
+        """
+        lora = _over(Lora.load(Path(folder)), base)
+        name = lora.settings.base_model_name_or_path
+        if name is None:
+            raise ConfigError("The adapter does not name its base model; give it with --base.")
+        facts = _facts(Path(folder))
+        listed = facts.get("labels")
+        labels = tuple(label for label in listed if isinstance(label, str)) if isinstance(listed, list) else ()
+        description = facts.get("description")
+        described = description if isinstance(description, str) and description.strip() else None
+        return cls(lora, name, _generated_card(facts, Path(folder)), described, labels)
+
+    @cached_property
+    def opened_base(self) -> Base:
+        """The base model, loaded.
+
+        Raises:
+            ConfigError: it is not at hand.
+        """
+        return open_base(self.base, objective=objective_of(self.lora.settings.task_type))
+
+    def classify(
+        self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True
+    ) -> list[Prediction]:
+        """Give each text the label that fits it best.
+
+        Args:
+            texts: any number of them.
+            labels: names to choose from; by default those of the adapter's task.
+            adapted: use the adapter; `False` asks the bare base.
+
+        Raises:
+            ConfigError: no labels are given, and the adapter's card has none; or the base is not at hand.
+            TaskError: a text is empty, or the labels are fewer than two or not distinct.
+            AdapterError: the adapter was made for another base.
+        """
+        names = _listed(labels, "labels") if labels is not None else self.labels
+        if not names:
+            raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise TaskError(f"The labels are {', '.join(names)}; at least two different ones are wanted.")
+        given = _worded(texts, "texts")
+        return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
+
+    def complete(self, prompts: Sequence[str], *, max_tokens: int = 32, adapted: bool = True) -> list[str]:
+        """The most likely continuation of each prompt, for adapters of language models.
+
+        Args:
+            prompts: any number of them.
+            max_tokens: longest continuation.
+            adapted: use the adapter; `False` asks the bare base.
+
+        Raises:
+            AdapterError: the base writes no text, or the adapter was made for another one.
+            TaskError: a prompt is empty.
+        """
+        given = _worded(prompts, "prompts")
+        base = self.opened_base
+        if not isinstance(base, LanguageModel):
+            raise AdapterError(
+                f"The adapter is of the task type {self.lora.settings.task_type}, whose base writes no text; try it "
+                "with `loragen classify`."
+            )
+        with base.adapted(self.lora if adapted else None):
+            return base.continued(base.prompts(given), max_new_tokens=max_tokens)
+
+    def save(self, folder: Path | str, *, force: bool = False) -> Written:
+        """Write a PEFT folder with its card, or what is known of its task; read it back, and check that it is no no-op.
+
+        Raises:
+            ConfigError: the folder is there already, and ``force`` is not set.
+            AdapterError: the adapter leaves its base unchanged, or came back other than it was written.
+        """
+        target = Path(folder)
+        refuse_to_replace([target], force=force)
+        if self.card is not None:
+            return write_adapter(self.lora, self.card, target)
+        facts = {"description": self.description, "labels": list(self.labels)}
+        known = {name: fact for name, fact in facts.items() if fact}
+        return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {})
+
+    def merge(self, folder: Path | str, *, force: bool = False) -> Path:
+        """Write the base with the adapter merged in: a plain transformers or sentence-transformers folder.
+
+        Raises:
+            ConfigError: the folder is there already, and ``force`` is not set; or the base is not at hand.
+            AdapterError: the base lacks a site of the adapter, or has another shape there.
+        """
+        target = Path(folder)
+        refuse_to_replace([target], force=force)
+        merge_into_base(
+            self.lora, resolve_model(self.base), target, readme=merged_card(self.base, self.lora, self.card)
+        )
+        return target
+
+    def sentence_transformer(self) -> "SentenceTransformer":
+        """The adapted base as a `sentence_transformers.SentenceTransformer`.
+
+        Raises:
+            AdapterError: the adapter is not of a text encoder.
+            ConfigError: the base is not at hand.
+        """
+        from sentence_transformers import SentenceTransformer
+
+        if self.lora.settings.task_type != "FEATURE_EXTRACTION":
+            raise AdapterError(
+                f"The adapter is of the task type {self.lora.settings.task_type}; a sentence transformer wants one of a"
+                " text encoder (FEATURE_EXTRACTION)."
+            )
+        with tempfile.TemporaryDirectory() as folder, quiet_loading():
+            return SentenceTransformer(str(self.merge(Path(folder) / "merged")), device="cpu")
+
+    def with_base(self, base: Base) -> "Adapter":
+        """The same adapter over a base that is loaded already."""
+        other = replace(self, base=base.name)
+        other.__dict__["opened_base"] = base
+        return other
+
+
+def classify(
+    adapter: Adapter | Path | str, texts: Sequence[str], labels: Sequence[str] | None = None, *, base: str | None = None
+) -> list[Prediction]:
+    """Give each text the label that fits it best under an adapter; see `Adapter.classify`."""
+    return _opened(adapter, base).classify(texts, labels)
+
+
+def complete(
+    adapter: Adapter | Path | str, prompts: Sequence[str], *, max_tokens: int = 32, base: str | None = None
+) -> list[str]:
+    """The most likely continuation of each prompt under an adapter; see `Adapter.complete`."""
+    return _opened(adapter, base).complete(prompts, max_tokens=max_tokens)
+
+
+def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
+    if not isinstance(adapter, Adapter):
+        return Adapter.load(adapter, base=base)
+    return adapter if base is None else replace(adapter, base=base, lora=_over(adapter.lora, base))
+
+
+def _over(lora: Lora, base: str | None) -> Lora:
+    """A LoRA that names another base, where one is given."""
+    return lora if base is None else replace(lora, settings=replace(lora.settings, base_model_name_or_path=base))
+
+
+def _facts(folder: Path) -> dict[str, object]:
+    try:
+        return read_yaml(folder / CARD)
+    except ConfigError:
+        return {}
+
+
+def _generated_card(facts: dict[str, object], folder: Path) -> GeneratedCard | None:
+    """The card of a generated adapter; `None` for any other, or one that a later version wrote."""
+    try:
+        return GeneratedCard.checked(facts, source=str(folder / CARD)) if "generator" in facts else None
+    except ConfigError:
+        return None
+
+
+def _worded(texts: Sequence[str], what: str) -> tuple[str, ...]:
+    """Texts of at least a word each.
+
+    Raises:
+        TaskError: there are none, or one of them is empty.
+    """
+    given = _listed(texts, what)
+    if not given:
+        raise TaskError(f"There are no {what}; at least one was wanted.")
+    if not all(text.strip() for text in given):
+        raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
+    return given
+
+
+def _listed(texts: Sequence[str], what: str) -> tuple[str, ...]:
+    """Texts as a tuple; one text, which is a sequence of letters too, is refused."""
+    if isinstance(texts, str):
+        raise TaskError(f"The {what} are one text, {texts!r}; give a list of them.")
+    return tuple(texts)
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """Several adapters as one."""
+
+    adapter: Adapter
+    energy_kept: float
+    """Share of the full merge's squared Frobenius norm that the rank holds; 1 means all."""
+
+
+def combine(
+    adapters: Sequence[Adapter | Path | str],
+    weights: Sequence[float] | None = None,
+    *,
+    method: str = "sum",
+    rank: int | None = None,
+    density: float | None = None,
+    scale: float = 1.0,
+    seed: int = 0,
+    base: str | None = None,
+) -> Combination:
+    """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
+
+    Args:
+        adapters: at least one.
+        weights: one an adapter; by default equal shares.
+        method: ``sum``, ``ties`` or ``dare``.
+        rank: largest rank of a site; by default what an exact sum takes, or the largest among the adapters.
+        density: share of entries that ``ties`` and ``dare`` keep of each adapter, by default .2.
+        scale: factor of the whole merge.
+        seed: of the entries that ``dare`` drops.
+        base: stands in for the base that the adapters name.
+
+    Raises:
+        AdapterError: there is no such method, adapters do not go together, or a value is out of range.
+        ConfigError: a density is given for an exact sum.
+    """
+    import torch
+
+    if method == "sum" and density is not None:
+        raise ConfigError("--density does not apply to --method sum, which keeps every entry; give ties or dare.")
+    opened = [_opened(adapter, base) for adapter in adapters]
+    merged = combined(
+        [adapter.lora for adapter in opened],
+        [1 / len(opened) for _ in opened] if weights is None else weights,
+        method=method,
+        rank=rank,
+        density=0.2 if density is None else density,
+        scale=scale,
+        rng=torch.Generator().manual_seed(seed),
+    )
+    return Combination(Adapter(merged.adapter, opened[0].base), merged.energy_kept)

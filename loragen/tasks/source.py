@@ -1,0 +1,131 @@
+"""Sources of a task's examples: local files or a data set of the Hub, and the columns that hold each part."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from loragen.config import StrictModel
+from loragen.errors import MissingExtraError, TaskError
+from loragen.tasks.tables import Row, read_rows, text
+
+Part = Literal["train", "test"]
+
+
+class TaskSource(StrictModel):
+    """Place of a task's examples: local files (JSONL, JSON, CSV or Parquet by suffix) or a data set of the Hub.
+
+    ``text``, ``text_pair``, ``label``, ``completion`` and ``image`` name columns. A file in which no row has a
+    ``text_pair`` holds single texts. An image is a file, relative to the one that names it; its text is its caption.
+    A Hub data set's numbered labels go by its own names where those are the task's, else by position.
+    """
+
+    train: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    hub_config: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    completion: str | None = None
+    image: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if self.hub and (self.train or self.test):
+            raise ValueError("wanted either local files (train, test) or a Hub data set (hub)")
+        if self.hub_config and not self.hub:
+            raise ValueError("hub_config goes with hub")
+        return self
+
+    @property
+    def is_placed(self) -> bool:
+        """True if it names files or a data set; the source of a table need not, where columns of the table do."""
+        return bool(self.hub or self.train or self.test)
+
+    def located(self, root: Path, task_id: str) -> "TaskSource":
+        """Put ``task_id`` in place of ``{id}`` everywhere and ``root`` before relative files."""
+        values = {
+            key: value.replace("{id}", task_id) if isinstance(value, str) else value
+            for key, value in self.model_dump().items()
+        }
+        for key in ("train", "test"):
+            values[key] = str(root / values[key]) if values[key] else None
+        return TaskSource(**values)
+
+    def rows(self, part: Part, task_id: str, labels: Sequence[str]) -> list[Row]:
+        """Rows of the train or the test part; at least one.
+
+        Raises:
+            TaskError: the task has no such part, or it is empty, or its file cannot be read.
+            MissingExtraError: the examples lie on the Hub and ``datasets`` is not installed.
+        """
+        file, split = (self.train, self.train_split) if part == "train" else (self.test, self.test_split)
+        if self.hub:
+            rows = _hub_rows(self, split, labels)
+        elif file:
+            rows = read_rows(Path(file))
+        else:
+            raise TaskError(f"Task {task_id} names no {part} file; add 'source: {{{part}: FILE}}' to its config.")
+        if not rows:
+            raise TaskError(f"{file or f'{self.hub}[{split}]'} holds no examples for task {task_id}.")
+        return rows
+
+    def pairs(self, rows: Sequence[Row]) -> tuple[str, ...] | None:
+        """Second texts; `None` where no row has one."""
+        column = self.text_pair
+        if column is None or not any(_is_filled(cells.get(column)) for _, cells in rows):
+            return None
+        return tuple(text(row, column) for row in rows)
+
+    def images(self, rows: Sequence[Row], part: Part) -> tuple[Path, ...] | None:
+        """Files of the images of one part; `None` for a task of texts.
+
+        Raises:
+            TaskError: a file is not there.
+        """
+        if self.image is None:
+            return None
+        named_in = self.train if part == "train" else self.test
+        folder = Path(named_in).parent if named_in else Path()
+        files = tuple(folder / text(row, self.image) for row in rows)
+        for row, file in zip(rows, files, strict=True):
+            if not file.is_file():
+                raise TaskError(
+                    f"{row[0]} names the image {file}, which is not there; give its place relative to the file of rows."
+                )
+        return files
+
+
+def _hub_rows(source: TaskSource, split: str, labels: Sequence[str]) -> list[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The data set {source.hub} lies on the Hub, and 'datasets' is not installed: pip install 'loragen[hub]'"
+        ) from error
+    place = f"{source.hub}[{split}]"
+    shows_bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        data = datasets.load_dataset(source.hub, source.hub_config, split=split)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"Cannot load {place} from the Hub: {error}") from error
+    finally:
+        if shows_bars:
+            datasets.enable_progress_bars()
+    names = getattr(data.features.get(source.label), "names", ())
+    if set(names) == set(labels):  # the task may list them in another order
+        data = ({**row, source.label: _named(names, row[source.label])} for row in data)
+    return [(f"{place} (row {number})", row) for number, row in enumerate(data, 1)]
+
+
+def _named(names: Sequence[str], value: int) -> str | int:
+    return names[value] if 0 <= value < len(names) else value  # -1 marks a hidden test label
+
+
+def _is_filled(value: Any) -> bool:
+    return value is not None and bool(str(value).strip())

@@ -1,0 +1,114 @@
+"""Executors of a build: run its jobs in this process, or in several worker processes of this machine."""
+
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
+
+import torch
+
+from loragen.errors import ZooError
+from loragen.zoo.build_jobs import BuildContext, Job, WorkerContext
+
+
+class Executor(ABC):
+    """Runs jobs that are independent of one another; another kind of cluster is one class more."""
+
+    @abstractmethod
+    def run(self, build: BuildContext, jobs: Sequence[Job], done: Callable[[], None]) -> None:
+        """Run all jobs and call ``done`` in this process after each.
+
+        Raises:
+            LoragenError: one raised it; jobs that are finished stay finished.
+        """
+
+
+@dataclass(frozen=True)
+class InProcess(Executor):
+    """Runs jobs in this process, one after the other."""
+
+    def run(self, build: BuildContext, jobs: Sequence[Job], done: Callable[[], None]) -> None:
+        """Run all jobs."""
+        worker = WorkerContext.open(build)
+        for job in jobs:
+            worker.run(job)
+            done()
+
+
+@dataclass(frozen=True)
+class Processes(Executor):
+    """Runs jobs in worker processes, each with a base of its own."""
+
+    workers: int
+    threads: int
+    """Of each worker. Their number bears on the last bits, so it does not go by how much there is left to do."""
+
+    def run(self, build: BuildContext, jobs: Sequence[Job], done: Callable[[], None]) -> None:
+        """Run all jobs."""
+        # "spawn" because forked children inherit the parent's OpenMP threads, which do not survive a fork.
+        context = get_context("spawn")
+        stop = context.Event()
+        pool = ProcessPoolExecutor(
+            min(self.workers, len(jobs)),
+            mp_context=context,
+            initializer=_open_worker,
+            initargs=(build, self.threads, stop),
+        )
+        try:
+            pending = {pool.submit(_run_job, job) for job in jobs}
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    done()
+        except BrokenProcessPool as error:
+            raise ZooError(
+                "A worker process was ended from outside, perhaps for want of memory; what was finished is kept. "
+                f"Build again to go on, with fewer `workers` than {self.workers} if memory is short."
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def choose_executor(workers: int) -> Executor:
+    """The executor for a number of worker processes: 0 is one a core, and 1 is this process."""
+    cores = available_cores()
+    workers = workers or cores
+    return InProcess() if workers == 1 else Processes(workers, max(1, cores // workers))
+
+
+def available_cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_worker: WorkerContext | None = None
+"""In a worker process, what it keeps between jobs."""
+
+
+def _open_worker(build: BuildContext, threads: int, stop: Event) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker = WorkerContext.open(build, stop)
+
+
+def _run_job(job: Job) -> None:
+    assert _worker is not None
+    _worker.run(job)
+
+
+def _end_with_parent() -> None:
+    """Without this, the workers of a parent that was killed wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

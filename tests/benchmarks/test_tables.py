@@ -1,0 +1,53 @@
+"""Pages hold the tables that the benchmarks make from the figures they keep."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import fewshot
+import generalisation
+import geometry
+import icm
+import language_tables
+import large_zoo
+import rivals
+import unseen
+import validation
+
+import examples
+
+ROOT = Path(__file__).parents[2]
+RESULTS, LOG, LANGUAGE = "docs/results.md", "benchmarks/generalisation.md", "benchmarks/language.md"
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+    "unseen, main": (RESULTS, lambda: unseen.main_tables(unseen.kept())),
+    "unseen, few": (RESULTS, lambda: unseen.few_table(unseen.kept())),
+    "unseen, small": (RESULTS, lambda: unseen.small_table(unseen.kept())),
+    "unseen, small, README": ("README.md", lambda: unseen.small_table(unseen.kept())),
+    "unseen, controls": (RESULTS, lambda: unseen.control_table(unseen.kept())),
+    "validation": (RESULTS, lambda: validation.markdown(validation.kept_rows())),
+    "icm, known": (RESULTS, lambda: icm.known_table(icm.kept_scores())),
+    "rivals": (RESULTS, rivals.table),
+    "large zoo": (RESULTS, lambda: large_zoo.table(json.loads(large_zoo.RESULTS.read_text()))),
+    "examples": ("docs/examples.md", lambda: examples.table(examples.kept())),
+    "generalisation, multi-task": (LOG, lambda: generalisation.table("multitask")),
+    "generalisation, folds": (LOG, lambda: generalisation.table("folds")),
+    "geometry, multi-task": (LOG, lambda: geometry.tables("multitask")),
+    "geometry, folds": (LOG, lambda: geometry.tables("folds")),
+    "few shots": (LOG, fewshot.table),
+    "language, seen": (LANGUAGE, lambda: language_tables.table("seen")),
+    "language, unseen": (LANGUAGE, lambda: language_tables.table("unseen")),
+}
+"""Name → the page that holds a table, and how it is made."""
+
+
+@pytest.mark.parametrize(("page", "make"), TABLES.values(), ids=TABLES)
+def test_pages_hold_the_tables_that_benchmarks_made(page, make, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = make()
+    assert len(made.splitlines()) >= 6
+    assert made in (ROOT / page).read_text()

@@ -1,0 +1,115 @@
+import re
+from importlib.metadata import version
+
+import pytest
+import yaml
+from made_cards import DESCRIPTION, make_card, make_generation
+
+from loragen.config import read_yaml
+from loragen.exporters.card import GeneratedCard, merged_card, model_card
+from loragen.exporters.peft_folder import write_adapter
+from loragen.recipes.few_shot import FewShotRecipe
+
+
+@pytest.fixture
+def generation(tiny_zoo):
+    return make_generation(tiny_zoo)
+
+
+@pytest.fixture
+def card(generation, tiny_zoo):
+    return make_card(generation, tiny_zoo)
+
+
+def test_the_card_says_where_the_adapter_comes_from(card, tiny_zoo):
+    assert (card.description, card.generator, card.seed, card.sample) == (DESCRIPTION, "topk", 3, 1)
+    assert (card.base, card.base_hash) == ("tiny-base", "0" * 64)
+    assert (card.zoo, card.zoo_hash) == ("tiny", tiny_zoo.fingerprint)
+    assert (card.encoder, card.encoder_hash) == ("some-encoder", "e" * 16)
+    assert card.versions == {name: version(name) for name in ("loragen", "torch")}
+    assert [(p.id, p.similarity, p.weight, p.licence) for p in card.parents] == [
+        ("rain", 0.8123, 0.75, "MIT"),
+        ("bank", 0.5, 0.25, "CC BY 4.0"),
+    ], "who has no weight is no parent"
+
+
+def test_the_model_card_is_one_that_the_hub_can_read(generation, card, tmp_path):
+    write_adapter(generation.adapter, card, tmp_path / "adapter")
+    text = (tmp_path / "adapter" / "README.md").read_text()
+    _, header, body = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
+    assert yaml.safe_load(header) == {
+        "base_model": "tiny-base",
+        "library_name": "peft",
+        "tags": ["lora", "loragen", "generated"],
+    }
+    assert '# LoRA for: Sort "mail": urgent, or not? Answer: one word.\n' in body
+    assert "rank 2 at 3 sites" in body
+    assert "seed 3, sample 1" in body
+    assert "Licences of the data behind these experts: CC BY 4.0; MIT." in body
+    rows = [line.split(" | ") for line in body.splitlines() if line.startswith(("| rain", "| bank", "| news"))]
+    assert [row[:4] for row in rows] == [["| rain", "0.812", "0.750", "MIT"], ["| bank", "0.500", "0.250", "CC BY 4.0"]]
+
+
+def test_a_model_card_names_twenty_experts_and_counts_the_rest(generation, card, tmp_path):
+    many = card.model_copy(update={"parents": card.parents[:1] * 23})
+    write_adapter(generation.adapter, many, tmp_path / "adapter")
+    text = (tmp_path / "adapter" / "README.md").read_text()
+    assert text.count("| rain |") == 20
+    assert "3 further experts are in `card.yaml`" in text
+    assert len(read_yaml(tmp_path / "adapter" / "card.yaml")["parents"]) == 23
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, "the description above, without data of the task: no training."),
+        ({"examples": 7}, "the description above and 7 texts of the task: no training."),
+        ({"labels": ["spam", "ham"]}, "descriptions embedded by `some-encoder`\n- labels of the task: spam, ham\n"),
+        ({"examples": 7, "fitted": FewShotRecipe(steps=9)}, "7 texts of the task, and then fitted to these in 9"),
+    ],
+)
+def test_the_model_card_says_what_the_adapter_was_made_from(generation, tiny_zoo, tmp_path, told, said):
+    card = make_card(generation, tiny_zoo, **told)
+    write_adapter(generation.adapter, card, tmp_path / "adapter")
+    assert said in (tmp_path / "adapter" / "README.md").read_text()
+    assert GeneratedCard.from_yaml(tmp_path / "adapter" / "card.yaml") == card
+    assert card.labels == tuple(told.get("labels", ()))
+
+
+def parts(text):
+    _, header, body = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(header), body
+
+
+def test_a_merged_model_names_its_base_and_its_adapter(generation, card):
+    header, body = parts(merged_card("org/base", generation.adapter, card))
+    assert header == {"base_model": "org/base", "library_name": "transformers", "tags": ["loragen", "merged"]}
+    assert '# org/base with a LoRA for: Sort "mail": urgent, or not? Answer: one word.\n' in body
+    assert "The base model `org/base` with an adapter merged into its weights by loragen" in body
+    assert f"rank\n2 at 3 sites, Frobenius norm {generation.adapter.norm():.3f}" in body
+    assert "generator: `topk`, seed 3, sample 1" in body
+    assert "| rain | 0.812 | 0.750 | MIT |" in body
+
+
+def test_a_merged_model_without_a_card_says_what_is_known(generation):
+    header, body = parts(merged_card("org/base", generation.adapter, None))
+    assert header["base_model"] == "org/base"
+    assert "# org/base with a LoRA\n" in body
+    assert "Experts" not in body
+
+
+def test_names_that_look_like_markup_are_no_markup(generation, tiny_zoo):
+    card = make_card(
+        generation, tiny_zoo, description="Is it [a](b) | <b>?", labels=["a|b", "[c]"], generator="my[v1]|`x"
+    )
+    card = card.model_copy(
+        update={"base": "C:\\my [base]", "parents": tuple(p.model_copy(update={"id": "a|b"}) for p in card.parents)}
+    )
+    header, body = parts(model_card(card, generation.adapter))
+    assert header["base_model"] == "C:\\my [base]"
+    assert "# LoRA for: Is it \\[a\\](b) \\| \\<b\\>?\n" in body
+    assert "labels of the task: a\\|b, \\[c\\]\n" in body
+    assert "- generator: `my[v1]|'x`, seed" in body
+    assert "- base model: `C:\\my [base]` (weights" in body
+    assert "| a\\|b | 0.812" in body
+    assert 'AutoModel.from_pretrained("C:\\\\my [base]")' in body
