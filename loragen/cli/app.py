@@ -78,6 +78,15 @@ def main() -> None:
     except LoragenError as error:
         console.say_error(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not _is_interrupt(end):
+            raise
         console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
         sys.exit(130)
+
+
+def _is_interrupt(end: BaseException | None) -> bool:
+    """True if Ctrl-C is behind the end of a command: typer turns it into an exit."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end is not None

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loragen.cli.options import JsonOption
-from loragen.errors import ConfigError
+from loragen.cli.options import JsonOption, one_each
 
 if TYPE_CHECKING:
     from loragen.zoo.import_adapters import ImportPlan
@@ -30,8 +29,8 @@ def zoo_import(
     as_json: JsonOption = False,
 ) -> None:
     """Bring adapters that were trained elsewhere into a zoo; they need not share rank, alpha or target modules."""
-    descriptions = _one_each(description, sources, "--description")
-    names = _one_each(name, sources, "--id")
+    descriptions = one_each(description, sources, "--description")
+    names = one_each(name, sources, "--id")
     import loragen
     from loragen.cli import console
 
@@ -47,16 +46,6 @@ def zoo_import(
             progress=update,
         )
     _show(plan, zoo, as_json=as_json)
-
-
-def _one_each(values: list[str] | None, sources: list[str], option: str) -> list[str | None]:
-    if values is None:
-        return [None] * len(sources)
-    if len(values) != len(sources):
-        raise ConfigError(
-            f"{option} was given {len(values)} times for {len(sources)} adapters; give it once for each, in order."
-        )
-    return list(values)
 
 
 def _show(plan: "ImportPlan", zoo: Path, *, as_json: bool) -> None:
@@ -99,9 +88,9 @@ def _show(plan: "ImportPlan", zoo: Path, *, as_json: bool) -> None:
     if any(facts.missing for _, facts in pairs):
         console.say("Sites that an adapter lacks are zero in the zoo.")
     if not plan.is_checked:
-        console.say(
-            f"[yellow]The config of {plan.manifest.base} is not at hand:[/] sites and shapes were compared with one "
-            "another, not with the base."
+        console.warn(
+            f"The config of {plan.manifest.base} is not at hand: sites and shapes were compared with one another, not "
+            "with the base."
         )
     if (zoo / "generators").is_dir():
         console.say("Generators of this zoo were trained on other experts; train them again with `loragen train`.")

@@ -1,9 +1,7 @@
 """Every ready config for another base, on a tiny random model of its architecture: from experts to a merged base."""
 
-import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,17 +9,18 @@ import torch
 import yaml
 from families import FAMILIES, write_base, write_task
 
-from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import Architecture
 from loragen.bases.open import open_base
-from loragen.bases.tokenised import TaskData
-from loragen.cli import app as cli
-from loragen.evaluation.evaluate import EvaluateConfig
+from loragen.evaluation.config import EvaluateConfig
+from loragen.evaluation.evaluate import evaluate_generators
+from loragen.generation import generate
+from loragen.generators.train import train
 from loragen.recipes.expert import ExpertRecipe
-from loragen.zoo.build import ZooConfig, build
+from loragen.zoo.build import build_zoo
+from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.zoo import Zoo
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CONFIGS = {
     "qwen2.5-0.5b": "qwen2",
     "llama-3-8b": "llama",
@@ -40,19 +39,10 @@ TINY = {
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch) -> Path:
-    """A folder with the repository's configs, to run commands in."""
+    """A folder with the repository's configs, and the place that their paths are relative to."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["loragen", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert not exit_info.value.code, err
-    return out
 
 
 def write_tasks(folder: Path, family: str) -> Path:
@@ -66,45 +56,44 @@ def write_tasks(folder: Path, family: str) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monkeypatch, capsys) -> None:
+def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monkeypatch) -> None:
     family, zoo = CONFIGS[name], Path("zoo") / name
     base, tasks = write_base(workshop / "base", family, seed=1), write_tasks(workshop / "data", family)
     objective = ZooConfig.from_yaml(Path(f"configs/zoo/{name}.yaml")).recipe.objective
     assert objective == FAMILIES[family].objective
+    encoder = str(base) if objective == "image_text" else "all-MiniLM-L6-v2"
 
-    def sets(kind, *more):
-        return [part for value in (*TINY[kind], *more) for part in ("--set", value)]
-
-    encoder = base if objective == "image_text" else "all-MiniLM-L6-v2"
-    run(monkeypatch, capsys, "zoo", "build", f"configs/zoo/{name}.yaml", *sets("zoo", f"base={base}", f"tasks={tasks}"))
-    run(monkeypatch, capsys, "train", f"configs/train/{name}.yaml", *sets("train", f"encoder={encoder}"))
-    told = ["generate", "a photo of meals", "--zoo", zoo, "--encoder", encoder, "--out", "made", "--merge", "--json"]
-    (made,) = json.loads(run(monkeypatch, capsys, *told))
-    assert made["base"] == str(base)
-    adapter = Lora.load(Path("made"))
-    assert Architecture.fitting(str(base), adapter.sites, adapter.settings.task_type).faults(adapter) == ()
-
-    backbone, merged = (open_base(folder, objective=objective) for folder in (str(base), "made-merged"))
-    task = write_task(workshop / "other", family)
-    data = TaskData.of(task, task.load_test(), backbone, max_length=32)
-    with backbone.adapted(adapter):
-        wanted = backbone.read(data)
-    torch.testing.assert_close(merged.read(data).texts, wanted.texts, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(backbone.read(data).texts, wanted.texts, atol=1e-5)
+    build_zoo(Path(f"configs/zoo/{name}.yaml"), [*TINY["zoo"], f"base={base}", f"tasks={tasks}"])
+    train(Path(f"configs/train/{name}.yaml"), [*TINY["train"], f"encoder={encoder}"])
+    adapter = generate("a photo of meals", zoo=zoo, encoder=encoder)
+    assert adapter.base == str(base)
+    assert (
+        Architecture.fitting(str(base), adapter.lora.sites, adapter.lora.settings.task_type).faults(adapter.lora) == ()
+    )
+    merged_base_is_the_adapted_one(adapter, workshop, family)
 
     if name not in ("llama-3-8b", "clip-vit-b-16"):  # drawing takes a third of the time, and is the same for the others
         monkeypatch.setattr("loragen.evaluation.figures.evaluation_plots", lambda _report, _folder: [])
     asked = [f"tasks={tasks}", f"encoder={encoder}", f"zoo={zoo}", f"oracles={zoo}"]
-    report = json.loads(
-        run(monkeypatch, capsys, "evaluate", f"configs/evaluate/{name}.yaml", *sets("evaluate", *asked), "--json")
-    )
+    report = evaluate_generators(Path(f"configs/evaluate/{name}.yaml"), overrides=[*TINY["evaluate"], *asked])
     main = ("image_to_text_1", "text_to_image_1") if objective == "image_text" else ("accuracy", "knn_accuracy")
-    assert tuple(report["summary"]["main"]) == main
-    found = {(row["method"], row["score"]) for row in report["summary"]["rows"]}
+    assert report.summary.main == main
+    found = {(row.method, row.score) for row in report.summary.rows}
     assert {(method, score) for method in ("base", "topk", "sg", "oracle") for score in main} <= found
+    assert [path.name for path in report.files][:2] == ["report.json", "report.md"]
 
 
-def test_texts_without_labels_are_judged_by_bits_per_byte(workshop, monkeypatch, capsys) -> None:
+def merged_base_is_the_adapted_one(adapter, workshop, family) -> None:
+    objective = FAMILIES[family].objective
+    base, merged = adapter.opened_base, open_base(str(adapter.merge(workshop / "merged")), objective=objective)
+    task = write_task(workshop / "other", family)
+    data = base.prepare(task.load_test(), max_length=32)
+    wanted = base.read(data, adapter.lora)
+    torch.testing.assert_close(merged.read(data).texts, wanted.texts, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(base.read(data).texts, wanted.texts, atol=1e-5)
+
+
+def test_texts_without_labels_are_evaluated_by_bits_per_byte(workshop) -> None:
     """Experts of plain texts, as in ICM-LoRA's language setting: the base, their mean, and oracles of their own."""
     base = write_base(workshop / "base", "llama", seed=1)
     tasks = [write_task(workshop / "data", "llama", name=name, words=words) for name, words in WORDS.items()]
@@ -125,11 +114,9 @@ def test_texts_without_labels_are_judged_by_bits_per_byte(workshop, monkeypatch,
         dtype="float32",
         workers=1,
     )
-    build(config)
+    build_zoo(config)
     card = Zoo.open(zoo).card("drinks")
     assert card.after.bits_per_byte < card.before.bits_per_byte
-    listed = run(monkeypatch, capsys, "zoo", "list", "--zoo", zoo)
-    assert f"{card.before.bits_per_byte:.3f} → {card.after.bits_per_byte:.3f}" in listed
     asked = EvaluateConfig(
         zoo=zoo,
         tasks=workshop / "texts.yaml",
@@ -143,12 +130,11 @@ def test_texts_without_labels_are_judged_by_bits_per_byte(workshop, monkeypatch,
         unrelated_texts=20,
         dtype="float32",
     )
-    (workshop / "evaluate.yaml").write_text(asked.to_yaml())
-    report = json.loads(run(monkeypatch, capsys, "evaluate", "evaluate.yaml", "--json"))
-    rows = {(row["method"], row["score"]): row for row in report["summary"]["rows"]}
-    bits = {method: rows[method, "bits_per_byte"]["mean"]["mean"] for method in ("base", "mean", "oracle")}
+    report = evaluate_generators(asked)
+    rows = {(row.method, row.score): row for row in report.summary.rows}
+    bits = {method: rows[method, "bits_per_byte"].mean.mean for method in ("base", "mean", "oracle")}
     assert max(bits["oracle"], bits["mean"]) < bits["base"]
-    gain = rows["mean", "bits_per_byte"]["gain"]["mean"]
+    gain = rows["mean", "bits_per_byte"].gain.mean
     assert gain == pytest.approx((bits["base"] - bits["mean"]) / (bits["base"] - bits["oracle"]), abs=1e-3)
     assert "bits per byte" in (workshop / "report" / "report.md").read_text()
 

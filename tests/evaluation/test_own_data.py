@@ -37,27 +37,13 @@ def base(toys):
     return LabelTextEncoder.load(str(toys / "base"))
 
 
-def trained(task, base) -> Adapter:
+@pytest.fixture(scope="module")
+def helping(task, base) -> Adapter:
+    """An adapter that was trained on the task."""
     start = Start.random(base.sites(RECIPE.target_modules), RECIPE.r, rng=torch.Generator().manual_seed(0))
     expert = train_expert(task, base, start, RECIPE)
     lora = Lora.from_factors(expert.lora_A, expert.mean, base_model_name_or_path=base.name)
     return Adapter(lora, base.name, description=DESCRIPTION, labels=task.labels).with_base(base)
-
-
-@pytest.fixture(scope="module")
-def helping(task, base) -> Adapter:
-    """An adapter that was trained on the task."""
-    return trained(task, base)
-
-
-@pytest.fixture(scope="module")
-def harming(task, base, tmp_path_factory) -> Adapter:
-    """An adapter that was trained on the task with its labels exchanged."""
-    file = tmp_path_factory.mktemp("wrong") / "train.jsonl"
-    rows = [json.loads(line) for line in Path(task.source.train).read_text().splitlines()]
-    other = dict(zip(task.labels, reversed(task.labels), strict=True))
-    file.write_text("\n".join(json.dumps(row | {"label": other[row["label"]]}) for row in rows))
-    return trained(task.model_copy(update={"source": task.source.model_copy(update={"train": str(file)})}), base)
 
 
 def times(adapter, factor) -> Adapter:
@@ -80,6 +66,13 @@ def judge(task, toys):
 @pytest.fixture(scope="module")
 def report(judge, helping):
     return judge(helping)
+
+
+@pytest.fixture(scope="module")
+def harmed(judge, helping, task):
+    """The helping adapter on texts whose labels are exchanged: what it has learnt is wrong there."""
+    test = task.load_test()
+    return judge(helping, dataclasses.replace(test, labels=tuple(1 - label for label in test.labels)))
 
 
 def test_rows_stand_in_order_with_the_labelled_ones_last_and_marked(report):
@@ -110,10 +103,22 @@ def test_an_adapter_that_does_nothing_equals_the_base(judge, helping):
     assert report.row("base").above == report.row("base").knn_above == Interval(0, 0, 0)
 
 
-def test_an_adapter_that_harms_is_said_to(judge, harming):
-    report = judge(harming)
-    assert report.row("base").above.high < 0
-    assert report.verdict.startswith("This adapter is worse than the base on these 40 texts: -")
+def test_an_adapter_that_harms_is_said_to(harmed):
+    assert harmed.row("base").above.high < 0
+    assert harmed.verdict.startswith("This adapter is worse than the base on these 40 texts: -")
+
+
+def test_labels_that_an_adapter_contradicts_lead_to_fitting(harmed):
+    behind = [row for row in harmed.rows if row.uses_labels and row.above.high < 0]
+    best = min(behind, key=lambda row: row.above.mean)
+    assert f"With these labels, fitting does better: {best.method}" in harmed.verdict
+
+
+def test_merges_of_the_zoo_that_are_better_are_noted(harmed):
+    merges = ("mean", "nearest", "topk")
+    noted = {name for name in merges if any(f"merge {name} of" in note for note in harmed.notes)}
+    assert noted
+    assert noted <= {name for name in merges if harmed.row(name).above.high < 0}
 
 
 def test_random_noise_is_never_called_better(judge, helping):
@@ -125,16 +130,6 @@ def test_random_noise_is_never_called_better(judge, helping):
         assert "This adapter is better than the base" not in report.verdict
         low, high = report.row("base").above.low, report.row("base").above.high
         assert ("No difference" in report.verdict) == (low <= 0 <= high)
-
-
-def test_a_merge_of_the_zoo_that_is_better_is_noted(judge, harming, toys):
-    """On an expert's own task the nearest expert is better than the base."""
-    task = word_task(toys / "data", "cups", words=("tea", "warm"), train=100)
-    report = judge(harming, task.load_test(), description=task.description)
-    leads = [row.method for row in report.rows if row.above is not None and row.above.high < 0]
-    noted = [name for name in ("mean", "nearest", "topk") if any(f"merge {name} of" in n for n in report.notes)]
-    assert "nearest" in noted
-    assert set(noted) <= set(leads)
 
 
 # --- labels ---
