@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -43,6 +43,8 @@ COLUMNS = {  # column of the table: field of a card
     **{"descriptions": "paraphrases", "labels": "labels", "source": "origin", "commit": "commit", "licence": "licence"},
 }
 MOST = {"train": 1500, "test": 500}
+FEWEST = {"train": 15, "test": 4}
+"""Examples of each label in a sample, where there are so many."""
 OWN = "split by a hash of the text: not the split behind the published figures"
 ORIGINAL = "the source's own split"
 
@@ -100,14 +102,20 @@ def _unmarked(example: Example) -> str:
     return re.sub(r"[<>\[\]]", "", example.key)
 
 
-def _sample(found: list[Example], most: int, spec: Spec) -> list[Example]:
-    """At most so many examples, those with the lowest hashes, of which a label in `hold` has no more than its share."""
+def _sample(found: list[Example], part: str, hold: Mapping[str, float]) -> list[Example]:
+    """Examples with the lowest hashes: no more of a label in `hold` than its share, and a few of every label."""
     found = sorted(found, key=lambda example: _hash(example.key))
-    for label, share in spec.get("hold", {}).items():
-        others = sum(example.label != label for example in found)
-        held = {example.key for example in [e for e in found if e.label == label][int(others * share / (1 - share)) :]}
-        found = [example for example in found if example.key not in held]
-    return found[:most]
+    free = sum(example.label not in hold for example in found)
+    most = {label: int(free * share / (1 - sum(hold.values()))) for label, share in hold.items()}
+    seen: Counter[str] = Counter()
+    few, rest = [], []
+    for example in found:
+        seen[example.label] += 1
+        if seen[example.label] <= FEWEST[part]:
+            few.append(example)
+        elif seen[example.label] <= most.get(example.label, len(found)):
+            rest.append(example)
+    return sorted(few + rest[: max(0, MOST[part] - len(few))], key=lambda example: _hash(example.key))
 
 
 def convert(folder: Path, spec: Spec, everything: bool = False) -> dict[str, list[Example]]:
@@ -133,7 +141,7 @@ def convert(folder: Path, spec: Spec, everything: bool = False) -> dict[str, lis
     parts["train"] = [example for example in parts["train"] if example.key not in tested]
     if everything:
         return parts
-    return {part: _sample(found, MOST[part], spec) for part, found in parts.items()}
+    return {part: _sample(found, part, spec.get("hold", {})) for part, found in parts.items()}
 
 
 def _git(*words: str) -> str:

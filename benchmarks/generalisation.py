@@ -33,7 +33,7 @@ from loragen.conditions.condition import Condition, Evidence
 from loragen.conditions.index import Index
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.generation import Pipeline
-from loragen.generators.base import Generation, Generator
+from loragen.generators.base import DescriptionGenerator, Generation, Generator
 from loragen.generators.baselines import Mean, TopK
 from loragen.generators.hyper.data import ExpertStarts
 from loragen.generators.registry import open_generator
@@ -70,7 +70,7 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadOtherwise(Generator):
+class ReadOtherwise(DescriptionGenerator):
     """A merge by nearness of something else than plain descriptions."""
 
     merge: TopK
@@ -111,7 +111,7 @@ def _indexed(merge: TopK, experts: Sequence[torch.Tensor]) -> TopK:
 
 
 @dataclass(frozen=True, eq=False)
-class FromFolds(Generator):
+class FromFolds(DescriptionGenerator):
     """The mean of the folds, and what training added to the experts of a merge."""
 
     merge: Generator
@@ -139,7 +139,7 @@ class FromFolds(Generator):
 
 
 @dataclass(frozen=True, eq=False)
-class Always(Generator):
+class Always(DescriptionGenerator):
     """One adapter, whatever the task."""
 
     adapter: Lora

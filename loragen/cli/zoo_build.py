@@ -45,7 +45,8 @@ def _show_plan(plan: "BuildPlan") -> None:
 
 def zoo_init(
     table: Annotated[
-        Path, typer.Argument(help="A table of tasks: CSV or JSONL (columns id, description, labels, train, test).")
+        Path,
+        typer.Argument(help="A table of tasks: CSV or JSONL (id, description, labels as in a|b, train, test)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the configs, new or empty.")],
     as_json: JsonOption = False,

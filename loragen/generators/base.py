@@ -28,15 +28,29 @@ class Generator(ABC):
     """True if samples of one condition differ."""
 
     @property
+    @abstractmethod
     def reading(self) -> Reading | None:
         """Reading of the task vectors it wants; `None` where the description's embedding is all it uses."""
-        return None
 
     @property
+    @abstractmethod
     def evidence(self) -> tuple[EvidenceKind, ...]:
         """Kinds of evidence that those task vectors are read from."""
-        return ()
 
     @abstractmethod
     def generate(self, condition: Condition, *, rng: torch.Generator, num_samples: int = 1) -> list[Generation]:
         """Generate ``num_samples`` adapters; the same state of ``rng`` gives the same adapters."""
+
+
+class DescriptionGenerator(Generator):
+    """A generator that reads nothing but the embedding of the description."""
+
+    @property
+    def reading(self) -> Reading | None:
+        """None: there are no task vectors."""
+        return None
+
+    @property
+    def evidence(self) -> tuple[EvidenceKind, ...]:
+        """None: there are no task vectors."""
+        return ()

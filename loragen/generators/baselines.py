@@ -12,12 +12,12 @@ import torch
 
 from loragen.adapters.combine import weighted_sum
 from loragen.conditions.condition import Condition
-from loragen.generators.base import Generation, Generator
+from loragen.generators.base import DescriptionGenerator, Generation
 from loragen.zoo.expert_index import ExpertIndex, Neighbour
 
 
 @dataclass(frozen=True, eq=False)
-class Merge(Generator):
+class Merge(DescriptionGenerator):
     """A weighted sum of experts; subclasses choose the experts and their weights."""
 
     library: ExpertIndex

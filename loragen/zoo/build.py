@@ -57,11 +57,16 @@ def build_zoo(
     _write_manifest(build)
     make_start(work.config, work.pooled, base, progress)
     del base
+    _train(build, work, progress)
+    return Zoo.open(work.config.out)
+
+
+def _train(build: BuildContext, work: BuildWork, progress: Progress) -> None:
+    """Train experts and folds; folds come first where experts begin at them."""
     stages = [("experts", work.expert_jobs(), len(work.experts)), ("folds", work.fold_jobs(), len(work.folds))]
     for stage, jobs, total in reversed(stages) if work.config.start == "folds" else stages:
         if total or stage == "experts":
             _run(build, stage, jobs, total, progress)
-    return Zoo.open(work.config.out)
 
 
 def _run(build: BuildContext, stage: str, jobs: Sequence[Job], total: int, progress: Progress) -> None:
@@ -129,8 +134,8 @@ def _check_folds(work: BuildWork) -> None:
         folder = config.out / FOLDS / str(number)
         if folder.exists() and read_plan(folder) != plan:
             raise ZooError(
-                f"{folder} holds out other tasks than it would now: the split {config.pooled!r}, or families of its "
-                f"tasks, have changed; undo that, or remove {folder.parent} to train all folds again."
+                f"{folder} holds out other tasks than it would now: the pooled tasks or their families have changed; "
+                f"undo that, or remove {folder.parent} to train all folds again."
             )
 
 

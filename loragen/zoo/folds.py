@@ -19,13 +19,15 @@ from loragen.errors import ConfigError, ZooError
 from loragen.recipes.multitask import MultitaskRecipe
 
 FOLDS = "folds"
+"""Folder of a zoo for its folds, a numbered folder each."""
 FOLD_PLAN = "fold.yaml"
+"""File of a fold that holds its `FoldPlan`."""
 
 _Item = TypeVar("_Item")
 
 
 class FoldRecipe(MultitaskRecipe):
-    """How many folds, and how the adapter of each is trained; the rest is the zoo's expert recipe."""
+    """The number of folds and the training of each; other settings are those of the zoo's expert recipe."""
 
     steps: int = Field(1000, ge=1)
     learning_rate: float = Field(5e-3, gt=0)
@@ -33,7 +35,7 @@ class FoldRecipe(MultitaskRecipe):
 
 
 class FoldPlan(StrictModel):
-    """The tasks that a fold's adapter does not see, by id."""
+    """Ids of the tasks that a fold's adapter does not see."""
 
     far: tuple[str, ...]
     """Held out together with their whole family."""
@@ -42,13 +44,13 @@ class FoldPlan(StrictModel):
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        """All of them."""
+        """Ids of all these tasks."""
         return self.far + self.near
 
 
 @dataclass(frozen=True)
 class Fold:
-    """An adapter and what it has not seen of the tasks it would otherwise have been trained on."""
+    """A multi-task adapter, and the tasks that were kept from it."""
 
     plan: FoldPlan
     adapter: Lora
@@ -60,15 +62,15 @@ class Fold:
 
 
 class Member(Protocol):
-    """What is asked of a task here; `Task` and `Card` have it."""
+    """A member of a family of tasks, such as a `Task` or a `Card`."""
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """The name of the task."""
 
     @property
     def family(self) -> str:
-        """The name of its family; a task without one is its own."""
+        """The name of its family; a task without one is a family of its own."""
 
 
 def plan_folds(tasks: Sequence[Member], number: int, *, rng: torch.Generator) -> tuple[FoldPlan, ...]:

@@ -12,7 +12,7 @@ from loragen.bases.scores import Scores
 from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.generation import Pipeline
-from loragen.generators.base import Generation, Generator
+from loragen.generators.base import DescriptionGenerator, Generation
 from loragen.recipes.expert import ExpertRecipe, Start, train_expert
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -56,7 +56,7 @@ def own(tasks, base):
     }
 
 
-class Fixed(Generator):
+class Fixed(DescriptionGenerator):
     """Gives each description the adapter it is told to, and keeps what it was asked."""
 
     name: ClassVar[str] = "fixed"

@@ -15,7 +15,7 @@ from loragen.evaluation.config import EvaluateConfig
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.evaluate import evaluate_cells
 from loragen.evaluation.workspace import Workspace, shuffled
-from loragen.generators.base import Generation, Generator
+from loragen.generators.base import DescriptionGenerator, Generation, Generator
 from loragen.recipes.expert import ExpertRecipe
 
 EXPERTS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm")}
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
     adapter: Lora
 
 
-class Recorded(Generator):
+class Recorded(DescriptionGenerator):
     """Passes on the adapters of another generator, and keeps the conditions."""
 
     name: ClassVar[str] = "recorded"
@@ -57,7 +57,7 @@ class Recorded(Generator):
         return generated
 
 
-class Scripted(Generator):
+class Scripted(DescriptionGenerator):
     """Gives the adapter that a function of the description names."""
 
     name: ClassVar[str] = "scripted"

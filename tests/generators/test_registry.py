@@ -16,7 +16,7 @@ from loragen.conditions.condition import Condition
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, ZooError
 from loragen.generators import registry
-from loragen.generators.base import Generation, Generator
+from loragen.generators.base import DescriptionGenerator, Generation
 from loragen.generators.registry import ROWS, Row, available, help_text, merges, open_generator, reading
 from loragen.generators.sg.model import SG
 from loragen.generators.train import read_config, train_generator
@@ -141,7 +141,7 @@ class EchoTrainConfig(TrainConfig):
 
 
 @dataclass(frozen=True, eq=False)
-class Echo(TrainedGenerator):
+class Echo(DescriptionGenerator, TrainedGenerator):
     """An expert at some strength, whatever it is asked."""
 
     manifest: EchoManifest
@@ -183,7 +183,7 @@ def fit_echo(
 
 
 @dataclass(frozen=True, eq=False)
-class First(Generator):
+class First(DescriptionGenerator):
     """The first experts in the order of their ids, as a merge."""
 
     experts: ExpertIndex

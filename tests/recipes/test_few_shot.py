@@ -105,6 +105,17 @@ def test_fewer_examples_than_a_batch_are_one_batch(begun, data, base):
     assert loss(base, fitted, two) < loss(base, begun, two)
 
 
+def test_over_a_small_base_the_fit_takes_one_thread_and_gives_the_others_back(begun, data, base):
+    before, met = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        short = RECIPE.model_copy(update={"steps": 1})
+        fit_examples(begun, data, base, short, on_step=lambda _: met.append(torch.get_num_threads()))
+        assert (met, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_examples_of_one_label_are_refused(begun, data, base):
     with pytest.raises(TaskError, match="all of one label; give some of at least two"):
         fit_examples(begun, data.subset((data.targets == 0).nonzero()[:, 0].tolist()), base, RECIPE)

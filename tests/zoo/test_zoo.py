@@ -125,7 +125,8 @@ def test_the_multitask_adapter_is_there_or_named(root, tiny_zoo):
 def test_the_default_zoo_is_in_the_source_tree():
     if not (default_zoo() / ZOO_MANIFEST).exists():
         pytest.skip("the zoo has not been built yet")
-    zoo = Zoo.open(default_zoo())
+    zoo = Zoo.open()
+    assert zoo.root == default_zoo()
     if not len(zoo):
         pytest.skip("the zoo has no experts yet")
     assert zoo.manifest.base == "sentence-transformers/all-MiniLM-L6-v2"
@@ -157,6 +158,10 @@ def test_an_empty_selection_says_what_there_is(tiny_zoo):
         tiny_zoo.select(licences=["GPL-3.0"])
     with pytest.raises(ZooError, match=r"'shop'.*holds: experts; validation\.$"):
         tiny_zoo.select(without=tiny_zoo.ids)
+
+
+def test_a_zoo_names_the_scores_that_matter(tiny_zoo):
+    assert tiny_zoo.score_titles() == {"accuracy": "label text", "knn_accuracy": "kNN"}
 
 
 def test_an_unknown_expert_brings_up_the_nearest_name(tiny_zoo):

@@ -29,7 +29,7 @@ from loragen.adapters.frame import Frame
 from loragen.conditions.condition import Condition
 from loragen.conditions.index import Index
 from loragen.config import StrictModel
-from loragen.generators.base import Generation
+from loragen.generators.base import DescriptionGenerator, Generation
 from loragen.generators.trained import (
     GENERATOR_MANIFEST,
     Gaussian,
@@ -187,7 +187,7 @@ class SGManifest(Provenance):
 
 
 @dataclass(frozen=True, eq=False)
-class SG(TrainedGenerator):
+class SG(DescriptionGenerator, TrainedGenerator):
     """A trained SG-LoRA: everything it needs for an adapter from a description's embedding."""
 
     manifest: SGManifest
