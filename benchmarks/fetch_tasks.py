@@ -7,7 +7,7 @@
 
 What a task is stands on the cards of the zoo and of the oracles; how its source is read stands in task_sources.yaml,
 a family an entry. Texts are not part of loragen: each source has its own licence, which --list names. A file holds at
-most 1,500 train or 500 test examples, those with the lowest hashes, or all there are with --all. The samples behind
+most 1,500 train or 500 test examples, chosen by their hashes, or all there are with --all. The samples behind
 the published figures were other ones of the same texts, so figures on these files differ a little.
 
 Exits with status 2 where a task lacks a file at the end, naming it, unless --partial is given.
@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -103,19 +103,25 @@ def _unmarked(example: Example) -> str:
 
 
 def _sample(found: list[Example], part: str, hold: Mapping[str, float]) -> list[Example]:
-    """Examples with the lowest hashes: no more of a label in `hold` than its share, and a few of every label."""
+    """Of each label the examples with the lowest hashes: a few, and an equal share of the others it has.
+
+    A label in `hold` counts as if it had no more examples than make up its share.
+    """
     found = sorted(found, key=lambda example: _hash(example.key))
-    free = sum(example.label not in hold for example in found)
-    most = {label: int(free * share / (1 - sum(hold.values()))) for label, share in hold.items()}
-    seen: Counter[str] = Counter()
-    few, rest = [], []
+    by_label: dict[str, list[Example]] = defaultdict(list)
     for example in found:
-        seen[example.label] += 1
-        if seen[example.label] <= FEWEST[part]:
-            few.append(example)
-        elif seen[example.label] <= most.get(example.label, len(found)):
-            rest.append(example)
-    return sorted(few + rest[: max(0, MOST[part] - len(few))], key=lambda example: _hash(example.key))
+        by_label[example.label].append(example)
+    free = sum(len(own) for label, own in by_label.items() if label not in hold)
+    most = {label: int(free * share / (1 - sum(hold.values()))) for label, share in hold.items()}
+    there = {label: min(len(own), most.get(label, len(own))) for label, own in by_label.items()}
+    few = {label: min(count, FEWEST[part]) for label, count in there.items()}
+    spare = sum(there.values()) - sum(few.values())
+    share = min(1.0, (MOST[part] - sum(few.values())) / spare) if spare else 0.0
+    counts = {label: few[label] + int((there[label] - few[label]) * share) for label in there}
+    return sorted(
+        (example for label, own in by_label.items() for example in own[: counts[label]]),
+        key=lambda example: _hash(example.key),
+    )
 
 
 def convert(folder: Path, spec: Spec, everything: bool = False) -> dict[str, list[Example]]:

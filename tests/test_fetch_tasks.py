@@ -156,6 +156,7 @@ def test_sample_holds_a_label_to_its_share(tmp_path: Path) -> None:
     parts = convert(tmp_path, spec)
     assert [example.label for example in parts["train"]].count("true") == 500
     assert (len(parts["train"]), len(parts["test"])) == (1000, 500)
+    assert convert(tmp_path, spec) == parts
 
 
 def test_texts_with_two_labels_are_left_out(tmp_path: Path) -> None:

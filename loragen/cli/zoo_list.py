@@ -28,7 +28,9 @@ def show_zoo(zoo: "Zoo", *, as_json: bool) -> None:
     from loragen.cli import console
 
     if as_json:
-        console.say_json([card.model_dump(mode="json", exclude={"recipe", "held_out_losses"}) for card in zoo])
+        console.say_json(
+            [card.model_dump(mode="json", exclude={"provenance": {"recipe", "held_out_losses"}}) for card in zoo]
+        )
         return
     titles = zoo.score_titles()
     console.table(
