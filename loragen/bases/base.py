@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,6 +28,8 @@ from loragen.tasks.examples import Examples
 Pooling = Literal["mean", "last"]
 ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
 """Training and scoring of a base, and so the kind of model that it must be."""
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Models whose first position comes after that of the padding token."""
 PROMPT = "{text}\nLabel:"
 """Template of a labelled text for a language model; its label follows after a space."""
 
@@ -158,10 +161,20 @@ class Base(ABC):
             TaskError: this kind of base can make nothing of these.
         """
 
+    @cached_property
+    def max_tokens(self) -> int | None:
+        """Most tokens of a text that the model has positions for; `None` where its config sets no limit."""
+        config: Any = getattr(self.model.config, "text_config", self.model.config)
+        positions: int | None = getattr(config, "max_position_embeddings", None)
+        if positions is None or config.model_type not in _POSITIONS_AFTER_PADDING:
+            return positions
+        return positions - (config.pad_token_id or 0) - 1
+
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int) -> list[list[int]]:
         """Token ids of each text; a pair is joined by the separator, and the longer half is cut first.
 
-        A tokenizer without a separator, as causal models have, joins a pair by a line break.
+        A tokenizer without a separator, as causal models have, joins a pair by a line break. No text gets longer than
+        the model has positions for.
         """
         if pairs is not None and self.tokenizer.sep_token_id is None:
             pairs = [f"\n{pair}" for pair in pairs]
@@ -169,7 +182,7 @@ class Base(ABC):
             list(texts),
             list(pairs) if pairs is not None else None,
             truncation="longest_first",
-            max_length=max_length,
+            max_length=min(max_length, self.max_tokens or max_length),
             return_attention_mask=False,
             return_token_type_ids=False,
         )

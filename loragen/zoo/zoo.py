@@ -15,6 +15,7 @@ from loragen.bases.base import Base
 from loragen.bases.devices import DeviceName
 from loragen.bases.open import open_base
 from loragen.bases.scores import shown_scores
+from loragen.bundled import bundled_folder
 from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.files import sha256_of
@@ -37,9 +38,7 @@ _SILENT = "all delta weights are zero: the adapter does nothing"
 
 def default_zoo() -> Path:
     """The bundled zoo: inside an installed wheel, or at the top of a source tree."""
-    package = Path(__file__).parent.parent
-    shipped = package / "_zoo" / "minilm"
-    return shipped if shipped.is_dir() else package.parent / "zoo" / "minilm"
+    return bundled_folder("zoo") / "minilm"
 
 
 @dataclass(frozen=True)

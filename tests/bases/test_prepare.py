@@ -53,3 +53,22 @@ def test_an_instruction_stands_before_every_text_and_label_and_makes_room_for_it
 def test_examples_without_names_of_labels_are_open_and_nothing_for_a_text_encoder(base):
     with pytest.raises(TaskError, match="The task has no labels, and a text encoder learns from label texts"):
         base.prepare(Examples(TEXTS), max_length=16)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_texts_are_cut_at_the_positions_of_the_model(tmp_path, kind):
+    """A text longer than the model has positions for is cut, where the model would fail with an error of its own."""
+    from models import write_tiny_encoder
+    from transformers import AutoModel, RobertaConfig
+
+    folder = write_tiny_encoder(tmp_path / kind, seed=0)
+    if kind == "roberta":
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        AutoModel.from_config(
+            RobertaConfig(vocab_size=100, max_position_embeddings=20, pad_token_id=1, **sizes)
+        ).save_pretrained(folder)
+    base = LabelTextEncoder.load(str(folder))
+    assert base.max_tokens is not None
+    data = base.prepare(Examples(("soup " * 200,), label_names=("tea", "bread")), max_length=1000)
+    assert len(data.ids[0]) == base.max_tokens == (18 if kind == "roberta" else 64)
+    assert base.read(data).logits.isfinite().all()

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import make_expert
 from icm_toys import (
     ENOUGH,
     conditioner_of,
@@ -17,6 +16,7 @@ from icm_toys import (
     seeded,
 )
 from models import word_task, write_tiny_encoder
+from tiny_experts import make_expert
 
 from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.condition import Evidence

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SITES, make_expert
 from safetensors.torch import load_file, save_file
+from tiny_experts import SITES, make_expert
 
 from loragen.adapters.adapter import Lora
 from loragen.errors import AdapterError, ZooError
