@@ -76,7 +76,7 @@ class Adapter:
         Raises:
             ConfigError: it is not at hand.
         """
-        return open_base(self.base, objective=objective_of(self.lora.settings.task_type))
+        return open_base(self.base, objective=objective_of(self.lora.settings.task_type, self.base))
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True

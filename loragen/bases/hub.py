@@ -1,6 +1,7 @@
 """Folders of models on this machine and on the Hugging Face Hub, and the hashes of their weights."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,3 +81,18 @@ def weights_hash(folder: Path) -> str:
         return sha256_of(files[0])
     lines = [f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_dual_encoder(name: str) -> bool:
+    """True if a base on this machine is a plain CLIP or its like: two towers and one space for both.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    folder = resolve_model(name)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    towers = {"text_config", "vision_config", "projection_dim"}
+    return not (folder / "modules.json").exists() and isinstance(config, dict) and towers <= config.keys()

@@ -5,6 +5,7 @@ import torch
 from loragen.bases.base import PROMPT, Base, ObjectiveName
 from loragen.bases.causal_lm import CausalLM
 from loragen.bases.devices import DeviceName
+from loragen.bases.hub import is_dual_encoder
 from loragen.bases.image_text import ImageText
 from loragen.bases.seq2seq import Seq2SeqLM
 from loragen.bases.text_encoder import LabelTextEncoder
@@ -37,6 +38,13 @@ def open_base(
     return KINDS[objective].load(name, dtype=dtype, device=device, prompt=prompt)
 
 
-def objective_of(task_type: str | None) -> ObjectiveName:
-    """The objective of an adapter's base, from PEFT's name for the adapter's purpose."""
-    return next((kind.objective for kind in KINDS.values() if task_type and kind.task_type == task_type), "label_text")
+def objective_of(task_type: str | None, base: str | None = None) -> ObjectiveName:
+    """The objective of an adapter's base.
+
+    PEFT's name for what the adapter is for says it; adapters of image-text models have none, and the config of the base
+    tells them from text encoders, where it is at hand.
+    """
+    named = (kind.objective for kind in KINDS.values() if task_type and kind.task_type == task_type)
+    return next(
+        named, "image_text" if task_type is None and base is not None and is_dual_encoder(base) else "label_text"
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loragen.bases.hub import quiet_loading
+from loragen.bases.hub import is_dual_encoder, quiet_loading
 from loragen.bases.plain_bert import TOKENIZER, Bert
 
 Embed = Callable[[list[str]], Tensor]
@@ -22,7 +22,7 @@ Embed = Callable[[list[str]], Tensor]
 
 def load_embedder(folder: Path) -> Embed:
     """The model of a folder, loaded."""
-    if _is_dual(folder):
+    if is_dual_encoder(str(folder)):
         return _text_tower(folder)
     pooling = _plain_mean_pooling(folder)
     return _sentence_transformer(folder) if pooling is None else _mean_pooled(folder, pooling.max_length)
@@ -36,7 +36,7 @@ def stated_size(folder: Path) -> int | None:
 
 def stated_max_tokens(folder: Path) -> int | None:
     """Tokens of a text that the model reads, where the settings beside its weights state it."""
-    if _is_dual(folder):
+    if is_dual_encoder(str(folder)):
         most = _read_json(folder / "config.json")["text_config"].get("max_position_embeddings")
     else:
         most = (_read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
@@ -108,14 +108,6 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
         return pooled
 
     return embed
-
-
-def _is_dual(folder: Path) -> bool:
-    """True if a folder holds a plain CLIP or its like, whose text tower then is the encoder, as in SG-LoRA."""
-    config = _read_json(folder / "config.json") or {}
-    return (
-        not (folder / "modules.json").exists() and {"text_config", "vision_config", "projection_dim"} <= config.keys()
-    )
 
 
 def _text_tower(folder: Path) -> Embed:

@@ -78,8 +78,8 @@ def _against_base(base: Comparison) -> str:
         return f"This adapter is worse than the base on these {base.texts} texts: {shown}."
     if base.is_same:
         return f"This adapter and the base get the same {base.right} of {base.texts} texts right."
-    told = f"No difference between this adapter and the base can be told from {base.texts} texts: {shown}."
-    return f"{told} {_few(base)}"
+    words = f"No difference between this adapter and the base can be told from {base.texts} texts: {shown}."
+    return f"{words} {_few(base)}"
 
 
 def _way_on(base: Comparison, labelled: Mapping[str, Comparison]) -> str | None:

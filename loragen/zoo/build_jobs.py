@@ -20,7 +20,7 @@ from loragen.recipes.multitask import train_multitask
 from loragen.tasks.task_set import Task
 from loragen.training.threads import few_threads
 from loragen.zoo.build_config import ZooConfig
-from loragen.zoo.build_start import adapter_of, number_of_parameters, read_start
+from loragen.zoo.build_start import adapter_of, read_start
 from loragen.zoo.card import CARD, EXPERTS, Card, Manifest, expert_files
 from loragen.zoo.folds import FOLD_PLAN, FOLDS, Fold, FoldPlan, read_folds, read_plan, write_fold
 
@@ -58,7 +58,7 @@ class WorkerContext:
 
     def run(self, job: "Job") -> None:
         """Run a job, over a small base with one thread."""
-        with few_threads(number_of_parameters(self.base)):
+        with few_threads(self.base.number_of_parameters):
             job.run(self)
 
     def check_stop(self, _step: int = 0) -> None:

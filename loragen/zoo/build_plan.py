@@ -14,7 +14,6 @@ from loragen.tasks.task_set import Task
 from loragen.training.threads import SMALL_BASE, few_threads
 from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.build_jobs import open_base_of
-from loragen.zoo.build_start import number_of_parameters
 from loragen.zoo.build_work import BuildWork
 from loragen.zoo.executors import available_cores
 
@@ -92,7 +91,7 @@ def plan_work(work: BuildWork, base: Base) -> BuildPlan:
     step = scoring = 0.0
     if multitask or folds or to_train or to_score:
         first = (*(task for task, _ in work.experts), *work.pooled)[0]
-        with few_threads(number_of_parameters(base)):
+        with few_threads(base.number_of_parameters):
             step = seconds_per_step(base, first, config.recipe)
         scoring = step * _scoring_steps(config, first)
     parallel = _side_by_side(config, base)
@@ -128,7 +127,7 @@ def _scoring_steps(config: ZooConfig, task: Task) -> float:
 
 def _side_by_side(config: ZooConfig, base: Base) -> int:
     """Workers at the measured speed: over a small base each has a core, over others they share all there is."""
-    if number_of_parameters(base) >= SMALL_BASE:
+    if base.number_of_parameters >= SMALL_BASE:
         return 1
     return min(config.workers or available_cores(), available_cores())
 

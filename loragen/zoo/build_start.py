@@ -69,7 +69,7 @@ def _multitask(config: ZooConfig, pooled: Sequence[Task], base: Base, start: Sta
     folder, partial = config.out / MULTITASK_FOLDER, config.out / ".multitask.partial"
     if not folder.exists():
         total = config.multitask.steps
-        with few_threads(number_of_parameters(base)):
+        with few_threads(base.number_of_parameters):
             trained, history = train_multitask(
                 pooled,
                 base,
@@ -94,8 +94,3 @@ def adapter_of(trained: Start, base: Base) -> Lora:
         task_type=base.task_type,
         fan_in_fan_out=base.stores_transposed(trained.lora_A),
     )
-
-
-def number_of_parameters(base: Base) -> int:
-    """The number of a base's parameters."""
-    return sum(parameter.numel() for parameter in base.model.parameters())

@@ -85,7 +85,8 @@ def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monke
 
 def merged_base_is_the_adapted_one(adapter, workshop, family) -> None:
     objective = FAMILIES[family].objective
-    base, merged = adapter.opened_base, open_base(str(adapter.merge(workshop / "merged")), objective=objective)
+    folders = (adapter.base, str(adapter.merge(workshop / "merged")))
+    base, merged = (open_base(folder, objective=objective) for folder in folders)
     task = write_task(workshop / "other", family)
     data = base.prepare(task.load_test(), max_length=32)
     wanted = base.read(data, adapter.lora)
