@@ -22,10 +22,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 ifeq ($(origin TASK),file)
 demo: $(VENV)/.installed
 	$(BIN)/loragen generate "$(TASK)" --labels "$(LABELS)" --out out/demo --force
-	$(BIN)/loragen classify out/demo --data $(EXAMPLE).test.jsonl
+	$(BIN)/loragen classify out/demo "The heating in the bedroom has been cold since Sunday." "Could I pay in two instalments?"
+	$(BIN)/loragen classify out/demo --data $(EXAMPLE).test.jsonl --out out/demo.csv
 	@echo && echo "The same with 24 labelled examples:" && echo
 	$(BIN)/loragen generate "$(TASK)" --labels "$(LABELS)" --examples $(EXAMPLE).train.jsonl --fit --out out/demo-fitted --force
-	$(BIN)/loragen classify out/demo-fitted --data $(EXAMPLE).test.jsonl
+	$(BIN)/loragen classify out/demo-fitted --data $(EXAMPLE).test.jsonl --out out/demo-fitted.csv
 else
 demo: $(VENV)/.installed
 	$(BIN)/loragen generate "$(TASK)" --out out/demo --force

@@ -1,6 +1,8 @@
-"""Files and folders that are either whole or not there."""
+"""Files and folders that are either whole or not there, and never in place of what is not ours."""
 
+import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,38 +12,114 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loragen.errors import ConfigError
+from loragen.locks import lock
+from loragen.renames import exchange, rename_to_new
+
+MANIFEST = ".loragen.json"
+"""Names, in every folder that is written, the files that are ours; a folder is replaced only if it holds no others."""
+BEFORE_MANIFESTS = frozenset(
+    {
+        *("adapter_config.json", "adapter_model.safetensors", "README.md", "card.yaml"),
+        *("generator.yaml", "generator.safetensors", "frame.safetensors", "losses.json", "losses.png", "run.yaml"),
+        *("fold.yaml", "variance.safetensors", "snapshots.safetensors"),
+    }
+)
+"""Files of folders that were written before there were manifests."""
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that takes its place when the block succeeds.
 
-    A folder that stood at ``path`` before stays untouched until then, and is put back if the swap itself fails.
+    A folder that stood at ``path`` before stays untouched until then. One process at a time writes to ``path``, and
+    what a process that was killed left beside it is cleared away.
+
+    Args:
+        path: the folder.
+        replace: take the place of a folder of ours that stands there.
+
+    Raises:
+        ConfigError: something stands there that is not ours, or anything without ``replace``; or another process is
+            writing there.
     """
+    path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        _swap(staging, path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with lock(path):
+        _recover(path)
+        _refuse(path, replace=replace)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        try:
+            yield staging
+            _write_manifest(staging)
+            staging.chmod(0o755)
+            _sync_tree(staging)
+            _refuse(path, replace=replace)  # it may have come meanwhile
+            _swap(staging, path, replace=replace)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
-def _swap(staging: Path, path: Path) -> None:
+def _swap(staging: Path, path: Path, *, replace: bool) -> None:
     if not path.exists():
-        staging.rename(path)
-        return
-    retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".retired", dir=path.parent))
-    try:
-        path.rename(retired / path.name)
+        rename_to_new(staging, path)
+    elif not (replace and exchange(staging, path)):
+        retired = _retired(path)
+        path.rename(retired)
         try:
             staging.rename(path)
         except BaseException:
-            (retired / path.name).rename(path)
+            retired.rename(path)
             raise
-    finally:
         shutil.rmtree(retired, ignore_errors=True)
+    sync(path.parent)
+
+
+def _retired(path: Path) -> Path:
+    return path.with_name(f".{path.name}.retired")
+
+
+def _recover(path: Path) -> None:
+    """Put back a folder that was moved aside by a process that was killed, and clear its half-made ones away."""
+    retired = _retired(path)
+    if retired.is_dir() and not path.exists():
+        retired.rename(path)
+    shutil.rmtree(retired, ignore_errors=True)
+    half_made = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.partial")
+    for other in path.parent.iterdir():
+        if half_made.fullmatch(other.name) and other.is_dir():
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _refuse(path: Path, *, replace: bool) -> None:
+    if not path.exists():
+        return
+    if not replace:
+        refuse_to_replace([path], force=False)
+    if not path.is_dir():
+        raise ConfigError(f"{path} is a file, where a folder is to be written; give another --out.")
+    if strangers := not_ours(path):
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        raise ConfigError(
+            f"{path} holds {', '.join(strangers[:3])}{more}, which loragen did not write and will not remove; give "
+            "another --out, or move them away."
+        )
+
+
+def not_ours(folder: Path) -> list[str]:
+    """Relative names of files in a folder that no manifest of ours names."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    try:
+        ours = set(json.loads((folder / MANIFEST).read_bytes())["files"]) | {MANIFEST}
+    except FileNotFoundError:
+        ours = set(BEFORE_MANIFESTS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return found
+    return [name for name in found if name not in ours]
+
+
+def _write_manifest(folder: Path) -> None:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / MANIFEST).write_text(json.dumps({"files": names}, indent=1) + "\n", encoding="utf-8")
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -52,11 +130,32 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        with contextlib.suppress(OSError):
+            os.unlink(name)
         raise
+    sync(path.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Bring files and folders to the disk, so that a rename cannot come before what it names."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk."""
+    with contextlib.suppress(OSError):  # some file systems cannot, and a folder cannot be opened everywhere
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sha256_of(path: Path) -> str:
@@ -69,11 +168,12 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
     """Keep what is there from being written over.
 
     Raises:
-        ConfigError: one of the folders exists, and ``force`` is not set.
+        ConfigError: one of the folders exists, and ``force`` is not set; or it holds what is not ours.
     """
     for folder in folders:
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
+        _refuse(folder, replace=True)
 
 
 def folder_name(text: str, *, words: int = 8) -> str:

@@ -133,10 +133,10 @@ class Adapter:
         target = Path(folder)
         refuse_to_replace([target], force=force)
         if self.card is not None:
-            return write_adapter(self.lora, self.card, target)
+            return write_adapter(self.lora, self.card, target, replace=force)
         facts = {"description": self.description, "labels": list(self.labels)}
         known = {name: fact for name, fact in facts.items() if fact}
-        return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {})
+        return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {}, replace=force)
 
     def merge(self, folder: Path | str, *, force: bool = False) -> Path:
         """Write the base with the adapter merged in: a plain transformers or sentence-transformers folder.
@@ -148,7 +148,11 @@ class Adapter:
         target = Path(folder)
         refuse_to_replace([target], force=force)
         merge_into_base(
-            self.lora, resolve_model(self.base), target, readme=merged_card(self.base, self.lora, self.card)
+            self.lora,
+            resolve_model(self.base),
+            target,
+            readme=merged_card(self.base, self.lora, self.card),
+            replace=force,
         )
         return target
 

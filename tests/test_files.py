@@ -1,14 +1,21 @@
 import hashlib
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from loragen.files import atomic_folder, atomic_write, sha256_of
+from loragen.errors import ConfigError
+from loragen.files import MANIFEST, atomic_folder, atomic_write, sha256_of
+from loragen.renames import exchange, rename_to_new
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Files by name, without the manifest of those that are ours."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 
 @pytest.fixture
@@ -17,6 +24,7 @@ def old(tmp_path):
     (folder / "sub").mkdir(parents=True)
     (folder / "kept.txt").write_text("old")
     (folder / "sub" / "deep.txt").write_text("old too")
+    (folder / MANIFEST).write_text('{"files": ["kept.txt", "sub/deep.txt"]}')
     return folder
 
 
@@ -66,6 +74,7 @@ def test_a_swap_that_fails_leaves_the_old_folder(old, tmp_path, monkeypatch, fai
             raise OSError("device is busy")
         return rename(self, target)
 
+    monkeypatch.setattr("loragen.files.exchange", lambda _one, _other: False)
     monkeypatch.setattr(Path, "rename", faulty)
     with pytest.raises(OSError, match="device is busy"), atomic_folder(old) as staging:
         (staging / "file.txt").write_text("new")
@@ -109,3 +118,169 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 100_000)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+# --- what is not ours ---
+
+
+def test_a_folder_with_files_of_others_is_left_alone(tmp_path):
+    folder = tmp_path / "adapter"
+    with atomic_folder(folder) as staging:
+        (staging / "file.txt").write_text("ours")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds notes\.txt, which loragen did not write"), atomic_folder(folder):
+        pytest.fail("the work must not begin")
+    assert contents(folder).keys() == {"file.txt", "notes.txt"}
+    (folder / "notes.txt").unlink()
+    with atomic_folder(folder) as staging:
+        (staging / "other.txt").write_text("new")
+    assert contents(folder).keys() == {"other.txt"}
+
+
+def test_a_folder_of_before_manifests_is_replaced(tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "card.yaml"):
+        (folder / name).write_text("old")
+    with atomic_folder(folder) as staging:
+        (staging / "adapter_config.json").write_text("new")
+    assert (folder / "adapter_config.json").read_text() == "new"
+    assert not (folder / "card.yaml").exists()
+
+
+def test_a_damaged_manifest_makes_nothing_ours(tmp_path):
+    folder = tmp_path / "adapter"
+    with atomic_folder(folder) as staging:
+        (staging / "card.yaml").write_text("ours")
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(ConfigError, match="did not write"), atomic_folder(folder):
+        pass
+
+
+def test_without_replacing_what_came_meanwhile_is_left(tmp_path):
+    folder = tmp_path / "adapter"
+    with pytest.raises(ConfigError, match="exists already"), atomic_folder(folder, replace=False) as staging:  # noqa: PT012
+        (staging / "file.txt").write_text("mine")
+        folder.mkdir()
+        (folder / "theirs.txt").write_text("theirs")
+    assert contents(folder) == {"theirs.txt": "theirs"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_file_in_the_place_of_a_folder_is_left(tmp_path):
+    (tmp_path / "adapter").write_text("a file")
+    with pytest.raises(ConfigError, match="is a file"), atomic_folder(tmp_path / "adapter"):
+        pass
+    assert (tmp_path / "adapter").read_text() == "a file"
+
+
+# --- kills ---
+
+
+def test_a_folder_that_a_killed_process_moved_aside_is_put_back(tmp_path):
+    folder = tmp_path / "adapter"
+    with atomic_folder(folder) as staging:
+        (staging / "file.txt").write_text("old")
+    folder.rename(tmp_path / ".adapter.retired")
+    (tmp_path / ".adapter.abcd1234.partial").mkdir()
+    (tmp_path / ".adapter.b.abcd1234.partial").mkdir()  # of a folder named adapter.b
+    with pytest.raises(ValueError, match="no luck"), atomic_folder(folder):  # noqa: PT012
+        assert (folder / "file.txt").read_text() == "old"
+        raise ValueError("no luck")
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", ".adapter.b.abcd1234.partial"}
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from loragen import files
+
+steps = int(sys.argv[2])
+def killing(name):
+    real = getattr(os, name)
+    def call(*arguments, **options):
+        global steps
+        steps -= 1
+        if steps < 0:
+            os.kill(os.getpid(), 9)
+        return real(*arguments, **options)
+    return call
+for name in ("rename", "replace", "open", "fsync", "mkdir", "rmdir", "unlink", "write", "chmod"):
+    setattr(os, name, killing(name))
+with files.atomic_folder(Path(sys.argv[1])) as staging:
+    for name in ("a.txt", "b.txt"):
+        (staging / name).write_text("new")
+"""
+
+
+def test_a_kill_at_any_call_leaves_the_old_folder_or_the_new_one(tmp_path):
+    old, new = {"a.txt": "old"}, {"a.txt": "new", "b.txt": "new"}
+    seen = set()
+    for steps in range(60):
+        folder = tmp_path / str(steps) / "adapter"
+        with atomic_folder(folder) as staging:
+            (staging / "a.txt").write_text("old")
+        made = subprocess.run([sys.executable, "-c", SCRIPT, folder, str(steps)], capture_output=True)
+        found = contents(folder)
+        assert found in (old, new), steps
+        seen.add(found == new)
+        with atomic_folder(folder) as staging:
+            (staging / "a.txt").write_text("next")
+        assert [path.name for path in folder.parent.iterdir()] == ["adapter"], "what was left is cleared away"
+        if made.returncode == 0:
+            break
+    assert seen == {False, True}
+    assert made.returncode == 0, "the last one ends by itself"
+
+
+# --- locks ---
+
+
+def test_one_writer_at_a_time(tmp_path):
+    folder = tmp_path / "adapter"
+    script = "import sys; from pathlib import Path; from loragen.files import atomic_folder\n"
+    script += "with atomic_folder(Path(sys.argv[1])): pass"
+    with atomic_folder(folder):
+        made = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True)
+        assert made.returncode != 0
+        assert f"is being written by another process (number {os.getpid()})" in made.stderr
+    subprocess.run([sys.executable, "-c", script, folder], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_of_many_writers_one_wins(tmp_path):
+    script = "import sys, time; from pathlib import Path; from loragen.files import atomic_folder\n"
+    script += "with atomic_folder(Path(sys.argv[1]), replace=False): time.sleep(0.2)"
+    call = [sys.executable, "-c", script, tmp_path / "adapter"]
+    runs = [subprocess.Popen(call, stderr=subprocess.DEVNULL) for _ in range(6)]
+    assert sorted(run.wait() == 0 for run in runs) == [False] * 5 + [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+# --- the system ---
+
+
+def test_folders_are_exchanged_in_one_step_where_the_system_can(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    (one / "file").write_text("one")
+    other.mkdir()
+    if exchange(one, other):
+        assert contents(other) == {"file": "one"}
+        assert contents(one) == {}
+
+
+def test_without_exchange_a_folder_is_replaced_as_well(old, tmp_path, monkeypatch):
+    monkeypatch.setattr("loragen.files.exchange", lambda _one, _other: False)
+    with atomic_folder(old) as staging:
+        (staging / "file.txt").write_text("new")
+    assert contents(old) == {"file.txt": "new"}
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_folder_moves_only_where_nothing_is(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(OSError, match=r"exists|not empty"):
+        rename_to_new(tmp_path / "one", tmp_path / "other")

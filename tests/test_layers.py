@@ -9,7 +9,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
     *("cli", "evaluation", "generation", "inference", "exporters", "generators", "zoo", "recipes", "conditions"),
-    *("bases", "tasks", "adapters", "training", "plotting", "bundled", "files", "config", "progress", "errors"),
+    *(
+        "bases",
+        "tasks",
+        "adapters",
+        "training",
+        "plotting",
+        "bundled",
+        "files",
+        "locks",
+        "renames",
+        "config",
+        "progress",
+        "errors",
+    ),
 )
 """From the top down; folders, and modules that stand alone."""
 MODULES = {

@@ -201,10 +201,15 @@ class Lora:
         except AdapterError as error:
             raise AdapterError(f"The adapter {folder} cannot be used: {error}") from error
 
-    def save(self, folder: Path, *, extra_files: Mapping[str, str | bytes] = MappingProxyType({})) -> None:
-        """Write a PEFT adapter folder, whole or not at all, in place of any that stands there.
+    def save(
+        self, folder: Path, *, extra_files: Mapping[str, str | bytes] = MappingProxyType({}), replace: bool = True
+    ) -> None:
+        """Write a PEFT adapter folder, whole or not at all, in place of one of ours that stands there if ``replace``.
 
         Equal adapters give equal bytes. ``extra_files`` maps the names of further files, such as a card, to contents.
+
+        Raises:
+            ConfigError: something stands there that may not be replaced.
         """
         assert not {CONFIG_NAME, WEIGHTS_NAME} & extra_files.keys(), "extra files take the adapter's own names"
         tensors = {}
@@ -216,7 +221,7 @@ class Lora:
         # The format's writer keeps no order among several entries of metadata.
         weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
         config = json.dumps(self.settings.to_config(), indent=2) + "\n"
-        with atomic_folder(folder) as staging:
+        with atomic_folder(folder, replace=replace) as staging:
             for name, content in {CONFIG_NAME: config, WEIGHTS_NAME: weights, **extra_files}.items():
                 (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
 

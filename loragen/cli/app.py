@@ -70,7 +70,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with status 2 and no traceback, Ctrl-C with 130."""
+    """Run the command line.
+
+    A user's mistake ends with status 2 and no traceback, a disk or file that fails with 1, Ctrl-C with 130.
+    """
     from loragen.cli import console
 
     try:
@@ -78,6 +81,13 @@ def main() -> None:
     except LoragenError as error:
         console.say_error(str(error))
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = None  # or Python complains at its end
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if not _is_interrupt(end):
             raise

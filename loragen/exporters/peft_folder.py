@@ -26,7 +26,7 @@ class Written:
     """PEFT's name for what it is for."""
 
 
-def write_adapter(adapter: Lora, card: GeneratedCard, folder: Path) -> Written:
+def write_adapter(adapter: Lora, card: GeneratedCard, folder: Path, *, replace: bool = True) -> Written:
     """Write a generated adapter with its card and model card; see `write_checked`.
 
     Where the config of the base is on this machine, every site must be a linear module of it, of those sizes.
@@ -36,11 +36,15 @@ def write_adapter(adapter: Lora, card: GeneratedCard, folder: Path) -> Written:
     """
     Architecture.check_at_hand(card.base, adapter)
     files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
-    return write_checked(adapter, folder, extra_files=files)
+    return write_checked(adapter, folder, extra_files=files, replace=replace)
 
 
 def write_checked(
-    adapter: Lora, folder: Path, *, extra_files: Mapping[str, str | bytes] = MappingProxyType({})
+    adapter: Lora,
+    folder: Path,
+    *,
+    extra_files: Mapping[str, str | bytes] = MappingProxyType({}),
+    replace: bool = True,
 ) -> Written:
     """Save an adapter, read it back, and check that it is what was meant and not a no-op.
 
@@ -51,7 +55,7 @@ def write_checked(
         raise AdapterError(
             "The generated adapter leaves the base unchanged (all delta weights are zero); nothing was written."
         )
-    adapter.save(folder, extra_files=extra_files)
+    adapter.save(folder, extra_files=extra_files, replace=replace)
     read = Lora.load(folder)
     if read.spec != adapter.spec or abs(read.norm() - adapter.norm()) > 1e-3 * adapter.norm():
         raise AdapterError(f"{folder} does not read back as it was written; check the disk, and generate again.")

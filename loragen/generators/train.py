@@ -11,7 +11,8 @@ from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write
 from loragen.generators.registry import config_type, row_of
-from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig
+from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator
+from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.zoo import Zoo, default_zoo
 
@@ -68,25 +69,32 @@ def train_generator(
     zoo = Zoo.open(config.zoo).select(splits=config.splits)
     state = config.out.with_name(f".{config.out.name}.partial")
     encoder = TextEncoder.load(config.encoder)
-    settings = f"{config.to_yaml()}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
-    if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
-        raise GeneratorError(
-            f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
-        )
-    atomic_write(state / RUN, settings)
-    row = row_of(config)
-    assert row.fit is not None
-    generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
-    with atomic_folder(config.out) as folder:
+    state.mkdir(parents=True, exist_ok=True)
+    with lock(state):
+        settings = f"{config.to_yaml()}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
+        if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
+            raise GeneratorError(
+                f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
+            )
+        atomic_write(state / RUN, settings)
+        row = row_of(config)
+        assert row.fit is not None
+        generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
+        plotted = _write(config, generator, history, replace=force)
+        shutil.rmtree(state)
+    tail = history[-max(1, len(history) // 10) :]
+    final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
+    return TrainingResult(config.out, zoo.ids, final, config.out / PLOT if plotted else None)
+
+
+def _write(config: TrainConfig, generator: TrainedGenerator, history: list[dict[str, float]], *, replace: bool) -> bool:
+    """Write the folder of a generator; returns if the loss curves were drawn."""
+    with atomic_folder(config.out, replace=replace) as folder:
         for name, content in generator.files().items():
             atomic_write(folder / name, content)
         atomic_write(folder / RUN, config.to_yaml())
         atomic_write(folder / LOSSES, json.dumps(_thinned(history)))
-        plotted = _plot(history, folder / PLOT)
-    shutil.rmtree(state)
-    tail = history[-max(1, len(history) // 10) :]
-    final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
-    return TrainingResult(config.out, zoo.ids, final, config.out / PLOT if plotted else None)
+        return _plot(history, folder / PLOT)
 
 
 def _refuse_to_replace(out: Path, *, force: bool) -> None:

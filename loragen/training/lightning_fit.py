@@ -3,21 +3,24 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
+from loragen.files import sync
 from loragen.training.objective import Batch, Objective
 from loragen.training.schedule import Schedule, warmup_cosine
 
-_STATE = "state"
+_STATE, _BEFORE = "state.ckpt", "before.ckpt"
+"""State after the last epoch, and after the one before it, for when the last could not be written whole."""
 
 
 class _Module(L.LightningModule):
@@ -98,6 +101,34 @@ class _Calls(Callback):
             self.on_epoch(trainer.current_epoch + 1)
 
 
+class _Checkpoints(Checkpoint):
+    """Keeps the state after every epoch, whole or not at all, and the state before it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial, state = self.folder / f".{_STATE}.partial", self.folder / _STATE
+        try:
+            trainer.save_checkpoint(partial)
+            sync(partial)
+            if state.exists():
+                state.replace(self.folder / _BEFORE)
+            partial.replace(state)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _readable_state(folder: Path) -> str | None:
+    """The newest state that can be read; `None` where there is none, and a training begins anew."""
+    for path in (folder / _STATE, folder / _BEFORE):
+        with suppress(OSError, RuntimeError, EOFError, ValueError, UnpicklingError):  # cut off, or not there
+            torch.load(path, map_location="cpu", weights_only=True)
+            return str(path)
+    return None
+
+
 def fit(
     objective: Objective,
     batches: Callable[[int], Sequence[Batch]],
@@ -123,8 +154,7 @@ def fit(
     """
     callbacks: list[Callback] = [_Calls(seed, on_step, on_epoch)]
     if checkpoints is not None:
-        callbacks.append(ModelCheckpoint(checkpoints, filename=_STATE, enable_version_counter=False))
-    last = checkpoints / f"{_STATE}.ckpt" if checkpoints is not None else None
+        callbacks.append(_Checkpoints(checkpoints))
     with _quiet_lightning(), torch.random.fork_rng(devices=[]):
         trainer = L.Trainer(
             accelerator="auto",
@@ -139,7 +169,7 @@ def fit(
             reload_dataloaders_every_n_epochs=1,
         )
         module = _Module(objective, schedule)
-        resume = str(last) if last is not None and last.exists() else None
+        resume = _readable_state(checkpoints) if checkpoints is not None else None
         with _plain_interrupt():
             trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True if resume else None)
     return module.history

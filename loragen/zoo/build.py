@@ -10,6 +10,7 @@ from typing import Any
 from loragen.bases.devices import choose_dtype
 from loragen.errors import ZooError
 from loragen.files import atomic_write
+from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.build_jobs import BuildContext, Job, open_base_of
@@ -40,7 +41,7 @@ def build_zoo(
         only_plan: end there, with nothing written, and return `None`.
 
     Raises:
-        ConfigError: tasks or folds are asked for that there cannot be.
+        ConfigError: tasks or folds are asked for that there cannot be, or another process builds this zoo.
         ZooError: the folder holds a zoo of another base or recipe, or folds of other tasks.
         TaskError: a task's data cannot be used.
     """
@@ -54,10 +55,12 @@ def build_zoo(
         on_plan(plan_work(work, base))
     if only_plan:
         return None
-    _write_manifest(build)
-    make_start(work.config, work.pooled, base, progress)
-    del base
-    _train(build, work, progress)
+    work.config.out.mkdir(parents=True, exist_ok=True)
+    with lock(work.config.out):
+        _write_manifest(build)
+        make_start(work.config, work.pooled, base, progress)
+        del base
+        _train(build, work, progress)
     return Zoo.open(work.config.out)
 
 

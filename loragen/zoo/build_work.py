@@ -81,6 +81,8 @@ class BuildWork:
 
 
 def manifest_there(zoo: Path) -> Manifest | None:
-    """The manifest of a zoo; None where there is no zoo yet."""
+    """The manifest of a zoo; None where there is no zoo yet, nor anything but a manifest of a build that failed."""
     path = zoo / ZOO_MANIFEST
-    return Manifest.from_yaml(path) if path.exists() else None
+    if not path.exists() or all(other.name == ZOO_MANIFEST or other.name.startswith(".") for other in zoo.iterdir()):
+        return None
+    return Manifest.from_yaml(path)

@@ -94,7 +94,7 @@ def test_equal_adapters_give_equal_bytes(tmp_path):
         )
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
-    assert set(one) == {"adapter_config.json", "adapter_model.safetensors", "card.yaml", "blob"}
+    assert set(one) == {".loragen.json", "adapter_config.json", "adapter_model.safetensors", "card.yaml", "blob"}
     assert (one["card.yaml"], one["blob"]) == ("é".encode(), b"\0")
     assert list(json.loads(one["adapter_config.json"])) == sorted(json.loads(one["adapter_config.json"]))
 

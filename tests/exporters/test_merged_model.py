@@ -170,3 +170,48 @@ def test_an_adapter_of_another_base_is_refused_and_nothing_is_written(tmp_path, 
     with pytest.raises(AdapterError, match=message):
         merge_into_base(adapter, base, out / "merged", readme="# Merged")
     assert [path.name for path in out.rglob("*")] == ["merged", "old.txt"]
+
+
+def test_a_weight_that_the_base_shares_is_not_changed(tmp_path):
+    """Merged, an update of a head that is tied to the embeddings would change both; PEFT changes the head alone."""
+    from models import tiny_gpt2
+
+    tiny_gpt2().save_pretrained(tmp_path / "base")
+    rows, width = tiny_gpt2().lm_head.weight.shape
+    adapter = Lora.from_factors(
+        {"lm_head": torch.ones(2, width)},
+        {"lm_head": torch.ones(rows, 2)},
+        base_model_name_or_path="tiny",
+        task_type="CAUSAL_LM",
+    )
+    with pytest.raises(AdapterError, match=r"'lm_head', whose weight the base base shares with 'transformer\.wte'"):
+        merge_into_base(adapter, tmp_path / "base", tmp_path / "out", readme="")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_an_adapter_is_refused(base, tmp_path):
+    import shutil
+
+    shutil.copytree(base, tmp_path / "base")
+    make(1).save(tmp_path / "adapter")
+    shutil.copy(tmp_path / "adapter" / "adapter_config.json", tmp_path / "base")
+    with pytest.raises(AdapterError, match=r"is an adapter: it holds adapter_config\.json"):
+        merge_into_base(make(1), tmp_path / "base", tmp_path / "out", readme="")
+
+
+def test_a_model_that_reads_back_otherwise_is_not_kept(base, tmp_path, monkeypatch):
+    from transformers import BertModel
+
+    save = BertModel.save_pretrained
+
+    def wrong(self, folder, **options):
+        with torch.no_grad():
+            self.get_submodule(QUERY).weight[0, 0] += 1
+        save(self, folder, **options)
+        with torch.no_grad():
+            self.get_submodule(QUERY).weight[0, 0] -= 1
+
+    monkeypatch.setattr(BertModel, "save_pretrained", wrong)
+    with pytest.raises(AdapterError, match=r"does not read back as it was written at 'encoder\.layer\.1"):
+        merge_into_base(make(1), base, tmp_path / "out", readme="")
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ def test_an_adapter_is_written_with_card_and_model_card(generation, card, tmp_pa
         "adapter_model.safetensors",
         "card.yaml",
         "README.md",
+        ".loragen.json",
     }
     read = Lora.load(written.folder)
     assert read.spec == generation.adapter.spec
@@ -50,9 +51,9 @@ def test_the_same_generation_gives_the_same_bytes_in_every_file(generation, card
 def test_an_adapter_takes_the_place_of_an_older_one(generation, card, tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()
-    (folder / "old.txt").write_text("old")
+    (folder / "card.yaml").write_text("old")
     write_adapter(generation.adapter, card, folder)
-    assert "old.txt" not in contents(folder)
+    assert contents(folder)["card.yaml"] != b"old"
     assert list(tmp_path.iterdir()) == [folder]
 
 

@@ -207,3 +207,38 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps, warmup_fraction):
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert peak <= warmup_fraction * steps + 1
+
+
+# --- damaged states -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damaged", [("state.ckpt",), ("state.ckpt", "before.ckpt")])
+def test_a_state_that_was_cut_off_does_not_block_a_run(tmp_path, damaged):
+    """The state before it, or else the beginning, gives the same end."""
+    with pytest.raises(Interrupted):
+        run(checkpoints=tmp_path, on_epoch=stop_at(3))
+    for name in damaged:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    assert torch.equal(run(checkpoints=tmp_path)[0], run()[0])
+    assert run(checkpoints=tmp_path)[1] == run()[1]
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    import lightning
+
+    with pytest.raises(Interrupted):
+        run(checkpoints=tmp_path, on_epoch=stop_at(2))
+    kept = (tmp_path / "state.ckpt").read_bytes()
+
+    def full(_trainer, path, *_rest, **_options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lightning.Trainer, "save_checkpoint", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(checkpoints=tmp_path)
+    assert (tmp_path / "state.ckpt").read_bytes() == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.ckpt"]
+    assert torch.equal(run(checkpoints=tmp_path)[0], run()[0])
