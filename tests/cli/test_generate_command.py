@@ -34,7 +34,9 @@ def test_generate_writes_an_adapter_and_says_what_it_did(run, ask) -> None:
     assert result.status == 0
     folder = Path("adapters/route-a-bank-s-mail")
     lora = Lora.load(folder)
-    assert {"adapter_config.json", "adapter_model.safetensors", "card.yaml", "README.md"} == set(files_of(folder))
+    assert {"adapter_config.json", "adapter_model.safetensors", "card.yaml", "README.md", ".loragen.json"} == set(
+        files_of(folder)
+    )
     for part in ("similarity", "weight", "bank", f"✓ {folder}: rank 2 at 3 sites", f"update norm {lora.norm():.2f}"):
         assert part in result.out
     assert result.err == ""

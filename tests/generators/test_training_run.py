@@ -91,7 +91,7 @@ def unfinished(config: TrainConfig, at: int = 13) -> None:
 
 
 def test_a_run_leaves_a_generator_its_config_and_its_losses(trained, config, tiny_zoo):
-    files = {"generator.yaml", "generator.safetensors", "frame.safetensors", RUN, LOSSES, PLOT}
+    files = {"generator.yaml", "generator.safetensors", "frame.safetensors", RUN, LOSSES, PLOT, ".loragen.json"}
     assert contents(config.out).keys() == files
     assert [path.name for path in config.out.parent.iterdir()] == ["sg"], "no state is left"
     assert SGTrainConfig.from_yaml(config.out / RUN) == config

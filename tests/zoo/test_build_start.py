@@ -34,7 +34,7 @@ def test_experts_begin_at_the_multitask_adapter_where_it_is_asked_for(fresh, zoo
         assert torch.equal(expert.lora_A[site].float(), random.lora_A[site]) is (frame == "random")
         wanted = multitask.delta_weight(site) * (start == "multitask")
         torch.testing.assert_close(expert.delta_weight(site), wanted, rtol=0, atol=0.02 * multitask.norm())
-    assert not list(fresh.out.rglob(".*"))
+    assert {path.name for path in fresh.out.rglob(".*")} <= {".loragen.json"}
 
 
 def test_an_interrupted_multitask_adapter_is_taken_up_where_it_was(fresh, tmp_path):

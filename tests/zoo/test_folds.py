@@ -162,6 +162,7 @@ def test_folds_read_back_by_number(tiny_zoo, tmp_path):
         WEIGHTS,
         FOLD_PLAN,
         "losses.json",
+        ".loragen.json",
     }
     assert json.loads((tmp_path / "9" / "losses.json").read_text()) == [{"loss": 0.5}]
 
