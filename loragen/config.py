@@ -16,7 +16,7 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 class StrictModel(BaseModel):
     """A frozen pydantic model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Sequence[str] = ()) -> Self:

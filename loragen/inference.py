@@ -59,7 +59,7 @@ class Adapter:
             ConfigError: neither the folder nor ``base`` names a base model.
         """
         lora = _over(Lora.load(Path(folder)), base)
-        name = lora.settings.base_model_name_or_path
+        name = lora.settings.base
         if name is None:
             raise ConfigError("The adapter does not name its base model; give it with --base.")
         facts = _facts(Path(folder))
@@ -202,7 +202,10 @@ def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
 
 def _over(lora: Lora, base: str | None) -> Lora:
     """A LoRA that names another base, where one is given."""
-    return lora if base is None else replace(lora, settings=replace(lora.settings, base_model_name_or_path=base))
+    if base is None:
+        return lora
+    name, _, revision = base.partition("@")
+    return replace(lora, settings=replace(lora.settings, base_model_name_or_path=name, revision=revision or None))
 
 
 def _facts(folder: Path) -> dict[str, object]:

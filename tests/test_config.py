@@ -174,3 +174,13 @@ def test_yaml_keeps_order_and_letters(tmp_path):
     text = dump_yaml({"z": 1, "a": "küche", "m": {"b": 1, "a": 2}})
     assert text == "z: 1\na: küche\nm:\n  b: 1\n  a: 2\n"
     assert list(read_yaml(write(tmp_path, text))) == ["z", "a", "m"]
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_are_finite(tmp_path, value):
+    """A learning rate of infinity would train weights that are no numbers."""
+    from loragen.recipes.multitask import MultitaskRecipe
+
+    (tmp_path / "config.yaml").write_text(f"learning_rate: {value}\n")
+    with pytest.raises(ConfigError, match="finite number"):
+        MultitaskRecipe.from_yaml(tmp_path / "config.yaml")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_line import write_adapter
 from families import write_base
 from models import write_tiny_encoder
 
@@ -326,3 +327,17 @@ def test_a_base_that_cannot_be_laid_out_is_not_compared(folder, tmp_path):
     assert result.architecture is None
     assert "cannot be laid out as AutoModel" in result.remark
     assert all("not compared with the base" in verdict.notes[-1] for verdict in result.verdicts)
+
+
+def test_the_revision_that_an_adapter_names_is_the_one_that_is_used(tmp_path):
+    import json
+
+    write_adapter(tmp_path / "adapter", "org/model")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"revision": "v2"}))
+    adapter = loragen.Adapter.load(tmp_path / "adapter")
+    assert adapter.base == "org/model@v2"
+    with pytest.raises(ConfigError, match="of the revision v2"):
+        adapter.merge(tmp_path / "merged")
+    adapter.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["revision"] == "v2"

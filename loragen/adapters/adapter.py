@@ -288,8 +288,10 @@ def _check_factor(name: str, factor: Tensor) -> None:
             f"{name} has shape {tuple(factor.shape)}; a matrix was wanted. Only linear modules are supported, "
             "and what was trained in shards must be gathered before it is saved."
         )
-    if bad := int((~factor.isfinite()).sum()):
-        raise AdapterError(f"{name} holds {bad} values that are not finite; train or export the adapter again.")
+    if bad := int((~factor.float().isfinite()).sum()):
+        raise AdapterError(
+            f"{name} holds {bad} values that are not finite in float32; train or export the adapter again."
+        )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

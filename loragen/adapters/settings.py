@@ -18,11 +18,11 @@ _TASK_TYPES = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_AN
 
 _READ = {
     *("r", "lora_alpha", "target_modules", "base_model_name_or_path", "task_type", "use_rslora", "fan_in_fan_out"),
-    *("rank_pattern", "alpha_pattern", "peft_type", "bias", "init_lora_weights"),
+    *("rank_pattern", "alpha_pattern", "peft_type", "bias", "init_lora_weights", "revision"),
 }
 # These bear on training or provenance, or do nothing unless another key, which is looked at, switches them on.
 _IGNORED = {
-    *("auto_mapping", "inference_mode", "lora_dropout", "megatron_core", "peft_version", "revision"),
+    *("auto_mapping", "inference_mode", "lora_dropout", "megatron_core", "peft_version"),
     *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
 }
 # These narrow `target_modules`; the sites in the weights file say the same thing outright.
@@ -70,6 +70,8 @@ class LoraSettings:
     fan_in_fan_out: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    revision: str | None = None
+    """Of the base on the Hub; `None` for its main one."""
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -89,12 +91,20 @@ class LoraSettings:
     def _check_names(self) -> None:
         base, task, targets = self.base_model_name_or_path, self.task_type, self.target_modules
         _require(base is None or isinstance(base, str), "base_model_name_or_path", base, "a name or null")
+        _require(self.revision is None or isinstance(self.revision, str), "revision", self.revision, "a name or null")
         _require(task is None or task in _TASK_TYPES, "task_type", task, f"null or one of {', '.join(_TASK_TYPES)}")
         if isinstance(targets, str):
             _require(_compiles(targets), "target_modules", targets, "a regular expression")
         else:
             listed = isinstance(targets, tuple) and all(isinstance(target, str) for target in targets)
             _require(listed, "target_modules", targets, "a list of module names or one regular expression")
+
+    @property
+    def base(self) -> str | None:
+        """The base as models are named here: its name, with ``@`` and the revision where that is not the main one."""
+        if self.base_model_name_or_path is None or self.revision in (None, "", "main"):
+            return self.base_model_name_or_path
+        return f"{self.base_model_name_or_path}@{self.revision}"
 
     def rank(self, site: str) -> int:
         """The rank at a site, patterns included."""
@@ -125,12 +135,13 @@ class LoraSettings:
             r=config.get("r", 8),
             lora_alpha=config.get("lora_alpha", 8),
             target_modules=tuple(targets) if isinstance(targets, list) else targets,
-            base_model_name_or_path=config.get("base_model_name_or_path"),
+            base_model_name_or_path=config.get("base_model_name_or_path") or None,  # an empty name is none
             task_type=config.get("task_type"),
             use_rslora=config.get("use_rslora", False),
             fan_in_fan_out=config.get("fan_in_fan_out", False),
             rank_pattern=config.get("rank_pattern") or {},
             alpha_pattern=config.get("alpha_pattern") or {},
+            revision=config.get("revision"),
         )
 
     def to_config(self) -> dict[str, Any]:
@@ -154,7 +165,7 @@ class LoraSettings:
             "task_type": self.task_type,
             "use_dora": False,
             "use_rslora": self.use_rslora,
-        }
+        } | ({} if self.revision is None else {"revision": self.revision})
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:

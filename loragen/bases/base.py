@@ -25,7 +25,7 @@ from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, token
 from loragen.errors import ConfigError, TaskError
 from loragen.tasks.examples import Examples
 
-Pooling = Literal["mean", "last"]
+Pooling = Literal["mean", "last", "cls"]
 ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
 """Training and scoring of a base, and so the kind of model that it must be."""
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -43,6 +43,8 @@ class Base(ABC):
     tokenizer: Any
     fingerprint: str
     """Hash of the weights; it tells the base that an adapter was trained on from all others."""
+    pooling: Pooling = "mean"
+    """From the hidden states of a text to its embedding."""
     objective: ClassVar[ObjectiveName]
     task_type: ClassVar[str | None]
     """PEFT's name for the purpose of adapters of this base."""
@@ -201,6 +203,8 @@ class Base(ABC):
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         device = self.device
         hidden: Tensor = self.body(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
+        if pooling == "cls":
+            return hidden[:, 0].float()
         if pooling == "last":
             return hidden[torch.arange(len(ids)), lengths - 1].float()
         weights = mask.to(device, torch.float32)[..., None]
@@ -208,11 +212,11 @@ class Base(ABC):
 
     def embed(self, ids: Sequence[Input]) -> Tensor:
         """Unit embeddings of one batch, float32 (n, hidden); differentiable in the factors in use."""
-        return F.normalize(self.states(ids), dim=-1)
+        return F.normalize(self.states(ids, pooling=self.pooling), dim=-1)
 
     def encode(self, ids: Sequence[Input], *, batch_size: int = 64) -> Tensor:
         """Unit embeddings of any number of inputs, in their order, on the CPU."""
-        return F.normalize(self.encode_states(ids, batch_size=batch_size), dim=-1)
+        return F.normalize(self.encode_states(ids, pooling=self.pooling, batch_size=batch_size), dim=-1)
 
     @torch.inference_mode()
     def encode_states(self, ids: Sequence[Input], *, pooling: Pooling = "mean", batch_size: int = 64) -> Tensor:

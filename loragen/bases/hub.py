@@ -16,7 +16,8 @@ EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 def resolve_model(name: str) -> Path:
     """Find a model's folder: the embedded model, a local folder, or a snapshot of the Hub (downloaded if need be).
 
-    Only configs, tokenizers and safetensors weights are downloaded: no pickles, no code.
+    A name of the Hub may end in ``@`` and a revision. Only configs, tokenizers and safetensors weights are downloaded:
+    no pickles, no code.
 
     Raises:
         ConfigError: the name is neither a folder nor a model that the Hub or its local cache has.
@@ -27,20 +28,24 @@ def resolve_model(name: str) -> Path:
         return Path(MODEL_DIR)
     if (folder := Path(name).expanduser()).is_dir():
         return folder
-    return _hub_snapshot(name)
+    plain, _, revision = name.partition("@")
+    if revision and Path(plain).expanduser().is_dir():
+        return Path(plain).expanduser()  # which has no revisions
+    return _hub_snapshot(plain, revision or None)
 
 
-def _hub_snapshot(name: str) -> Path:
+def _hub_snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
     try:
         with quiet_loading():
-            return Path(snapshot_download(name, allow_patterns=patterns))
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
         reason = str(error).partition("\n")[0]
+        which = f" of the revision {revision}" if revision else ""
         raise ConfigError(
-            f"There is no model {name!r}: it is no folder here, and the Hub gave none ({reason}). "
+            f"There is no model {name!r}{which}: it is no folder here, and the Hub gave none ({reason}). "
             f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
         ) from error
 

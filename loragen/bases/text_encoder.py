@@ -1,6 +1,7 @@
 """Text encoders as bases, such as BERT, RoBERTa, ModernBERT or MPNet: mean-pooled, with label texts for a head."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -12,7 +13,7 @@ from loragen.bases.base import Base, ObjectiveName, Pooling, with_contrast
 from loragen.bases.losses import LOGIT_SCALE, contrast_loss, label_text_loss
 from loragen.bases.scores import AnyScores, scores_of
 from loragen.bases.tokenised import Input, Readout, TaskData
-from loragen.errors import TaskError
+from loragen.errors import ConfigError, TaskError
 from loragen.tasks.examples import Examples
 
 
@@ -26,7 +27,7 @@ class LabelTextEncoder(Base):
 
     @classmethod
     def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
-        return {}
+        return {"pooling": pooling_of(folder)}
 
     @property
     def body(self) -> nn.Module:
@@ -84,3 +85,43 @@ def label_text_held_out(base: Base, data: TaskData, *, contrast_weight: float) -
     targets = data.targets.cpu()
     loss = label_text_loss(texts, labels, targets)
     return float(loss + contrast_weight * contrast_loss(texts, targets)) if contrast_weight else float(loss)
+
+
+def pooling_of(folder: Path) -> Pooling:
+    """The pooling of a sentence-transformers folder, as its ``modules.json`` says; the mean for any other encoder.
+
+    Raises:
+        ConfigError: it pools in a way, or has a module, that is not supported here.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "mean"
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    if strange := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
+        raise ConfigError(
+            f"The base {folder.name} has a module {strange[0]} after its transformer, which adapters cannot be scored "
+            "through here; use a base of transformer and pooling alone."
+        )
+    places = [module["path"] for module, kind in zip(modules, kinds, strict=True) if kind == "Pooling"]
+    settings = json.loads((folder / places[0] / "config.json").read_text(encoding="utf-8")) if places else {}
+    modes = _pooling_modes(settings)
+    known: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+    if not places:
+        return "mean"
+    if len(modes) == 1 and modes <= known.keys():
+        return known[modes.pop()]
+    raise ConfigError(
+        f"The base {folder.name} pools by {', '.join(sorted(modes)) or 'nothing'}; the mean, the first or the last "
+        "token were wanted."
+    )
+
+
+def _pooling_modes(settings: Mapping[str, Any]) -> set[str]:
+    """Names of the modes in the config of a pooling module: one name, or, as older versions wrote it, a switch each."""
+    if "pooling_mode" in settings:
+        return set(str(settings["pooling_mode"]).split("+"))
+    switched = (
+        key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on
+    )
+    return {name.removesuffix("_tokens").removesuffix("_token") for name in switched}

@@ -114,9 +114,13 @@ def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) 
         )
         if merged:
             console.done(f"{_merged(made.folder)}: the base with the adapter merged in")
-    console.say(f"\nTry it:    loragen {_trial(written[0], card.labels)}")
+    console.say(f"\nTry it:     loragen {_trial(written[0], card.labels)}")
     if written[0].task_type == "FEATURE_EXTRACTION":
-        console.say(f"Judge it:  loragen evaluate {_quoted(written[0].folder)} --data labelled.csv")
+        if card.fitted is None:
+            console.say(
+                "Improve it: add --examples FILE --fit, with some labelled texts; words alone often gain little."
+            )
+        console.say(f"Judge it:   loragen evaluate {_quoted(written[0].folder)} --data labelled.csv")
 
 
 def _trial(written: "Written", labels: tuple[str, ...]) -> str:

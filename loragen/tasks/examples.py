@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import torch
 
 from loragen.errors import TaskError
-from loragen.tasks.tables import cell, read_rows, text
+from loragen.tasks.tables import Row, label, read_rows, text
 
 T = TypeVar("T")
 
@@ -104,24 +104,36 @@ class Examples:
                 f"{missing[0]} has no column 'text'; columns met: {', '.join(map(str, missing[1]))}. Rows hold text, "
                 "and text_pair and label if any."
             )
-        columns = {}
-        for name in ("label", "text_pair"):
-            values = [cell(row, name) if name in row[1] else None for row in rows]
-            filled = [value is not None and bool(str(value).strip()) for value in values]
-            if any(filled) and not all(filled):
-                raise TaskError(
-                    f"{rows[filled.index(False)][0]} has no {name!r}, but other rows of {path} have; fill it in all "
-                    "rows or in none."
-                )
-            columns[name] = tuple(str(value).strip() for value in values) if all(filled) else None
-        found = columns["label"]
+        found, pairs = _column(rows, "label", path), _column(rows, "text_pair", path)
         texts = tuple(text(row, "text") for row in rows)
+        second = None if pairs is None else tuple(map(str, pairs))
         if found is None:
-            return cls(texts, columns["text_pair"], label_names=tuple(label_names or ()))
-        names = tuple(dict.fromkeys(found)) if label_names is None else tuple(label_names)
-        if unknown := [label for label in found if label not in names]:
+            return cls(texts, second, label_names=tuple(label_names or ()))
+        if label_names is None and any(isinstance(value, int) for value in found):
             raise TaskError(
-                f"An example of {path} has the label {unknown[0]!r}, which is not among those named: "
-                f"{', '.join(names)}."
+                f"The labels of {path} are numbers, such as {found[0]}; name them in their order, as in --labels "
+                "first,second, or write names into the column 'label'."
             )
-        return cls(texts, columns["text_pair"], tuple(names.index(label) for label in found), names)
+        names = tuple(dict.fromkeys(map(str, found))) if label_names is None else tuple(label_names)
+        return cls(texts, second, tuple(_position(value, names, path) for value in found), names)
+
+
+def _column(rows: Sequence[Row], name: str, path: Path) -> tuple[str | int, ...] | None:
+    """The values of a column that all rows have, or none."""
+    values = [label(row, name) if name in row[1] else None for row in rows]
+    missing = [place for (place, _), value in zip(rows, values, strict=True) if value is None]
+    if missing and len(missing) < len(rows):
+        raise TaskError(f"{missing[0]} has no {name!r}, but other rows of {path} have; fill it in all rows or in none.")
+    return None if missing else tuple(value for value in values if value is not None)
+
+
+def _position(value: str | int, names: Sequence[str], path: Path) -> int:
+    """The place of a label among the names: by its name, or by its number counted from 0 where no name is a number."""
+    if str(value) in names:
+        return names.index(str(value))
+    is_number = str(value).isdecimal() and not any(name.isdecimal() for name in names)
+    if is_number and int(value) < len(names):
+        return int(value)
+    raise TaskError(
+        f"An example of {path} has the label {value!r}, which is not among those named: {', '.join(names)}."
+    )

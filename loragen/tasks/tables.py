@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,3 +116,24 @@ def text(row: Row, column: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise TaskError(f"{row[0]}: the column {column!r} holds {value!r}; a non-empty text was wanted.")
     return value
+
+
+def label(row: Row, column: str) -> str | int | None:
+    """The value of a column of labels: a name, a whole number, or `None` where it is missing (empty, null or NaN).
+
+    Raises:
+        TaskError: it is anything else, such as a list or true and false.
+    """
+    value = cell(row, column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():  # a column of numbers of which some were missing
+        return int(value)
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TaskError(
+        f"{row[0]}: the column {column!r} holds {value!r:.80}, a {type(value).__name__}; a label is a name, or its "
+        "number counted from 0."
+    )

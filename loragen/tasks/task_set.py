@@ -17,7 +17,7 @@ from loragen.config import StrictModel
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 from loragen.tasks.source import Part, TaskSource
-from loragen.tasks.tables import Row, cell, parse_json, read_rows, reading, text
+from loragen.tasks.tables import Row, cell, label, parse_json, read_rows, reading, text
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -99,8 +99,8 @@ class Task(StrictModel):
             positions |= {str(position): position for position in range(len(self.labels))}
         found = []
         for row in rows:
-            value = cell(row, self.source.label)
-            position = None if value is None else positions.get(str(value).strip())
+            value = label(row, self.source.label)
+            position = None if value is None else positions.get(str(value))
             if position is None:
                 raise TaskError(
                     f"{row[0]}: the label {value!r} is not among those of task {self.id}: {', '.join(self.labels)}. "

@@ -12,6 +12,7 @@ from loras import KEY, QUERY, VALUE, factors, make_adapter
 from safetensors.torch import load_file, save_file
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.settings import LoraSettings
 from loragen.errors import AdapterError
 
 
@@ -250,3 +251,16 @@ def test_refuses_factors_that_make_no_adapter():
         Lora.from_factors(lora_A, {QUERY: lora_B[QUERY]}, base_model_name_or_path=None)
     with pytest.raises(AdapterError, match="lora_alpha is nan"):
         Lora.from_factors(lora_A, lora_B, base_model_name_or_path=None, scaling=math.nan)
+
+
+def test_a_weight_too_large_for_float32_is_refused():
+    """Its update would have an infinite norm."""
+    factors = {"a": torch.full((2, 3), 1e300, dtype=torch.float64)}, {"a": torch.ones(4, 2)}
+    with pytest.raises(AdapterError, match=r"a\.lora_A holds 6 values that are not finite in float32"):
+        Lora.from_factors(*factors, base_model_name_or_path="tiny")
+
+
+def test_an_empty_name_of_the_base_is_none():
+    """And not the folder that a command runs in."""
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["a"], "base_model_name_or_path": ""}
+    assert LoraSettings.from_config(config).base_model_name_or_path is None

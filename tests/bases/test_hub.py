@@ -48,3 +48,30 @@ def test_quiet_loading_leaves_the_bars_as_they_were(transformers_shows, hub_show
         raise KeyError
     assert (logging.is_progress_bar_enabled(), not are_progress_bars_disabled()) == (transformers_shows, hub_shows)
     logging.enable_progress_bar()
+
+
+def test_a_revision_is_asked_of_the_hub(monkeypatch, tmp_path):
+    """An adapter names a revision of its base; other weights must not stand in for it."""
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name, *, revision, **_options):
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    resolve_model("org/model@v2")
+    resolve_model("org/model")
+    resolve_model("sentence-transformers/all-MiniLM-L6-v2@abc123")
+    assert asked == [("org/model", "v2"), ("org/model", None), ("sentence-transformers/all-MiniLM-L6-v2", "abc123")]
+
+
+def test_a_folder_has_no_revisions(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert resolve_model(f"{tmp_path / 'model'}@v2") == tmp_path / "model"
+
+
+def test_a_revision_that_is_not_at_hand_is_named():
+    with pytest.raises(ConfigError, match="There is no model 'org/model' of the revision v2"):
+        resolve_model("org/model@v2")

@@ -134,11 +134,6 @@ def test_examples_are_read_from_a_file(tmp_path, file, has_labels, has_pairs):
     )
 
 
-def test_labels_may_be_numbers(tmp_path):
-    path = write(tmp_path / "few.jsonl", [{"text": "soup", "label": 0}, {"text": "tea", "label": 1}])
-    assert Examples.from_file(path).outputs == Examples.from_file(path, ["0", "1"]).outputs == ("0", "1")
-
-
 def test_labels_are_numbered_in_the_order_of_the_names_given_or_else_of_the_file(tmp_path):
     labels = ("yes", "no", "yes")
     rows = [{"text": text, "label": label} for text, label in zip("abc", labels, strict=True)]
