@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 def commands() -> dict[str, set[str]]:
     """Command → the options its help knows."""
     root = typer.main.get_command(app)
-    found = {"": {"--help", "--version"}}
+    found = {"": {option for parameter in root.params for option in parameter.opts} | {"--help"}}
     for name, command in root.commands.items():
         for path, leaf in [(name, command), *((f"{name} {n}", c) for n, c in getattr(command, "commands", {}).items())]:
             found[path] = {option for parameter in leaf.params for option in parameter.opts}

@@ -117,9 +117,7 @@ def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) 
     console.say(f"\nTry it:     loragen {_trial(written[0], card.labels)}")
     if written[0].task_type == "FEATURE_EXTRACTION":
         if card.fitted is None:
-            console.say(
-                "Improve it: add --examples FILE --fit, with some labelled texts; words alone often gain little."
-            )
+            console.say("Improve it: add --examples FILE --fit; words alone often gain little")
         console.say(f"Judge it:   loragen evaluate {_quoted(written[0].folder)} --data labelled.csv")
 
 

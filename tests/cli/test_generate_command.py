@@ -48,8 +48,8 @@ def test_generate_writes_an_adapter_and_says_what_it_did(run, ask) -> None:
 )
 def test_the_next_commands_are_shown_as_they_can_be_typed(run, fit, labels, trial) -> None:
     out = run(*fit[:-3], *labels, "--out", "my adapters/it").out
-    assert f"Try it:    loragen classify 'my adapters/it' {trial}" in out
-    assert "Judge it:  loragen evaluate 'my adapters/it' --data labelled.csv\n" in out
+    assert f"Try it:     loragen classify 'my adapters/it' {trial}" in out
+    assert "Judge it:   loragen evaluate 'my adapters/it' --data labelled.csv\n" in out
 
 
 def test_generate_json_is_json_alone(run, ask) -> None:
