@@ -7,10 +7,16 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+_BAD_SCALARS = (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError)
+"""Raised by PyYAML over scalars that are none, such as the date 2024-02-30; and over nesting too deep."""
+LARGEST = 4_000_000
+"""Bytes of a YAML file."""
 
 
 class StrictModel(BaseModel):
@@ -37,7 +43,7 @@ class StrictModel(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             faults = "\n".join(
-                f"  {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg']} (met: {fault['input']!r:.80})"
+                f"  {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg']} (met: {shown(fault['input'])})"
                 for fault in error.errors()
             )
             raise ConfigError(f"{source} does not fit {cls.__name__}:\n{faults}") from error
@@ -59,12 +65,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, cannot be read, or is no YAML mapping.
     """
     try:
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; no config has over {LARGEST:,}.")
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - both are safe loaders
     except FileNotFoundError as error:
         raise ConfigError(f"There is no config file {path}.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, *_BAD_SCALARS) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}; a mapping of keys to values was wanted.")
@@ -82,5 +92,5 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"The override {override!r} goes through {parent!r}, which is not a mapping.")
     try:
         values[last] = yaml.load(text, Loader=_Loader)  # noqa: S506 - both are safe loaders
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_BAD_SCALARS) as error:
         raise ConfigError(f"The value of the override {override!r} is not readable YAML: {error}") from error

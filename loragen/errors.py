@@ -11,6 +11,17 @@ LoragenError
 Each message says what was met, what was wanted and the way out.
 """
 
+from reprlib import Repr
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 80, 80, 40
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 4
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: cut in length, number and depth, however large it is."""
+    return _SHORT.repr(value)
+
 
 class LoragenError(Exception):
     """Root of every error that loragen raises on purpose."""

@@ -1,4 +1,4 @@
-"""What all figures share, with matplotlib from the extra `plot`: colours, files, room for labels; and loss curves."""
+"""Shared by all figures, with matplotlib from the extra `plot`: colours, files, room for labels; and loss curves."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO

@@ -19,6 +19,7 @@ ROOMS = (
         "files",
         "locks",
         "renames",
+        "patterns",
         "config",
         "progress",
         "errors",

@@ -9,6 +9,7 @@ A *site* is the path of an adapted linear module in the base model, such as ``en
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from loragen.adapters.settings import CONFIG_NAME, NARROWING, LoraSettings, natural
-from loragen.errors import AdapterError
+from loragen.errors import AdapterError, shown
 from loragen.files import atomic_folder
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -234,7 +235,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"it has no {CONFIG_NAME}; give the path of a folder that PEFT's save_pretrained wrote.")
     try:
         config = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{CONFIG_NAME} is not readable JSON ({error}); export the adapter again.") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{CONFIG_NAME} holds a {type(config).__name__}; a mapping of keys to values was wanted.")
@@ -297,6 +298,6 @@ def _check_factor(name: str, factor: Tensor) -> None:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {shown(counts.most_common(1)[0][0])} stands twice")
     return values

@@ -5,10 +5,10 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Self, TypeVar
 
-from loragen.errors import AdapterError
+from loragen.errors import AdapterError, shown
+from loragen.patterns import compiles, matches
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -85,7 +85,7 @@ class LoraSettings:
         ):
             pattern = getattr(self, name)
             _require(isinstance(pattern, Mapping) and all(map(is_good, pattern.values())), name, pattern, wanted)
-            _require(all(_compiles(_ending(key)) for key in pattern), name, pattern, "a mapping of regular expressions")
+            _require(all(compiles(_ending(key)) for key in pattern), name, pattern, "a mapping of regular expressions")
             object.__setattr__(self, name, dict(pattern))
 
     def _check_names(self) -> None:
@@ -94,7 +94,7 @@ class LoraSettings:
         _require(self.revision is None or isinstance(self.revision, str), "revision", self.revision, "a name or null")
         _require(task is None or task in _TASK_TYPES, "task_type", task, f"null or one of {', '.join(_TASK_TYPES)}")
         if isinstance(targets, str):
-            _require(_compiles(targets), "target_modules", targets, "a regular expression")
+            _require(compiles(targets), "target_modules", targets, "a regular expression")
         else:
             listed = isinstance(targets, tuple) and all(isinstance(target, str) for target in targets)
             _require(listed, "target_modules", targets, "a list of module names or one regular expression")
@@ -119,7 +119,7 @@ class LoraSettings:
     def targets(self, site: str) -> bool:
         """True if ``target_modules`` covers a module."""
         if isinstance(self.target_modules, str):
-            return self.target_modules.lower() == "all-linear" or bool(re.fullmatch(self.target_modules, site))
+            return self.target_modules.lower() == "all-linear" or matches(self.target_modules, site)
         return any(site == target or site.endswith(f".{target}") for target in self.target_modules)
 
     @classmethod
@@ -170,44 +170,35 @@ class LoraSettings:
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{CONFIG_NAME} has peft_type={config.get('peft_type')!r}; only 'LORA' is supported.")
+        raise AdapterError(f"{CONFIG_NAME} has peft_type={shown(config.get('peft_type'))}; only 'LORA' is supported.")
     if config.get("bias", "none") != "none":
         raise AdapterError(
-            f"{CONFIG_NAME} has bias={config['bias']!r}: base biases are trained too; only 'none' is supported."
+            f"{CONFIG_NAME} has bias={shown(config['bias'])}: base biases are trained too; only 'none' is supported."
         )
     init = config.get("init_lora_weights")
     if (init.lower() if isinstance(init, str) else init) not in _HARMLESS_INITS:
         raise AdapterError(
-            f"{CONFIG_NAME} has init_lora_weights={init!r}, which may have changed the base weights under the adapter; "
-            "convert it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)."
+            f"{CONFIG_NAME} has init_lora_weights={shown(init)}, which may have changed the base weights under the "
+            "adapter; convert it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)."
         )
     for key, value in config.items():
         if key in _REFUSED and value not in (None, False, []):
-            raise AdapterError(f"{CONFIG_NAME} sets {key}={value!r}: {_REFUSED[key]}; train the adapter without it.")
+            raise AdapterError(
+                f"{CONFIG_NAME} sets {key}={shown(value)}: {_REFUSED[key]}; train the adapter without it."
+            )
         if key not in _READ | _IGNORED | NARROWING | _REFUSED.keys() and value:
             raise AdapterError(
-                f"{CONFIG_NAME} sets {key}={value!r}, which is unknown here; if it is harmless, remove it."
+                f"{CONFIG_NAME} sets {key}={shown(value)}, which is unknown here; if it is harmless, remove it."
             )
 
 
 def _look_up(pattern: Mapping[str, T], site: str, default: T) -> T:
-    key = next((key for key in pattern if _compiled(_ending(key)).match(site)), site)
+    key = next((key for key in pattern if matches(_ending(key), site, whole=False)), site)
     return pattern.get(key, default)
 
 
 def _ending(key: str) -> str:
     return rf"(.*\.)?({key})$"
-
-
-# The cache of `re` holds 512 expressions: fewer than a large model has sites with ranks of their own.
-_compiled = lru_cache(maxsize=8192)(re.compile)
-
-
-def _compiles(expression: str) -> bool:
-    try:
-        return bool(_compiled(expression))
-    except re.error:
-        return False
 
 
 def _is_rank(value: object) -> bool:
@@ -220,7 +211,7 @@ def _is_finite(value: object) -> bool:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise AdapterError(f"{name} is {value!r}; {wanted} was wanted.")
+        raise AdapterError(f"{name} is {shown(value)}; {wanted} was wanted.")
 
 
 def _tidy(number: float) -> float:

@@ -1,6 +1,5 @@
 """Linear modules of a model, by their names, and low-rank updates that are added to their outputs for a while."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loragen.errors import AdapterError
+from loragen.patterns import matches
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Site → (A of shape (r, in), scaling · B of shape (out, r))."""
@@ -106,5 +106,5 @@ def _add_low_rank(
 
 def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:
     if is_pattern:
-        return re.fullmatch(target, name) is not None
+        return matches(target, name)
     return name == target or name.endswith(f".{target}")

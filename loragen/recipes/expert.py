@@ -1,6 +1,5 @@
 """Experts: one adapter trained on one task, B alone over a frozen A that all experts of a zoo share."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from loragen.bases.base import PROMPT, Base, ObjectiveName
 from loragen.bases.tokenised import TaskData
 from loragen.config import StrictModel
 from loragen.errors import TaskError
+from loragen.patterns import compiles
 from loragen.tasks.task_set import Task
 from loragen.training.objective import Objective
 from loragen.training.schedule import Schedule
@@ -50,11 +50,8 @@ class ExpertRecipe(StrictModel):
     @field_validator("target_modules")
     @classmethod
     def _compiles(cls, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(f"no regular expression ({error}); wanted one, or a list of names") from error
+        if isinstance(targets, str) and not compiles(targets):
+            raise ValueError("no regular expression; wanted one, or a list of names")
         return targets
 
     @field_validator("prompt")
