@@ -104,11 +104,10 @@ def pooling_of(folder: Path) -> Pooling:
             "through here; use a base of transformer and pooling alone."
         )
     places = [module["path"] for module, kind in zip(modules, kinds, strict=True) if kind == "Pooling"]
-    settings = json.loads((folder / places[0] / "config.json").read_text(encoding="utf-8")) if places else {}
-    modes = _pooling_modes(settings)
-    known: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
-    if not places:
+    if not places or not (folder / places[0] / "config.json").is_file():
         return "mean"
+    modes = _pooling_modes(json.loads((folder / places[0] / "config.json").read_text(encoding="utf-8")))
+    known: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
     if len(modes) == 1 and modes <= known.keys():
         return known[modes.pop()]
     raise ConfigError(

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 from loragen.bases.scores import AnyScores
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
@@ -21,6 +23,8 @@ ALL = "all"
 
 class Cell(StrictModel):
     """Scores of one adapter on one task, and some facts about it."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
 
     task: str
     method: str

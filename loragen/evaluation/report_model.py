@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 from loragen.config import StrictModel
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.config import EvaluateConfig
@@ -49,6 +51,8 @@ class EvaluatedTask(MapPoint):
 
 class Report(StrictModel):
     """The report of an evaluation of generators."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
 
     config: EvaluateConfig
     zoo_hash: str

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from loragen.bases.scores import FAMILIES, LESS_IS_MORE, Scores
 from loragen.config import StrictModel
@@ -20,6 +20,8 @@ KIND = "kind: "
 
 class SummaryRow(StrictModel):
     """One method on one group of tasks by one score."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
 
     group: str
     """A split, ``all``, or ``kind: …``."""
@@ -38,6 +40,8 @@ class SummaryRow(StrictModel):
 class ControlRow(StrictModel):
     """Cost of another text in place of the description, on the first texts of each test file."""
 
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
+
     group: str
     method: str
     control: str
@@ -49,6 +53,8 @@ class ControlRow(StrictModel):
 
 class BehaviourRow(StrictModel):
     """Forgetting and novelty of a method's adapters, means over tasks."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
 
     method: str
     forgetting: Interval | None
@@ -63,6 +69,8 @@ class BehaviourRow(StrictModel):
 class ParaphraseSpread(StrictModel):
     """Largest minus smallest score over a task's wordings, the mean over tasks."""
 
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
+
     method: str
     score: str
     spread: Interval
@@ -70,6 +78,8 @@ class ParaphraseSpread(StrictModel):
 
 class Summary(StrictModel):
     """All tables."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # figures may be infinite, where settings may not
 
     main: tuple[str, ...] = MAIN
     """Names of the scores that methods are compared by."""

@@ -17,7 +17,7 @@ TEXTS = ("warm soup", "a cold cup of tea, please.", "bread")
 def saved(tmp_path):
     """From a mode of pooling to a folder that sentence-transformers wrote, and the model that wrote it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     def save(mode):
         transformer = Transformer(str(write_tiny_encoder(tmp_path / "tiny", seed=3)))
