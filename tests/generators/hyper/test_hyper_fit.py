@@ -6,28 +6,21 @@ import json
 import pytest
 import torch
 from hyper_toys import (
-    KINDS,
     assert_near,
     changed,
-    config_of,
     distance,
     everyone,
     moved,
     network_of,
     seeded,
     states,
-    with_multitask,
 )
 from torch import Tensor
 
-from loragen.bases.base import Base
-from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, GeneratorError
 from loragen.generators.hyper import fit as hyper_fit
-from loragen.generators.hyper.data import HyperData, read_experts
 from loragen.generators.hyper.episodes import episodes
 from loragen.generators.hyper.fit import (
-    HyperTrainConfig,
     WeightsObjective,
     disturbed,
     fit_hyper,
@@ -37,39 +30,6 @@ from loragen.generators.hyper.model import Hyper, HyperConfig, HyperNetwork
 from loragen.generators.hyper.task_loss import TaskBatch, TaskObjective
 from loragen.generators.registry import open_generator
 from loragen.generators.train import LOSSES, read_config, train_generator
-from loragen.tasks.task_set import TaskSet
-from loragen.zoo.zoo import Zoo
-
-
-@pytest.fixture(scope="module")
-def zoo(toys, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return with_multitask(Zoo.open(toys / "zoo"), tmp_path_factory.mktemp("hyper") / "zoo")
-
-
-@pytest.fixture(scope="module")
-def encoder(toys) -> TextEncoder:
-    return TextEncoder.load(str(toys / "base"))
-
-
-@pytest.fixture(scope="module")
-def base(zoo) -> Base:
-    return zoo.load_base()
-
-
-@pytest.fixture(scope="module")
-def config(toys, zoo) -> HyperTrainConfig:
-    return changed(config_of(toys), zoo=zoo.root)
-
-
-@pytest.fixture(scope="module")
-def data(config, zoo, base) -> HyperData:
-    return read_experts(config, zoo, base, KINDS)
-
-
-@pytest.fixture(scope="module")
-def tasks(toys) -> TaskSet:
-    return TaskSet.from_yaml(toys / "tasks.yaml")
-
 
 # --- training -------------------------------------------------------------------------------------------------------
 

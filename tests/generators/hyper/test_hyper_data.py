@@ -13,10 +13,9 @@ from loragen.bases.base import Base
 from loragen.conditions.task_vectors import Reader
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, ZooError
-from loragen.generators.hyper.data import EpisodeTask, HyperData, read_experts
+from loragen.generators.hyper.data import EpisodeTask, read_experts
 from loragen.generators.hyper.episodes import episodes
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
-from loragen.tasks.task_set import TaskSet
 from loragen.zoo.card import MULTITASK_FOLDER
 from loragen.zoo.folds import FOLD_PLAN, FOLDS
 from loragen.zoo.zoo import Zoo
@@ -33,23 +32,8 @@ def folded(zoo, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 @pytest.fixture(scope="module")
-def base(zoo) -> Base:
-    return zoo.load_base()
-
-
-@pytest.fixture(scope="module")
 def config(toys) -> HyperTrainConfig:
     return config_of(toys)
-
-
-@pytest.fixture(scope="module")
-def data(config, zoo, base) -> HyperData:
-    return read_experts(config, zoo, base, KINDS)
-
-
-@pytest.fixture(scope="module")
-def tasks(toys) -> TaskSet:
-    return TaskSet.from_yaml(toys / "tasks.yaml")
 
 
 # --- experts --------------------------------------------------------------------------------------------------------

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hyper_toys import FAR, KINDS, NEAR, changed, config_of, seeded, source_of, with_folds
 
-from loragen.bases.base import Base
-from loragen.generators.hyper.data import HyperData, read_experts
+from loragen.generators.hyper.data import read_experts
 from loragen.generators.hyper.episodes import episodes
 from loragen.generators.hyper.fit import HyperTrainConfig
 from loragen.generators.hyper.task_loss import TaskBatch
@@ -23,18 +22,8 @@ def folded(zoo, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 @pytest.fixture(scope="module")
-def base(zoo) -> Base:
-    return zoo.load_base()
-
-
-@pytest.fixture(scope="module")
 def config(toys) -> HyperTrainConfig:
     return config_of(toys)
-
-
-@pytest.fixture(scope="module")
-def data(config, zoo, base) -> HyperData:
-    return read_experts(config, zoo, base, KINDS)
 
 
 def same(one: list[TaskBatch], other: list[TaskBatch]) -> bool:
