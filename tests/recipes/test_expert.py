@@ -4,11 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import word_task, write_tiny_encoder
+from models import word_task
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.losses import contrast_loss, label_text_loss
-from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.errors import TaskError
 from loragen.recipes.expert import AdapterObjective, ExpertRecipe, Start, train_expert
 from loragen.tasks.task_set import TaskSource
@@ -21,16 +20,6 @@ RECIPE = ExpertRecipe(
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return LabelTextEncoder.load(str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)))
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    return word_task(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 import pytest
 import torch
-from models import word_task, write_tiny_encoder
+from models import word_task
 
 from loragen.bases.losses import label_text_loss
-from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.recipes.expert import ExpertRecipe, Start
 from loragen.recipes.multitask import MultitaskRecipe, train_multitask
 
@@ -14,16 +13,6 @@ RECIPE = ExpertRecipe(
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return LabelTextEncoder.load(str(write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)))
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    return word_task(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")

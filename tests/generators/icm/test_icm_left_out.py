@@ -13,33 +13,15 @@ from icm_toys import (
     seeded,
     with_another_expert,
 )
-from models import write_tiny_encoder
 from torch import Tensor
 
 from loragen.adapters.codec import Codec
-from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError
 from loragen.generators.icm import fit as icm_fit
 from loragen.generators.icm.episodes import ICMTrainConfig
 from loragen.generators.icm.fit import cosines_with, fit_icm, longest_as_good
 from loragen.generators.icm.model import ICM
 from loragen.zoo.zoo import Zoo
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)
-
-
-@pytest.fixture(scope="module")
-def encoder(model) -> TextEncoder:
-    return TextEncoder.load(str(model))
-
-
-@pytest.fixture(scope="module")
-def zoo(tiny_zoo) -> Zoo:
-    return tiny_zoo.select(splits={"experts"})
-
 
 # --- the length of the training -------------------------------------------------------------------------------------
 

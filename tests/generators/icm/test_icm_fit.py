@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +18,10 @@ from icm_toys import (
     update,
     with_another_expert,
 )
-from models import write_tiny_encoder
 from safetensors.torch import load_file, save_file
 
 from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.condition import Condition, Evidence
-from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError
 from loragen.generators.icm import fit as icm_fit
 from loragen.generators.icm.episodes import episodes
@@ -33,22 +30,6 @@ from loragen.generators.icm.model import ICM, ICMBatch
 from loragen.generators.registry import available, open_generator
 from loragen.tasks.examples import Examples
 from loragen.zoo.zoo import Zoo
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)
-
-
-@pytest.fixture(scope="module")
-def encoder(model) -> TextEncoder:
-    return TextEncoder.load(str(model))
-
-
-@pytest.fixture(scope="module")
-def zoo(tiny_zoo) -> Zoo:
-    return tiny_zoo.select(splits={"experts"})
-
 
 # --- training from descriptions -------------------------------------------------------------------------------------
 

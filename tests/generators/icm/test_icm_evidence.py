@@ -15,12 +15,11 @@ from icm_toys import (
     distances,
     seeded,
 )
-from models import word_task, write_tiny_encoder
+from models import word_task
 from tiny_experts import make_expert
 
 from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.condition import Evidence
-from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, TaskError
 from loragen.generators.icm.episodes import ICMTrainConfig, read_experts
 from loragen.generators.icm.fit import fit_icm
@@ -32,21 +31,6 @@ from loragen.zoo.card import expert_files
 from loragen.zoo.zoo import Zoo
 
 EVIDENCE = ICMConfig().evidence
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)
-
-
-@pytest.fixture(scope="module")
-def encoder(model) -> TextEncoder:
-    return TextEncoder.load(str(model))
-
-
-@pytest.fixture(scope="module")
-def zoo(tiny_zoo) -> Zoo:
-    return tiny_zoo.select(splits={"experts"})
 
 
 WORDS = ("soup", "bread", "cold", "warm", "tea")

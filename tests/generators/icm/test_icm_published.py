@@ -1,7 +1,6 @@
 """ICM-LoRA as published: raw factors at the scale of the task's own adapter, read through that adapter."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,31 +10,13 @@ from icm_toys import (
     generated,
     seeded,
 )
-from models import write_tiny_encoder
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.codec import Codec
-from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError
 from loragen.generators.icm.episodes import read_experts
 from loragen.generators.icm.fit import fit_icm
 from loragen.zoo.card import Imported
-from loragen.zoo.zoo import Zoo
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)
-
-
-@pytest.fixture(scope="module")
-def encoder(model) -> TextEncoder:
-    return TextEncoder.load(str(model))
-
-
-@pytest.fixture(scope="module")
-def zoo(tiny_zoo) -> Zoo:
-    return tiny_zoo.select(splits={"experts"})
 
 
 def test_the_targets_scale_is_taken_from_its_own_adapter(zoo, model, encoder) -> None:

@@ -1,16 +1,13 @@
 """ICM-LoRA on adapters from elsewhere, whose base is not at hand: the config names a zoo and an encoder, no more."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 from icm_toys import conditioner_of, configured, generated, seeded, update
-from models import write_tiny_encoder
 
 from loragen.adapters.adapter import Lora
 from loragen.conditions.condition import Evidence
-from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import dump_yaml
 from loragen.errors import ConfigError
 from loragen.generators.icm.episodes import ICMTrainConfig, reading_of
@@ -22,16 +19,6 @@ from loragen.zoo.zoo import Zoo
 
 BASE = "nobody/a-base-too-large-to-run"
 DESCRIPTIONS = {"bread": "Is the bread warm?", "soup": "cold soup, or warm?", "tea": "Tea. Say which tea."}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_encoder(tmp_path_factory.mktemp("models") / "tiny", seed=1)
-
-
-@pytest.fixture(scope="module")
-def encoder(model) -> TextEncoder:
-    return TextEncoder.load(str(model))
 
 
 @pytest.fixture(scope="module")
