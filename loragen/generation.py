@@ -163,7 +163,9 @@ def generate_samples(
     """
     if fit and examples is None:
         raise ConfigError("Fitting wants labelled examples of the task; give a file of them with --examples.")
-    told = Examples.from_file(Path(examples), labels) if isinstance(examples, Path | str) else examples
+    told = Examples.from_file(examples, labels) if isinstance(examples, Path | str) else examples
+    if fit and told is not None:
+        told = told.checked_for_scores("Examples to fit to" if isinstance(examples, Examples) else str(examples))
     evidence = Evidence(
         description,
         None if labels is None else tuple(labels),
@@ -181,8 +183,9 @@ def generate_samples(
     if recipe is not None:
         assert told is not None
         generations = pipeline.fit(generations, told, recipe, progress=progress)
+    told_of = () if told is None else told.notes
     return [
-        _finished(one, _card(pipeline, one, evidence, seed=seed, sample=sample, fitted=recipe), pipeline)
+        _finished(one, _card(pipeline, one, evidence, seed=seed, sample=sample, fitted=recipe), pipeline, told_of)
         for sample, one in enumerate(generations)
     ]
 
@@ -249,12 +252,12 @@ def _card(
     )
 
 
-def _finished(generation: Generation, card: GeneratedCard, pipeline: Pipeline) -> Adapter:
+def _finished(generation: Generation, card: GeneratedCard, pipeline: Pipeline, notes: tuple[str, ...]) -> Adapter:
     """A generated adapter that changes its base."""
     lora = generation.adapter
     if lora.norm() == 0:
         raise AdapterError("The generated adapter leaves the base unchanged: all its delta weights are zero.")
-    return Adapter.generated(lora, card, _notes(card, pipeline))
+    return Adapter.generated(lora, card, (*notes, *_notes(card, pipeline)))
 
 
 def _notes(card: GeneratedCard, pipeline: Pipeline) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ from loragen.bases.hub import quiet_loading, resolve_model
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
 from loragen.config import dump_yaml, read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
 from loragen.files import refuse_to_replace
+from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -96,8 +97,8 @@ class Adapter:
         names = _listed(labels, "labels") if labels is not None else self.labels
         if not names:
             raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise TaskError(f"The labels are {', '.join(names)}; at least two different ones are wanted.")
+        if len(checked_names(names, "The labels")) < 2:
+            raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
         given = _worded(texts, "texts")
         return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
 
@@ -232,15 +233,17 @@ def _worded(texts: Sequence[str], what: str) -> tuple[str, ...]:
     given = _listed(texts, what)
     if not given:
         raise TaskError(f"There are no {what}; at least one was wanted.")
-    if not all(text.strip() for text in given):
-        raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
+    for text in given:
+        if is_blank(text):
+            raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
+        refuse_unreadable(text, f"One of the {what}")
     return given
 
 
 def _listed(texts: Sequence[str], what: str) -> tuple[str, ...]:
     """Texts as a tuple; one text, which is a sequence of letters too, is refused."""
     if isinstance(texts, str):
-        raise TaskError(f"The {what} are one text, {texts!r}; give a list of them.")
+        raise TaskError(f"The {what} are one text, {shown(texts)}; give a list of them.")
     return tuple(texts)
 
 

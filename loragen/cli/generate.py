@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loragen.cli.options import ENCODER, EncoderOption, ForceOption, JsonOption, LicenceOption, ZooOption, label_names
+from loragen.cli.options import (
+    ENCODER,
+    EncoderOption,
+    ForceOption,
+    JsonOption,
+    LabelColumnOption,
+    LabelOption,
+    LabelsFileOption,
+    LicenceOption,
+    TextColumnOption,
+    ZooOption,
+    label_names,
+)
 
 if TYPE_CHECKING:
     from loragen import Adapter
@@ -22,12 +34,16 @@ def generate(
         str | None,
         typer.Option(help="The task's label names, separated by commas; kept with the adapter for `loragen classify`."),
     ] = None,
+    label: LabelOption = None,
+    labels_file: LabelsFileOption = None,
     examples: Annotated[
         Path | None,
         typer.Option(
             help="A few texts of the task (columns text, label) for --fit, or for a generator that reads them."
         ),
     ] = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     fit: Annotated[bool, typer.Option("--fit", help="Then fit the adapter to the labelled --examples.")] = False,
     generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
     own_adapter: Annotated[
@@ -46,7 +62,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Generate a LoRA for a task described in words."""
-    names = label_names(labels)
+    names = label_names(labels, label, labels_file)
     import loragen
     from loragen.cli import console
     from loragen.files import folder_name, refuse_to_replace
@@ -54,11 +70,14 @@ def generate(
     folder = out or Path("adapters") / folder_name(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
     refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force)
+    told = None
+    if examples is not None:
+        told = loragen.Examples.from_file(examples, names, text_column=text_column, label_column=label_column)
     with console.progress() as update:
         adapters = loragen.generate_samples(
             description,
             labels=names,
-            examples=examples,
+            examples=told,
             fit=fit,
             generator=generator,
             zoo=zoo,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
 BaseOption = Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")]
@@ -21,21 +21,49 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a v
 LabelsOption = Annotated[
     str | None, typer.Option(help="Label names, separated by commas (default: those on the adapter's card).")
 ]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", help="One label name, which may hold commas; repeat for each.")
+]
+LabelsFileOption = Annotated[Path | None, typer.Option(help="A text file (.txt) of label names, one a line.")]
+TextColumnOption = Annotated[str | None, typer.Option(help="Column of the file that holds the texts (default: text).")]
+LabelColumnOption = Annotated[
+    str | None, typer.Option(help="Column of the file that holds the labels (default: label).")
+]
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def label_names(labels: str | None) -> list[str] | None:
-    """Label names from a list separated by commas; `None` where nothing was given.
+def label_names(labels: str | None, each: Sequence[str] | None = None, file: Path | None = None) -> list[str] | None:
+    """Label names from a list separated by commas, from options of one name each, or from a file of one a line.
+
+    Returns:
+        The names without blanks around them; `None` where nothing was given.
 
     Raises:
-        ConfigError: fewer than two different names are given.
+        ConfigError: fewer than two different names are given, or names in more than one way.
+        TaskError: the file cannot be read.
     """
-    if labels is None:
+    given = {"--labels": labels, "--label": each, "--labels-file": file}
+    options = [option for option, value in given.items() if value]
+    if not options and labels is None:
         return None
-    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if len(options) > 1:
+        raise ConfigError(f"{' and '.join(options)} both name labels; give them in one way.")
+    if file is not None:
+        if file.suffix.lower() != ".txt":
+            raise ConfigError(f"--labels-file {file} is no .txt file; write the label names into one, one a line.")
+        import loragen
+
+        names = [*loragen.Examples.from_file(file).texts]
+    else:
+        names = list(each) if each else (labels or "").split(",")
+    names = [name.strip() for name in names if name.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ConfigError(f"--labels {labels!r} gives {len(names)} names; at least two different ones are wanted.")
+        value = shown(labels if each is None and file is None else file or names)
+        raise ConfigError(
+            f"{options[0] if options else '--labels'} {value} gives {len(names)} names; at least two different ones are"
+            " wanted."
+        )
     return names
 
 

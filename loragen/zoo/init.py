@@ -11,12 +11,15 @@ from pathlib import Path
 
 from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.config import dump_yaml
-from loragen.errors import ConfigError, TaskError
+from loragen.errors import ConfigError, TaskError, shown
 from loragen.files import atomic_write
+from loragen.tasks.columns import Row, find_column, optional_text, plain_name, text
 from loragen.tasks.examples import Examples
+from loragen.tasks.labels import read_labels
 from loragen.tasks.source import TaskSource
-from loragen.tasks.tables import Row, cell, read_rows, text
+from loragen.tasks.tables import Table, read_table
 from loragen.tasks.task_set import TABLE_FIELDS, Task, task_of_row
+from loragen.tasks.words import listed
 
 TABLE = ("id", "description", "train")
 """Columns that a table of tasks must have, a row a task; labels, test and other fields of a task may follow."""
@@ -27,6 +30,8 @@ CONFIGS = ("tasks.yaml", "zoo.yaml", "train-sg.yaml")
 _BASE = f"sentence-transformers/{EMBEDDED_MODEL}"
 _FEWEST = 10
 """Training examples of a task."""
+_LONGEST_ID = 80
+"""Characters of a task's id that is made of its name."""
 _TESTED = 5
 """One text of a label in so many is left for testing, where no column says which."""
 
@@ -69,15 +74,15 @@ def init_zoo(table: Path, out: Path, *, force: bool = False) -> list[Path]:
 
 def _read(table: Path, out: Path) -> tuple[str, list[Task], dict[str, str]]:
     """The folder of all files relative to ``out``, the tasks, and files of texts to be written by name."""
-    rows = read_rows(table)
-    met = set(rows[0][1]) if rows else set()
+    read = _renamed(read_table(table))
+    met = set(read.rows[0][1]) if read.rows else set()
     if met >= set(TABLE):
-        root, tasks = _relative(table.parent, out), [_task_of_row(row, table.parent) for row in rows]
+        root, tasks = _relative(table.parent, out), [_task_of_row(row, table.parent) for row in read.rows]
         texts: dict[str, str] = {}
     elif met >= set(TEXTS):
-        root, (tasks, texts) = ".", _split_by_task(rows)
+        root, (tasks, texts) = ".", _split_by_task(read)
     else:
-        columns = f"has the columns {', '.join(rows[0][1])}" if rows else "has no rows"
+        columns = f"has the columns {listed(read.columns)}" if read.rows else "has no rows"
         raise TaskError(
             f"{table} {columns}; wanted are {', '.join(TABLE)} (and labels, test), a row a task, or {', '.join(TEXTS)} "
             "(and description, split), a row a text."
@@ -86,6 +91,22 @@ def _read(table: Path, out: Path) -> tuple[str, list[Task], dict[str, str]]:
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise TaskError(f"{table} names tasks more than once: {', '.join(repeated)}; give every task an id of its own.")
     return root, tasks, texts
+
+
+def _renamed(table: Table) -> Table:
+    """The table with columns by the names wanted here, where it has them in capitals or by other usual names."""
+    columns = table.columns
+    if {plain_name(name) for name in columns} >= set(TABLE):
+        wanted: tuple[str, ...] = tuple(dict.fromkeys((*TABLE, *TABLE_FIELDS)))
+    else:
+        wanted = (*TEXTS, "text_pair", "description", "split")
+    found = {find_column(columns, name, place=table.name): name for name in wanted}
+
+    def name_of(column: str) -> str:
+        return found.get(column, column)
+
+    rows = tuple((place, {name_of(column): value for column, value in cells.items()}) for place, cells in table.rows)
+    return Table(table.name, rows, {name_of(column): names for column, names in table.class_names.items()})
 
 
 # --- a row a task ---
@@ -97,13 +118,19 @@ def _task_of_row(row: Row, folder: Path) -> Task:
     train = folder / (task.source.train or "")
     if not task.labels:
         task = _relabelled(task, Examples.from_file(train).label_names, str(train))
-    if any("text_pair" in cells for _, cells in read_rows(train)):
-        task = task.model_copy(update={"source": task.source.model_copy(update={"text_pair": "text_pair"})})
+    task = task.model_copy(update={"source": task.source.model_copy(update=_columns(read_table(train)))})
     located = task.model_copy(update={"source": task.source.located(folder, task.id)})
     _check_number(task.id, len(located.load_train()), str(train))
     if task.source.test:
         located.load_test()
     return task
+
+
+def _columns(table: Table) -> dict[str, str]:
+    """Columns of a file of examples that a source must name: those whose names differ from the usual, and pairs."""
+    found = {name: find_column(table.columns, name, place=table.name) for name in ("text", "label")}
+    pair = {"text_pair": "text_pair"} if "text_pair" in table.columns else {}
+    return {name: column for name, column in found.items() if column not in (None, name)} | pair
 
 
 def _relabelled(task: Task, labels: Sequence[str], place: str) -> Task:
@@ -132,24 +159,48 @@ def _all_have_tests(tasks: Sequence[Task], table: Path) -> bool:
 # --- a row a text ---
 
 
-def _split_by_task(rows: Sequence[Row]) -> tuple[list[Task], dict[str, str]]:
+def _split_by_task(table: Table) -> tuple[list[Task], dict[str, str]]:
     """The tasks of a file of labelled texts, and the files of their train and test texts by name."""
     grouped: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in table.rows:
         grouped.setdefault(text(row, "task").strip(), []).append(row)
     tasks: list[Task] = []
     files: dict[str, str] = {}
     for name, own in grouped.items():
-        task_id = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or f"task_{len(tasks) + 1}"
-        parts = {part: [row for row, into in zip(own, _parts(own), strict=True) if into == part] for part in _PARTS}
-        _check_number(task_id, len(parts["train"]), own[0][0].rpartition(":")[0] or own[0][0])
+        task_id = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_LONGEST_ID] or f"task_{len(tasks) + 1}"
+        rows, labels = _labelled(Table(table.name, tuple(own), table.class_names), name)
+        parts = {part: [row for row, into in zip(rows, _parts(rows), strict=True) if into == part] for part in _PARTS}
+        _check_number(task_id, len(parts["train"]), table.name)
         source = {part: f"data/{task_id}.{part}.csv" for part in _PARTS if parts[part]}
         files |= {file: _csv(parts[part]) for part, file in source.items()}
-        labels = tuple(dict.fromkeys(text(row, "label").strip() for row in own))
         pair = {"text_pair": "text_pair"} if "text_pair" in own[0][1] else {}
-        task = Task(id=task_id, description=_description(name, own, labels), source=TaskSource(**source, **pair))
-        tasks.append(_relabelled(task, labels, own[0][0]))
+        task = Task.checked(
+            {
+                "id": task_id,
+                "description": _description(name, own, labels),
+                "labels": labels,
+                "source": TaskSource(**source, **pair),
+            },
+            source=own[0][0],
+        )
+        tasks.append(task)
     return tasks, files
+
+
+def _labelled(table: Table, task: str) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of a task with the names of their labels in the column ``label``, and all names."""
+    for row in table.rows:
+        text(row, "text")
+    read = read_labels(table, "label")
+    if read is None:
+        raise TaskError(f"{table.rows[0][0]}: the task {task} has no labels; fill in its column 'label'.")
+    positions, names = read
+    if len(set(positions)) < 2:
+        raise TaskError(
+            f"{table.name} has 1 labels for the task {task}; at least two are wanted, in its column 'label'."
+        )
+    labelled = zip(table.rows, positions, strict=True)
+    return [(place, cells | {"label": names[position]}) for (place, cells), position in labelled], names
 
 
 _PARTS = ("train", "test")
@@ -159,21 +210,21 @@ def _parts(rows: Sequence[Row]) -> list[str]:
     """The part of each row: that of its column ``split``, or else every fifth text of a label for testing."""
     if "split" in rows[0][1]:
         for row in rows:
-            if cell(row, "split") not in _PARTS:
-                raise TaskError(f"{row[0]}: the column 'split' holds {cell(row, 'split')!r}; train or test was wanted.")
-        return [cell(row, "split") for row in rows]
+            if (part := row[1].get("split")) not in _PARTS:
+                raise TaskError(f"{row[0]}: the column 'split' holds {shown(part)}; train or test was wanted.")
+        return [row[1]["split"] for row in rows]
     seen: dict[str, int] = {}
     parts = []
     for row in rows:
-        label = text(row, "label")
+        label = row[1]["label"]
         seen[label] = seen.get(label, 0) + 1
         parts.append("test" if seen[label] % _TESTED == 0 else "train")
     return parts
 
 
 def _description(name: str, rows: Sequence[Row], labels: Sequence[str]) -> str:
-    told = next((cells["description"] for _, cells in rows if cells.get("description")), None)
-    return str(told) if told else f"{re.sub(r'[_.-]+', ' ', name).strip().capitalize()}: {', '.join(labels)}."
+    told = next(filter(None, (optional_text(row, "description") for row in rows)), None)
+    return told if told else f"{re.sub(r'[_.-]+', ' ', name).strip().capitalize()}: {', '.join(labels)}."
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -181,7 +232,7 @@ def _csv(rows: Sequence[Row]) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([text(row, "text"), *(cell(row, name) for name in columns[1:])] for row in rows)
+    writer.writerows([optional_text(row, name) for name in columns] for row in rows)
     return written.getvalue()
 
 
