@@ -97,7 +97,8 @@ class Adapter:
         names = _listed(labels, "labels") if labels is not None else self.labels
         if not names:
             raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
-        if len(checked_names(names, "The labels")) < 2:
+        names = checked_names(names, "The labels")
+        if len(names) < 2:
             raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
         given = _worded(texts, "texts")
         return classify_texts(self.opened_base, self.lora if adapted else None, given, names)

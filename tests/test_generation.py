@@ -150,7 +150,7 @@ def test_mistakes_are_errors_that_say_the_way_out(ask, changes, error, said):
 
 def test_examples_of_one_label_or_none_cannot_be_fitted_to(ask, tmp_path):
     for rows, said in (
-        ([{"text": "soup"}], "has no labels; the true label of every text"),
+        ([{"text": "soup"}], r"has no labels \(columns met: text\); the true label of every text"),
         ([{"text": "soup", "label": "x"}, {"text": "tea", "label": "x"}], "holds one label alone, 'x'"),
     ):
         (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -46,7 +46,10 @@ def _show_plan(plan: "BuildPlan") -> None:
 def zoo_init(
     table: Annotated[
         Path,
-        typer.Argument(help="A table of tasks: CSV or JSONL (id, description, labels as in a|b, train, test)."),
+        typer.Argument(
+            help="A table of tasks: CSV or JSONL (id, description, labels as in a|b, train, test); or labelled texts "
+            "(task, text, label)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the configs, new or empty.")],
     as_json: JsonOption = False,

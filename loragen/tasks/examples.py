@@ -41,6 +41,8 @@ class Examples:
     """Files that the texts are captions of."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """Remarks for the user, such as which columns of a file were taken."""
+    columns: tuple[str, ...] = field(default=(), compare=False)
+    """All columns of the file that they were read from."""
 
     def __post_init__(self) -> None:
         for name in ("pairs", "labels", "completions", "images"):
@@ -133,7 +135,7 @@ class Examples:
         labels, names, notes = _labels(table, label_names, known, label_column)
         if of_texts not in ("text", text_column):
             notes = (f"Texts are taken from the column {of_texts!r} of {place}.", *notes)
-        return cls(texts, pairs, labels, names, notes=notes)
+        return cls(texts, pairs, labels, names, notes=notes, columns=table.columns)
 
     @classmethod
     def from_lines(cls, stream: TextIO, name: str) -> Self:
@@ -153,14 +155,17 @@ class Examples:
             TaskError: they have no labels or only one, or all texts are equal.
         """
         if self.labels is None:
+            met = f" (columns met: {listed(self.columns)})" if self.columns else ""
             told = f" {' '.join(self.notes)}" if self.notes else ""
             raise TaskError(
-                f"{name} has no labels; the true label of every text is wanted, in a column 'label' beside 'text' or "
-                f"in one named with --label-column.{told}"
+                f"{name} has no labels{met}; the true label of every text is wanted, in a column 'label' beside 'text' "
+                f"or in one named with --label-column.{told}"
             )
-        met = {self.label_names[label] for label in self.labels}
-        if len(met) < 2:
-            raise TaskError(f"{name} holds one label alone, {listed(list(met))!r}; at least two are wanted.")
+        classes = {self.label_names[label] for label in self.labels}
+        if len(classes) < 2:
+            raise TaskError(
+                f"{name} holds one label alone, {shown(next(iter(classes), None))}; at least two are wanted."
+            )
         if len(set(zip(self.texts, self.pairs or self.texts, self.images or self.texts, strict=True))) == 1:
             raise TaskError(
                 f"The {len(self)} texts of {name} are all equal: {shown(self.texts[0])}; name the column of texts with "

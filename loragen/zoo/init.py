@@ -1,7 +1,5 @@
 """Configs of a zoo of one's own, written from a table of tasks or from one file of labelled texts."""
 
-import csv
-import io
 import json
 import os
 import re
@@ -11,15 +9,14 @@ from pathlib import Path
 
 from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.config import dump_yaml
-from loragen.errors import ConfigError, TaskError, shown
+from loragen.errors import ConfigError, TaskError
 from loragen.files import atomic_write
-from loragen.tasks.columns import Row, find_column, optional_text, plain_name, text
+from loragen.tasks.columns import Row, find_column, plain_name
 from loragen.tasks.examples import Examples
-from loragen.tasks.labels import read_labels
-from loragen.tasks.source import TaskSource
 from loragen.tasks.tables import Table, read_table
 from loragen.tasks.task_set import TABLE_FIELDS, Task, task_of_row
 from loragen.tasks.words import listed
+from loragen.zoo.init_texts import check_number, split_by_task
 
 TABLE = ("id", "description", "train")
 """Columns that a table of tasks must have, a row a task; labels, test and other fields of a task may follow."""
@@ -28,12 +25,6 @@ TEXTS = ("task", "text", "label")
 CONFIGS = ("tasks.yaml", "zoo.yaml", "train-sg.yaml")
 
 _BASE = f"sentence-transformers/{EMBEDDED_MODEL}"
-_FEWEST = 10
-"""Training examples of a task."""
-_LONGEST_ID = 80
-"""Characters of a task's id that is made of its name."""
-_TESTED = 5
-"""One text of a label in so many is left for testing, where no column says which."""
 
 
 def init_zoo(table: Path, out: Path, *, force: bool = False) -> list[Path]:
@@ -80,7 +71,7 @@ def _read(table: Path, out: Path) -> tuple[str, list[Task], dict[str, str]]:
         root, tasks = _relative(table.parent, out), [_task_of_row(row, table.parent) for row in read.rows]
         texts: dict[str, str] = {}
     elif met >= set(TEXTS):
-        root, (tasks, texts) = ".", _split_by_task(read)
+        root, (tasks, texts) = ".", split_by_task(read)
     else:
         columns = f"has the columns {listed(read.columns)}" if read.rows else "has no rows"
         raise TaskError(
@@ -120,7 +111,7 @@ def _task_of_row(row: Row, folder: Path) -> Task:
         task = _relabelled(task, Examples.from_file(train).label_names, str(train))
     task = task.model_copy(update={"source": task.source.model_copy(update=_columns(read_table(train)))})
     located = task.model_copy(update={"source": task.source.located(folder, task.id)})
-    _check_number(task.id, len(located.load_train()), str(train))
+    check_number(task.id, len(located.load_train()), str(train))
     if task.source.test:
         located.load_test()
     return task
@@ -141,11 +132,6 @@ def _relabelled(task: Task, labels: Sequence[str], place: str) -> Task:
     return task.model_copy(update={"labels": tuple(labels)})
 
 
-def _check_number(task_id: str, number: int, place: str) -> None:
-    if number < _FEWEST:
-        raise TaskError(f"{place} has {number} training texts for the task {task_id}; at least {_FEWEST} are wanted.")
-
-
 def _all_have_tests(tasks: Sequence[Task], table: Path) -> bool:
     without = [task.id for task in tasks if not task.source.test]
     if without and len(without) < len(tasks):
@@ -154,86 +140,6 @@ def _all_have_tests(tasks: Sequence[Task], table: Path) -> bool:
             "labelled texts that are not in its train file, or for none."
         )
     return not without
-
-
-# --- a row a text ---
-
-
-def _split_by_task(table: Table) -> tuple[list[Task], dict[str, str]]:
-    """The tasks of a file of labelled texts, and the files of their train and test texts by name."""
-    grouped: dict[str, list[Row]] = {}
-    for row in table.rows:
-        grouped.setdefault(text(row, "task").strip(), []).append(row)
-    tasks: list[Task] = []
-    files: dict[str, str] = {}
-    for name, own in grouped.items():
-        task_id = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:_LONGEST_ID] or f"task_{len(tasks) + 1}"
-        rows, labels = _labelled(Table(table.name, tuple(own), table.class_names), name)
-        parts = {part: [row for row, into in zip(rows, _parts(rows), strict=True) if into == part] for part in _PARTS}
-        _check_number(task_id, len(parts["train"]), table.name)
-        source = {part: f"data/{task_id}.{part}.csv" for part in _PARTS if parts[part]}
-        files |= {file: _csv(parts[part]) for part, file in source.items()}
-        pair = {"text_pair": "text_pair"} if "text_pair" in own[0][1] else {}
-        task = Task.checked(
-            {
-                "id": task_id,
-                "description": _description(name, own, labels),
-                "labels": labels,
-                "source": TaskSource(**source, **pair),
-            },
-            source=own[0][0],
-        )
-        tasks.append(task)
-    return tasks, files
-
-
-def _labelled(table: Table, task: str) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows of a task with the names of their labels in the column ``label``, and all names."""
-    for row in table.rows:
-        text(row, "text")
-    read = read_labels(table, "label")
-    if read is None:
-        raise TaskError(f"{table.rows[0][0]}: the task {task} has no labels; fill in its column 'label'.")
-    positions, names = read
-    if len(set(positions)) < 2:
-        raise TaskError(
-            f"{table.name} has 1 labels for the task {task}; at least two are wanted, in its column 'label'."
-        )
-    labelled = zip(table.rows, positions, strict=True)
-    return [(place, cells | {"label": names[position]}) for (place, cells), position in labelled], names
-
-
-_PARTS = ("train", "test")
-
-
-def _parts(rows: Sequence[Row]) -> list[str]:
-    """The part of each row: that of its column ``split``, or else every fifth text of a label for testing."""
-    if "split" in rows[0][1]:
-        for row in rows:
-            if (part := row[1].get("split")) not in _PARTS:
-                raise TaskError(f"{row[0]}: the column 'split' holds {shown(part)}; train or test was wanted.")
-        return [row[1]["split"] for row in rows]
-    seen: dict[str, int] = {}
-    parts = []
-    for row in rows:
-        label = row[1]["label"]
-        seen[label] = seen.get(label, 0) + 1
-        parts.append("test" if seen[label] % _TESTED == 0 else "train")
-    return parts
-
-
-def _description(name: str, rows: Sequence[Row], labels: Sequence[str]) -> str:
-    told = next(filter(None, (optional_text(row, "description") for row in rows)), None)
-    return told if told else f"{re.sub(r'[_.-]+', ' ', name).strip().capitalize()}: {', '.join(labels)}."
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    columns = [name for name in ("text", "text_pair", "label") if name in rows[0][1]]
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([optional_text(row, name) for name in columns] for row in rows)
-    return written.getvalue()
 
 
 # --- the configs ---

@@ -169,7 +169,7 @@ def test_input_that_is_no_text_is_refused(run, labelled, monkeypatch, content, m
         (("tea", "--labels", " , "), "at least two different"),
         ((" ",), "One of the texts is empty"),
         (("\u200b",), "One of the texts is empty"),
-        (("caf\udce9",), "One of the texts holds the character U+DCE9"),
+        (("caf\udce9",), "A text holds the character U+DCE9"),
         (("tea", "--labels", "a,caf\udce9"), "a label name holds the character U+DCE9"),
         (("tea", "--labels", "Soup,soup"), "differs from 'Soup' in capitals alone"),
     ],

@@ -155,7 +155,7 @@ def test_texts_without_labels_and_with_one_label_are_refused(judge, helping, tmp
     bare.write_text(json.dumps({"text": "a tea"}))
     one.write_text("\n".join(json.dumps({"text": f"{letter} tea", "label": "tea"}) for letter in "abc"))
     with pytest.raises(
-        TaskError, match=r"bare.jsonl has no labels; the true label of every text is wanted, in a column 'label'"
+        TaskError, match=r"bare\.jsonl has no labels \(columns met: text\); the true label of every text"
     ):
         judge(helping, bare)
     with pytest.raises(TaskError, match="one label alone, 'tea'"):
