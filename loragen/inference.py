@@ -235,9 +235,9 @@ def _worded(texts: Sequence[str], what: str) -> tuple[str, ...]:
     if not given:
         raise TaskError(f"There are no {what}; at least one was wanted.")
     for text in given:
+        refuse_unreadable(text, f"One of the {what}")
         if is_blank(text):
             raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
-        refuse_unreadable(text, f"One of the {what}")
     return given
 
 

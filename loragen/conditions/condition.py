@@ -33,9 +33,9 @@ class Evidence:
     """An adapter trained on the very task: only for a generator whose paper reads it, never for an unseen task."""
 
     def __post_init__(self) -> None:
+        refuse_unreadable(self.description, "The task description")
         if is_blank(self.description):
             raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
-        refuse_unreadable(self.description, "The task description")
         if self.labels is not None and len(checked_names(self.labels, "The labels")) < 2:
             raise TaskError(f"The labels are {listed(self.labels)}; at least two different ones are wanted.")
 

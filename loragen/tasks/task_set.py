@@ -23,7 +23,7 @@ from loragen.tasks.source import Part, TaskSource
 from loragen.tasks.table_files import reading, text_of
 from loragen.tasks.tables import Table, read_table
 from loragen.tasks.templates import filled
-from loragen.tasks.words import checked_names, listed
+from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -57,6 +57,14 @@ class Task(StrictModel):
     def _has_a_place(self) -> Self:
         if not self.source.is_placed:
             raise ValueError("its source wanted either local files (train, test) or a Hub data set (hub)")
+        return self
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        for words in self.descriptions:
+            refuse_unreadable(words, "a description")
+            if is_blank(words):
+                raise ValueError("a description shows nothing; say the task in words")
         return self
 
     @model_validator(mode="after")

@@ -54,6 +54,12 @@ def test_missing_files_and_parts_are_named(tmp_path):
     [
         {"id": "../soup"},
         {"description": "  "},
+        {"description": "\u200b"},
+        {"description": "Judge \ud800."},
+        {"paraphrases": ["so\0up"]},
+        {"labels": ["bad", "Bad"]},
+        {"labels": ["bad", "\udfff"]},
+        {"labels": ["bad", "b" * 1_001]},
         {"paraphrases": [""]},
         {"labels": ["bad"]},
         {"labels": ["bad", "bad "]},
