@@ -32,6 +32,7 @@ _MARKUP_OF_CODE = re.compile(r"[`<>|&]")
 _BLOCK_MARKUP = re.compile(r"(?P<before>\d{0,9})(?P<mark>(?<=\d)[.)](?=\s|$)|(?<!\d)(?:[-+](?!\w)|=))")
 """What begins a list, a rule or an underline, at the start of a line."""
 _MARKUP_OF_HTML = re.compile(r"[`<>&]")
+_PLAIN_PATH = re.compile(r"[\w.-]*(?:/[\w.-]+)+", re.ASCII)
 _MARKUP_OF_HEADERS = frozenset("`<>&[]")
 
 
@@ -69,12 +70,14 @@ def python_literal(text: str) -> str:
 
 def yaml_literal(text: str) -> str:
     """A YAML scalar of this text on one line, which begins no HTML and no link where a header is shown as Markdown."""
+    if _PLAIN_PATH.fullmatch(text):
+        return text
     quoted = json.dumps(_SURROGATES.sub("\ufffd", text), ensure_ascii=False)
     return "".join(c if c.isprintable() and c not in _MARKUP_OF_HEADERS else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def json_text(value: Any) -> str:
-    """Plain values as JSON, one or more lines, in which all that cannot be seen is escaped; NaN and infinity are null."""
+    """Plain values as JSON in which all that cannot be seen is escaped; NaN and infinity are null."""
     text = json.dumps(_finite(value), ensure_ascii=False, indent=1)
     return _ESCAPED_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
 

@@ -39,7 +39,7 @@ class ImageText(Base):
         if not hasattr(model, "get_image_features"):
             raise ConfigError(f"{name} has no image tower; 'image_text' wants a model such as CLIP.")
         with quiet_loading():
-            return {"processor": AutoImageProcessor.from_pretrained(folder)}
+            return {"processor": AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)}
 
     @property
     def body(self) -> nn.Module:

@@ -60,7 +60,7 @@ def say_error(message: str) -> None:
 
 
 def say_usage(error: Any) -> None:
-    """Print what is wrong with a command line, and where its help is; an error that is the help itself is that alone."""
+    """Print what is wrong with a command line, and where its help is, unless the error is that help itself."""
     if type(error).__name__ != "NoArgsIsHelpError":
         help_of = f"; see `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         say_error(plain(error.format_message()).rstrip(". ") + help_of)

@@ -28,10 +28,11 @@ def markdown(report: Report) -> str:
 
 
 def _about(report: Report) -> str:
+    zoo, splits = markdown_code(str(report.config.zoo)), ", ".join(map(escaped, report.config.splits))
     return (
-        f"Zoo {markdown_code(str(report.config.zoo))} ({escaped(report.zoo_hash[:12])}), {len(report.tasks)} tasks of "
-        f"{', '.join(map(escaped, report.config.splits))}, seeds {', '.join(map(str, report.config.seeds))}. Intervals hold the "
-        "central 95 % of resampled tasks and seeds; differences are paired."
+        f"Zoo {zoo} ({escaped(report.zoo_hash[:12])}), {len(report.tasks)} tasks of {splits}, seeds "
+        f"{', '.join(map(str, report.config.seeds))}. Intervals hold the central 95 % of "
+        "resampled tasks and seeds; differences are paired."
     )
 
 

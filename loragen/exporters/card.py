@@ -141,9 +141,10 @@ def _rank(adapter: Lora) -> int:
 
 def _facts(card: GeneratedCard) -> str:
     labels = f"\n- labels of the task: {', '.join(map(markdown, card.labels))}" if card.labels else ""
+    embedded = f"descriptions embedded by {markdown_code(card.encoder)}"
     return f"""- generator: {markdown_code(card.generator)}, seed {card.seed}, sample {card.sample}
 - base model: {markdown_code(card.base)}{f" (weights {markdown(card.base_hash[:12])})" if card.base_hash else ""}
-- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), descriptions embedded by {markdown_code(card.encoder)}{labels}"""
+- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{labels}"""
 
 
 def _parents(card: GeneratedCard) -> str:

@@ -38,7 +38,7 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str,
     # Of the class that the adapter was made on: it names the sites, and the folder is to keep its head.
     kind = Architecture.fitting(str(base_folder), adapter.sites, adapter.settings.task_type).model_class
     with quiet_loading():
-        model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32)
+        model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32, use_safetensors=True)
     with torch.no_grad():
         for site in adapter.sites:
             weight, delta = _weight_at(model, site, base_folder.name), adapter.delta_weight(site)

@@ -204,8 +204,8 @@ def _in_comment(path: Path) -> str:
 def _tasks_yaml(tasks: Sequence[Task], root: str, table: Path) -> str:
     listed = {"root": root, "tasks": [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]}
     return (
-        f"# Tasks of {plain(table.name)}, by `loragen zoo init`. Generators find experts by their descriptions: say in each\n"
-        "# what is told apart, and in what kind of texts. Files are relative to `root`, and that to this file.\n"
+        f"# Tasks of {plain(table.name)}, by `loragen zoo init`. Generators find experts by their descriptions: say\n"
+        "# in each what is told apart, in what kind of texts. Files are relative to `root`, and that to this file.\n"
         f"{dump_yaml(listed)}"
     )
 

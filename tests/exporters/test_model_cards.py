@@ -109,7 +109,7 @@ def test_names_that_look_like_markup_are_no_markup(generation, tiny_zoo):
     assert header["base_model"] == "C:\\my [base]"
     assert "# LoRA for: Is it \\[a\\](b) \\| \\<b\\>?\n" in body
     assert "labels of the task: a\\|b, \\[c\\]\n" in body
-    assert "- generator: `my[v1]|'x`, seed" in body
+    assert "- generator: my\\[v1\\]\\|\\`x, seed" in body
     assert "- base model: `C:\\my [base]` (weights" in body
     assert "| a\\|b | 0.812" in body
-    assert 'AutoModel.from_pretrained("C:\\\\my [base]")' in body
+    assert "AutoModel.from_pretrained('C:\\\\my [base]')" in body
