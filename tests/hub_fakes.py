@@ -1,4 +1,4 @@
-"""A Hub of one's own: repositories as folders, commits and sizes told, files fetched into a cache as the real one is."""
+"""A Hub of one's own: repositories as folders, commits and sizes told, files fetched into a cache like the real one."""
 
 import hashlib
 import shutil

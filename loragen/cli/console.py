@@ -72,13 +72,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     Args:
         title: a line above it.
         columns: their headings.
-        rows: cells, which are shown as they are: brackets in them are no markup.
+        rows: cells, which are shown as they are: brackets in them are no markup. A list of texts is one a line.
         numbers: headings of columns that are set flush right.
     """
     shown = Table(
         title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
     )
-    cells = [tuple(plain_lines(str(cell)) for cell in row) for row in rows]
+    cells = [tuple(map(_cell, row)) for row in rows]
     for place, column in enumerate(columns):
         is_number = column in numbers
         is_name = column in ("expert", "adapter", "config") and all(len(row[place]) <= NAME for row in cells)
@@ -88,6 +88,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in cells:
         shown.add_row(*map(Text, row))
     out.print(shown, soft_wrap=False, width=out.width if out.is_terminal else WIDTH)
+
+
+def _cell(value: object) -> str:
+    return "\n".join(plain(str(line)) for line in value) if isinstance(value, list) else plain(str(value))
 
 
 @contextmanager
