@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
-from loragen.errors import ConfigError, shown
+from loragen.errors import ConfigError, LoragenError, shown
 from loragen.files import sha256_of
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
@@ -97,6 +97,29 @@ def quiet_loading() -> Iterator[None]:
         logging.enable_progress_bar()  # switches the Hub's on as well
         if hub_was_quiet:
             disable_progress_bars()
+
+
+@contextmanager
+def loading(fault: str, way_out: str) -> Iterator[None]:
+    """Load in silence, and turn what transformers raises over a model that it cannot load into one line.
+
+    Raises:
+        ConfigError: ``fault``, the reason in brackets, and ``way_out``.
+    """
+    with quiet_loading():
+        try:
+            yield
+        except LoragenError:
+            raise
+        except Exception as error:  # a foreign model can fail at any place of any architecture
+            if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ConfigError(f"{fault} ({reason}); {way_out}.") from error
+
+
+DATA_ALONE = "a folder of transformers with safetensors weights was wanted; no code or pickle that comes with it is run"
+"""The way out for a model that cannot be loaded."""
 
 
 def weights_hash(folder: Path) -> str:

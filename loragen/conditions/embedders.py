@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loragen.bases.hub import is_dual_encoder, quiet_loading
+from loragen.bases.hub import DATA_ALONE, is_dual_encoder, loading
 from loragen.bases.plain_bert import TOKENIZER, Bert
 from loragen.bases.sentence_modules import load_sentence_transformer, modules_of
 
 Embed = Callable[[list[str]], Tensor]
 """One batch of texts → (n, d)."""
-
-
-_DATA_ALONE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
-"""Neither code nor pickles."""
 
 
 def load_embedder(folder: Path) -> Embed:
@@ -103,8 +99,10 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
 
     from transformers import AutoModel, AutoTokenizer
 
-    with quiet_loading():
-        model = AutoModel.from_pretrained(folder, **_DATA_ALONE, dtype=torch.float32).eval()
+    with loading(f"The text encoder {folder.name} cannot be loaded", DATA_ALONE):
+        model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def embed(texts: list[str]) -> Tensor:
@@ -120,8 +118,10 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
 def _text_tower(folder: Path) -> Embed:
     from transformers import AutoModel, AutoTokenizer
 
-    with quiet_loading():
-        model = AutoModel.from_pretrained(folder, **_DATA_ALONE, dtype=torch.float32).eval()
+    with loading(f"The text encoder {folder.name} cannot be loaded", DATA_ALONE):
+        model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     length = model.config.text_config.max_position_embeddings
 

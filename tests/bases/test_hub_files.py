@@ -34,21 +34,24 @@ def test_without_folders_a_revision_may_hold_a_slash():
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "/",
-        "..",
-        "../x",
-        "org/../x",
-        "org//x",
-        "org/na me",
-        "org/name\n",
-        "org/name.git",
-        "a--b/c",
-        "org/" + "x" * 99,
-    ]
-    + ["org/name@", "org/name@../x", "org/name@a..b", "org/name@-x", "org/name@a b", "org/name@\0", "org/name@/x"]
-    + ["org/name@main/../x", "org/name@main//x", "org/name/..", "org/name@main/.git", "org/name@main/a\\b"]
-    + ["https://huggingface.co/org/name", "org/name@main/x\ud800", "~/x", "C:\\x"],
+        *(
+            "",
+            "/",
+            "..",
+            "../x",
+            "org/../x",
+            "org//x",
+            "org/na me",
+            "org/name\n",
+            "org/name.git",
+            "a--b/c",
+            "~/x",
+            "C:\\x",
+        ),
+        *("org/name@", "org/name@../x", "org/name@a..b", "org/name@-x", "org/name@a b", "org/name@\0", "org/name@/x"),
+        *("org/name@main/../x", "org/name@main//x", "org/name/..", "org/name@main/.git", "org/name@main/a\\b"),
+        *("https://huggingface.co/org/name", "org/name@main/x\ud800", "org/" + "x" * 99),
+    ],
 )
 def test_what_is_no_name_is_refused_before_the_hub_is_asked(hub, text):
     with pytest.raises(NotFetchedError, match="is no "):
