@@ -1,13 +1,15 @@
-"""Text from outside, made safe for the place where it is shown: Markdown, Python, YAML headers, figures, terminals.
+"""Text from outside, made safe for its place: Markdown, Python, YAML headers, JSON, CSV, figures, terminals.
 
 Names, descriptions, labels and licences come from other people's files. Each place has its own markup and its own
 escape; none of them shows control characters, marks that turn the direction of a text, or characters without width.
 """
 
+import csv
+import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _TERMINAL_SEQUENCES = re.compile(
@@ -88,6 +90,20 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as CSV, from which every reader gets the very values back.
+
+    Values that begin with ``=``, ``+``, ``-`` or ``@`` stay as they are too, though a spreadsheet takes them for a
+    formula: with a mark before it, a text would be another one.
+    """
+    written = io.StringIO()
+    # Left to itself, the writer quotes no lone carriage return, which readers take for the end of the row.
+    has_return = any("\r" in value for row in rows for value in row if isinstance(value, str))
+    style: Any = {"quoting": csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL}
+    csv.writer(written, lineterminator="\n", **style).writerows(rows)
+    return written.getvalue()
 
 
 def figure_text(text: str) -> str:

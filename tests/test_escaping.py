@@ -1,6 +1,8 @@
 """Text from outside in every place where it is shown: it is shown as it is, and starts nothing."""
 
 import ast
+import csv
+import io
 import json
 import time
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from loragen.escaping import (
+    csv_text,
     figure_text,
     json_text,
     markdown,
@@ -167,6 +170,14 @@ def test_json_reads_back_and_holds_nothing_unseen(value):
 
 def test_json_has_no_number_that_is_none():
     assert json.loads(json_text([float("nan"), {"a": (float("inf"), 1.5)}])) == [None, {"a": [None, 1.5]}]
+
+
+CELLS = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.sampled_from(["\r", "=1+1", "-x"]))
+
+
+@given(st.lists(st.lists(CELLS, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_csv_reads_back_also_where_a_spreadsheet_would_take_it_for_a_formula(rows):
+    assert list(csv.reader(io.StringIO(csv_text(rows), newline=""))) == rows
 
 
 @pytest.mark.parametrize("text", ["a$b", "$\\frac", "$$", "_x", "\\$", "^{", "é"])

@@ -1,6 +1,5 @@
 """`loragen classify`: an adapter tried on texts, beside the bare base."""
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,13 @@ def classify(
         typer.Option(help="A file of texts (CSV, JSONL, JSON, Parquet with a column text), or - for lines of input."),
     ] = None,
     labels: LabelsOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labels to this file (.csv or .jsonl).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the labels to this file (.csv or .jsonl), texts as they are: a spreadsheet may take one for a "
+            "formula."
+        ),
+    ] = None,
     base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,16 +110,11 @@ def _accuracies(rows: list[dict[str, Any]]) -> tuple[int, int]:
 
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    from io import StringIO
-
+    from loragen.escaping import csv_text
     from loragen.files import atomic_write
 
     if out.suffix.lower() == ".jsonl":
         atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return
-    buffer = StringIO()
     columns = [name for name in rows[0] if name != "probabilities"]
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(out, buffer.getvalue())
+    atomic_write(out, csv_text([columns, *([row[name] for name in columns] for row in rows)]))

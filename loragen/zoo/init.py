@@ -1,7 +1,5 @@
 """Configs of a zoo of one's own, written from a table of tasks or from one file of labelled texts."""
 
-import csv
-import io
 import os
 import re
 import shlex
@@ -12,7 +10,7 @@ from pathlib import Path
 from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.config import dump_yaml
 from loragen.errors import ConfigError, TaskError
-from loragen.escaping import plain, yaml_literal
+from loragen.escaping import csv_text, plain, yaml_literal
 from loragen.files import atomic_write
 from loragen.tasks.examples import Examples
 from loragen.tasks.source import TaskSource
@@ -179,11 +177,7 @@ def _description(name: str, rows: Sequence[Row], labels: Sequence[str]) -> str:
 
 def _csv(rows: Sequence[Row]) -> str:
     columns = [name for name in ("text", "text_pair", "label") if name in rows[0][1]]
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([text(row, "text"), *(cell(row, name) for name in columns[1:])] for row in rows)
-    return written.getvalue()
+    return csv_text([columns, *([text(row, "text"), *(cell(row, name) for name in columns[1:])] for row in rows)])
 
 
 # --- the configs ---
