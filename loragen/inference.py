@@ -11,9 +11,10 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import combined
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
-from loragen.bases.hub import quiet_loading, resolve_model
+from loragen.bases.hub import resolve_model
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
+from loragen.bases.sentence_modules import load_sentence_transformer
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
@@ -45,6 +46,8 @@ class Adapter:
     """Names of its task's labels, where they are known."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, such as a description that was too long."""
+    may_fetch_base: bool = True
+    """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
@@ -53,7 +56,7 @@ class Adapter:
 
     @classmethod
     def load(cls, folder: Path | str, *, base: str | None = None) -> "Adapter":
-        """Read a PEFT adapter folder; ``base`` stands in for the base that it names.
+        """Read a PEFT adapter folder; ``base`` stands in for the base that it names, and is fetched if need be.
 
         Raises:
             AdapterError: the folder is missing, damaged, or holds something unsupported.
@@ -68,7 +71,7 @@ class Adapter:
         labels = tuple(label for label in listed if isinstance(label, str)) if isinstance(listed, list) else ()
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
-        return cls(lora, name, _generated_card(facts, Path(folder)), described, labels)
+        return cls(lora, name, _generated_card(facts, Path(folder)), described, labels, may_fetch_base=base is not None)
 
     @cached_property
     def opened_base(self) -> Base:
@@ -77,7 +80,9 @@ class Adapter:
         Raises:
             ConfigError: it is not at hand.
         """
-        return open_base(self.base, objective=objective_of(self.lora.settings.task_type, self.base))
+        task_type, may_fetch = self.lora.settings.task_type, self.may_fetch_base
+        folder = None if task_type else resolve_model(self.base, may_fetch=may_fetch)
+        return open_base(self.base, objective=objective_of(task_type, folder), may_fetch=may_fetch)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True
@@ -151,7 +156,7 @@ class Adapter:
         refuse_to_replace([target], force=force)
         merge_into_base(
             self.lora,
-            resolve_model(self.base),
+            resolve_model(self.base, may_fetch=self.may_fetch_base),
             target,
             readme=merged_card(self.base, self.lora, self.card),
             replace=force,
@@ -165,15 +170,17 @@ class Adapter:
             AdapterError: the adapter is not of a text encoder.
             ConfigError: the base is not at hand.
         """
-        from sentence_transformers import SentenceTransformer
-
         if self.lora.settings.task_type != "FEATURE_EXTRACTION":
             raise AdapterError(
                 f"The adapter is of the task type {self.lora.settings.task_type}; a sentence transformer wants one of a"
                 " text encoder (FEATURE_EXTRACTION)."
             )
-        with tempfile.TemporaryDirectory() as folder, quiet_loading():
-            return SentenceTransformer(str(self.merge(Path(folder) / "merged")), device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            return load_sentence_transformer(self.merge(Path(folder) / "merged"))
+
+    def over(self, base: str) -> "Adapter":
+        """The same adapter over a base of another name, which may be fetched."""
+        return replace(self, base=base, lora=_over(self.lora, base), may_fetch_base=True)
 
     def with_base(self, base: Base) -> "Adapter":
         """The same adapter over a base that is loaded already."""
@@ -199,7 +206,7 @@ def complete(
 def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
     if not isinstance(adapter, Adapter):
         return Adapter.load(adapter, base=base)
-    return adapter if base is None else replace(adapter, base=base, lora=_over(adapter.lora, base))
+    return adapter if base is None else adapter.over(base)
 
 
 def _over(lora: Lora, base: str | None) -> Lora:
@@ -298,4 +305,5 @@ def combine(
         scale=scale,
         rng=torch.Generator().manual_seed(seed),
     )
-    return Combination(Adapter(merged.adapter, opened[0].base), merged.energy_kept)
+    first = opened[0]
+    return Combination(Adapter(merged.adapter, first.base, may_fetch_base=first.may_fetch_base), merged.energy_kept)

@@ -22,6 +22,7 @@ ROOMS = (
         "patterns",
         "config",
         "progress",
+        "escaping",
         "errors",
     ),
 )
@@ -33,7 +34,7 @@ MODULES = {
 }
 HEAVY = {"transformers", "peft", "lightning", "sentence_transformers", "datasets", "faiss", "sklearn", "matplotlib"}
 AT_HOME = {"training.lightning_fit": {"lightning"}, "plotting": {"matplotlib"}, "evaluation.figures": {"matplotlib"}}
-FOR_CLI = ("errors", "files")
+FOR_CLI = ("errors", "files", "escaping")
 """Beside the public library, all that the command line imports at run time."""
 
 

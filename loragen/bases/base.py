@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.devices import DeviceName, choose_device
-from loragen.bases.hub import quiet_loading, resolve_model, weights_hash
+from loragen.bases.hub import loading, resolve_model, weights_hash
 from loragen.bases.linear_sites import Factors, find_sites, low_rank_updates, stores_transposed
 from loragen.bases.losses import contrast_loss
 from loragen.bases.scores import AnyScores
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
-from loragen.errors import ConfigError, TaskError
+from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
 Pooling = Literal["mean", "last", "cls"]
@@ -54,7 +54,13 @@ class Base(ABC):
 
     @classmethod
     def load(
-        cls, name: str, *, dtype: torch.dtype = torch.float32, device: DeviceName = "cpu", prompt: str = PROMPT
+        cls,
+        name: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: DeviceName = "cpu",
+        prompt: str = PROMPT,
+        may_fetch: bool = True,
     ) -> Self:
         """Load a base by its Hub name, a local path, or the name of the embedded MiniLM; no code of its own is run.
 
@@ -63,24 +69,20 @@ class Base(ABC):
             dtype: of the frozen weights.
             device: kind of device to compute on.
             prompt: template around labelled texts; bases other than language models have none.
+            may_fetch: download what is not on this machine; see `resolve_model`.
 
         Raises:
             ConfigError: there is no such model or device, or the model is of another kind.
         """
         import transformers
 
-        folder = resolve_model(name)
+        folder = resolve_model(name, may_fetch=may_fetch)
         kind = getattr(transformers, cls.model_class)
-        with quiet_loading():
-            try:
-                model = kind.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{name} cannot be loaded as a base for {cls.objective!r} ({str(error).splitlines()[0]}); name a "
-                    "model of that kind, or another `objective`."
-                ) from error
+        fault = f"{name} cannot be loaded as a base for {cls.objective!r}"
+        with loading(fault, "name a model of that kind with safetensors weights, or another `objective`"):
+            model = kind.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True)
             model = model.eval().requires_grad_(False).to(choose_device(device))
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             return cls(name, model, tokenizer, weights_hash(folder), **cls._own_parts(name, folder, model, prompt))
 
     @classmethod

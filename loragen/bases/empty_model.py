@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model
-from loragen.errors import ConfigError
+from loragen.bases.hub import local_folder, quiet_loading
+from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
+from loragen.errors import ConfigError, shown
 
 CONFIG_NAME = "config.json"
+_LIMITS = Limits(files=1, size=10_000_000)
 
 
 def config_folder(name: str, *, is_local: bool) -> Path:
@@ -23,27 +25,30 @@ def config_folder(name: str, *, is_local: bool) -> Path:
     Raises:
         ConfigError: there is no such config.
     """
-    known = name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}") or Path(name).expanduser().is_dir()
-    if not known:
-        return _hub_config(name, is_local=is_local).parent
-    folder = resolve_model(name)
+    folder = local_folder(name)
+    if folder is None:
+        return _hub_config(name, is_local=is_local)
     if not (folder / CONFIG_NAME).is_file():
         raise ConfigError(f"{folder} holds no {CONFIG_NAME}; give the folder of a transformers model, or its Hub name.")
     return folder
 
 
 def _hub_config(name: str, *, is_local: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
         with quiet_loading():
-            return Path(hf_hub_download(name, CONFIG_NAME, local_files_only=is_local))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"There is no config of the base {name!r}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, or go online once to fetch its {CONFIG_NAME}."
-        ) from error
+            folder = fetched(HubName.parse(name), [CONFIG_NAME], _LIMITS, is_local=is_local).folder
+    except NotFetchedError as error:
+        raise _no_config(name, str(error)) from error
+    if not (folder / CONFIG_NAME).is_file():
+        raise _no_config(name, f"it has no {CONFIG_NAME}")
+    return folder
+
+
+def _no_config(name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"There is no config of the base {shown(name)}: it is no folder here, and the Hub gave none ({reason}). "
+        f"Check the name, or go online once to fetch its {CONFIG_NAME}."
+    )
 
 
 def declared_class(name: str, folder: Path) -> str:

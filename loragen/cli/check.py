@@ -52,5 +52,5 @@ def _show(adapter: Path, result: "CheckResult") -> None:
     for verdict in result.verdicts:
         loads = "no" if not verdict.loads else "yes, wrongly" if verdict.problems else "yes"
         remarks = [*verdict.problems, *(f"note: {note}" for note in verdict.notes)]
-        rows.append((verdict.server, loads, "\n".join(remarks)))
+        rows.append((verdict.server, loads, remarks))
     console.table(str(adapter), ("server", "loads", "what to know"), rows)

@@ -1,6 +1,5 @@
 """`loragen classify`: an adapter tried on texts, beside the bare base."""
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -42,7 +41,13 @@ def classify(
     labels_file: LabelsFileOption = None,
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labels to this file (.csv or .jsonl).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the labels to this file (.csv or .jsonl), texts as they are: a spreadsheet may take one for a "
+            "formula."
+        ),
+    ] = None,
     base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,16 +149,11 @@ def _foreign(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    from io import StringIO
-
+    from loragen.escaping import csv_text
     from loragen.files import atomic_write
 
     if out.suffix.lower() == ".jsonl":
         atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return
-    buffer = StringIO()
     columns = [name for name in rows[0] if name != "probabilities"]
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(out, buffer.getvalue())
+    atomic_write(out, csv_text([columns, *([row[name] for name in columns] for row in rows)]))

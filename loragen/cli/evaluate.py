@@ -109,7 +109,7 @@ def _show_own(report: "OwnDataReport", data: Path, *, as_json: bool) -> None:
         console.say("Centroid and logistic regression learn from the labels of the other texts, over the bare base.")
     for note in report.notes:
         console.warn(note)
-    console.say(f"\n{report.verdict}")
+    console.say("", report.verdict)
 
 
 def _number(value: float | None) -> str:

@@ -133,7 +133,7 @@ def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) 
         )
         if merged:
             console.done(f"{_merged(made.folder)}: the base with the adapter merged in")
-    console.say(f"\nTry it:     loragen {_trial(written[0], card.labels)}")
+    console.say("", f"Try it:     loragen {_trial(written[0], card.labels)}")
     if written[0].task_type == "FEATURE_EXTRACTION":
         if card.fitted is None:
             console.say("Improve it: add --examples FILE --fit; words alone often gain little")

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def zoo_import(
-    sources: Annotated[list[str], typer.Argument(help="Adapter folders, or hub:ORG/NAME.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(help="Adapter folders, or hub:ORG/NAME@COMMIT/SUBFOLDER.", show_default=False)
+    ],
     zoo: Annotated[Path, typer.Option("--zoo", help="Folder of the zoo, new or there already.")],
     description: Annotated[
         list[str] | None,

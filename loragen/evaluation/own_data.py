@@ -1,7 +1,6 @@
 """One adapter on one's own labelled texts: beside the base, merges of a zoo, and classifiers fitted to the labels."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from loragen.adapters.adapter import Lora
@@ -105,7 +104,7 @@ def _predictions(
 
 def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
     if isinstance(adapter, Adapter):
-        return adapter if base is None else replace(adapter, base=base)
+        return adapter if base is None else adapter.over(base)
     return Adapter.load(adapter, base=base)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from loragen.adapters.adapter import Lora
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.architecture import Architecture
-from loragen.bases.hub import quiet_loading
+from loragen.bases.hub import DATA_ALONE, loading, quiet_loading
 from loragen.errors import AdapterError
 from loragen.files import atomic_folder
 
@@ -37,8 +37,8 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str,
         )
     # Of the class that the adapter was made on: it names the sites, and the folder is to keep its head.
     kind = Architecture.fitting(str(base_folder), adapter.sites, adapter.settings.task_type).model_class
-    with quiet_loading():
-        model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32)
+    with loading(f"The base {base_folder.name} cannot be loaded", DATA_ALONE):
+        model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32, use_safetensors=True)
     with torch.no_grad():
         for site in adapter.sites:
             weight, delta = _weight_at(model, site, base_folder.name), adapter.delta_weight(site)

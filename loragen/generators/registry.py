@@ -5,7 +5,7 @@ A new generator is one file (or folder) beside this one and one row of `ROWS`.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from loragen.conditions.task_vectors import EvidenceKind
@@ -147,7 +147,9 @@ def open_generator(
 
 def generator_folder(name: str, zoo: Zoo) -> Path | None:
     """The folder of a trained generator by its path, or by its name in a zoo; `None` where there is none."""
-    folders = (Path(name), zoo.root / "generators" / name)
+    folders = [Path(name)]
+    if PurePath(name).parts == (name,) and name != "..":  # or it would be a way out of the zoo
+        folders.append(zoo.root / "generators" / name)
     return next((folder for folder in folders if (folder / GENERATOR_MANIFEST).is_file()), None)
 
 

@@ -75,6 +75,10 @@ class Imported(StrictModel):
     """Share of the squared Frobenius norm of its delta weights that the frame holds."""
     missing: tuple[str, ...]
     """Sites that other adapters of the zoo update and it does not; they are zero."""
+    commit: str = ""
+    """Of its repository on the Hub; empty where it came from a folder."""
+    sha256: str = ""
+    """Of the weights file that it was read from; empty on older cards."""
 
 
 class Card(StrictModel):

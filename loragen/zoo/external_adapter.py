@@ -8,12 +8,17 @@ from typing import Any, Literal
 from loragen.adapters.adapter import WEIGHTS_NAME, Lora
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.hub import quiet_loading
+from loragen.bases.hub_files import HubName, Limits, NotFetchedError, Snapshot, fetched
 from loragen.config import read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import AdapterError, ConfigError, TaskError, shown
+from loragen.files import sha256_of
 from loragen.zoo.card import CARD
 from loragen.zoo.model_card import MODEL_CARD, ModelCard
 
 HUB = "hub:"
+_FILES = (CONFIG_NAME, WEIGHTS_NAME, CARD, MODEL_CARD)
+_LIMITS = Limits(files=len(_FILES), size=4_000_000_000)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NO_LICENCE = "none stated"
 
 DescriptionSource = Literal["given", "card.yaml", "model card"]
@@ -32,12 +37,18 @@ class ExternalAdapter:
     licence: str = NO_LICENCE
     origin: str = ""
     labels: tuple[str, ...] = ()
+    commit: str = ""
+    """Of its repository on the Hub; empty for an adapter from a folder."""
+    sha256: str = ""
+    """Of its weights file."""
 
     @classmethod
     def open(
         cls, source: str, *, name: str | None = None, description: str | None = None, base: str | None = None
     ) -> "ExternalAdapter":
-        """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME``.
+        """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME@COMMIT/SUBFOLDER``.
+
+        Commit (or branch, or tag) and subfolder are given where they are needed.
 
         Args:
             source: see above.
@@ -46,10 +57,12 @@ class ExternalAdapter:
             base: in place of the base that it names.
 
         Raises:
+            ConfigError: ``name`` is no name of a folder.
             AdapterError: the adapter is missing, damaged, does nothing, or names no base.
             TaskError: no description is given, and no card holds one.
         """
-        folder = _fetched(source)
+        snapshot = _fetched(source)
+        folder = snapshot.folder
         adapter = Lora.load(folder)
         if adapter.norm() == 0:
             raise AdapterError(f"The adapter {source} does nothing: all its delta weights are zero; leave it out.")
@@ -58,33 +71,48 @@ class ExternalAdapter:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
         own_card, model_card = _own_card(folder), ModelCard.read(folder)
         told, told_by = _described(source, description, own_card, model_card)
-        plain = source.removeprefix(HUB)
         return cls(
-            id=re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(plain).resolve().name).strip("-._") or "adapter",
+            id=_id_of(source, name),
             adapter=adapter,
             base=named,
             description=told,
             description_source=told_by,
             licence=model_card.licence or _licence_of(own_card) or NO_LICENCE,
-            origin=source if source.startswith(HUB) else Path(plain).name,
+            origin=source if source.startswith(HUB) else Path(source).name,
             labels=tuple(label for label in own_card.get("labels") or () if isinstance(label, str)),
+            commit=snapshot.commit,
+            sha256=sha256_of(folder / WEIGHTS_NAME),
         )
 
 
-def _fetched(source: str) -> Path:
+def _fetched(source: str) -> Snapshot:
+    """The folder of an adapter, and its commit if it is from the Hub."""
     if not source.startswith(HUB):
-        return Path(source).expanduser()
-    from huggingface_hub import snapshot_download
-
-    name = source.removeprefix(HUB)
+        return Snapshot(Path(source).expanduser(), "")
     try:
         with quiet_loading():
-            return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CARD, MODEL_CARD]))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
+            return fetched(HubName.parse(source.removeprefix(HUB), has_subfolder=True), _FILES, _LIMITS)
+    except NotFetchedError as error:
         raise AdapterError(
-            f"The Hub gave no adapter {name!r} ({reason}); check the name as ORG/NAME, or go online once to fetch it."
+            f"The Hub gave no adapter {shown(source.removeprefix(HUB))} ({error}); name it as "
+            "hub:ORG/NAME@COMMIT/SUBFOLDER, the last two where they are needed, or go online once to fetch it."
         ) from error
+
+
+def _id_of(source: str, given: str | None) -> str:
+    """The id of an expert: the given name, if it is one, or else what the folder or repository is called."""
+    if given is not None and not _ID.fullmatch(given):
+        raise ConfigError(
+            f"The id {shown(given)} is no name of an expert; letters, digits, '.', '_' and '-' are wanted, "
+            "beginning with a letter or digit, 100 at most."
+        )
+    if given is not None:
+        return given
+    plain = Path(source).resolve().name
+    if source.startswith(HUB):
+        name = HubName.parse(source.removeprefix(HUB), has_subfolder=True)
+        plain = "-".join([name.repo.rpartition("/")[2], *name.subfolder.split("/")])
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:100].strip("-._") or "adapter"
 
 
 def _own_card(folder: Path) -> dict[str, Any]:

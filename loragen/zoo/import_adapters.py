@@ -53,7 +53,7 @@ def import_adapters(
     """Bring adapters from elsewhere into a zoo, new or there already; returns what was written.
 
     Args:
-        sources: adapter folders, or ``hub:ORG/NAME``.
+        sources: adapter folders, or ``hub:ORG/NAME@COMMIT/SUBFOLDER``, the last two where they are needed.
         zoo: folder of the zoo.
         descriptions: of the adapters, in the same order; by default what their cards say.
         ids: names of the experts, in the same order; by default those of the folders or repositories.
@@ -115,7 +115,7 @@ def plan_import(
         )
     is_checked = _check_base(adapters, zoo)
     frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
-    imported = tuple(_imported(one.adapter, frame) for one in adapters)
+    imported = tuple(_imported(one, frame) for one in adapters)
     _refuse_losses(adapters, imported, frame, max_loss)
     manifest = _manifest(adapters, frame, name) if zoo is None else zoo.manifest
     return ImportPlan(manifest, frame, tuple(adapters), imported, is_checked)
@@ -231,14 +231,16 @@ def _frame_of(zoo: Zoo, adapters: Sequence[ExternalAdapter], rank: int | None) -
     return frame
 
 
-def _imported(adapter: Lora, frame: Frame) -> Imported:
-    settings = adapter.settings
+def _imported(one: ExternalAdapter, frame: Frame) -> Imported:
+    adapter, settings = one.adapter, one.adapter.settings
     return Imported(
         r=max(site.r for site in adapter.spec.sites),
         lora_alpha=settings.lora_alpha,
         use_rslora=settings.use_rslora,
         energy_kept=round(frame.energy_kept(adapter), 6),
         missing=tuple(site for site in frame.lora_A if site not in adapter.lora_A),
+        commit=one.commit,
+        sha256=one.sha256,
     )
 
 

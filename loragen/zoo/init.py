@@ -1,8 +1,8 @@
 """Configs of a zoo of one's own, written from a table of tasks or from one file of labelled texts."""
 
-import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.config import dump_yaml
 from loragen.errors import ConfigError, TaskError
+from loragen.escaping import plain, yaml_literal
 from loragen.files import atomic_write
 from loragen.tasks.columns import Row, find_column, plain_name
 from loragen.tasks.examples import Examples
@@ -150,15 +151,19 @@ def _relative(folder: Path, out: Path) -> str:
 
 
 def _quoted(path: Path) -> str:
-    return json.dumps(path.as_posix(), ensure_ascii=False)
+    return yaml_literal(path.as_posix())
+
+
+def _in_comment(path: Path) -> str:
+    return plain(shlex.quote(path.as_posix()))
 
 
 def _tasks_yaml(tasks: Sequence[Task], root: str, table: Path) -> str:
-    listed = {"root": root, "tasks": [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]}
+    values = {"root": root, "tasks": [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]}
     return (
-        f"# Tasks of {table.name}, by `loragen zoo init`. Generators find experts by their descriptions: say in each\n"
-        "# what is told apart, and in what kind of texts. Files are relative to `root`, and that to this file.\n"
-        f"{dump_yaml(listed)}"
+        f"# Tasks of {plain(table.name)}, by `loragen zoo init`. Generators find experts by their descriptions: say\n"
+        "# in each what is told apart, in what kind of texts. Files are relative to `root`, and that to this file.\n"
+        f"{dump_yaml(values)}"
     )
 
 
@@ -167,7 +172,7 @@ def _zoo_yaml(out: Path, tasks: int, *, is_scored: bool) -> str:
     why = "base and expert on the test file of each task" if is_scored else "no: the table names no test files"
     return f"""\
 # A zoo of {tasks} experts over MiniLM. Paths are relative to the folder in which the command runs:
-#   loragen zoo build {out / "zoo.yaml"}
+#   loragen zoo build {_in_comment(out / "zoo.yaml")}
 name: {name}
 out: {_quoted(out / "zoo")}
 base: {_BASE} # or any sentence encoder, by its Hub name or folder
@@ -190,8 +195,8 @@ workers: 0 # processes that train side by side; 0 takes one a core
 def _train_yaml(out: Path, tasks: int) -> str:
     return f"""\
 # SG-LoRA on the zoo of {tasks} experts. Paths are relative to the folder in which the command runs:
-#   loragen train {out / "train-sg.yaml"}
-#   loragen generate "A task, in words" --zoo {out / "zoo"}
+#   loragen train {_in_comment(out / "train-sg.yaml")}
+#   loragen generate "A task, in words" --zoo {_in_comment(out / "zoo")}
 generator: sg
 zoo: {_quoted(out / "zoo")}
 encoder: {_BASE} # embeds descriptions

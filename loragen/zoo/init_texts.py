@@ -1,11 +1,10 @@
 """Tasks of a zoo of one's own from one file of labelled texts: split by task, and into train and test."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 
 from loragen.errors import TaskError, shown
+from loragen.escaping import csv_text
 from loragen.tasks.columns import Row, optional_text, text
 from loragen.tasks.labels import read_labels
 from loragen.tasks.source import TaskSource
@@ -93,11 +92,7 @@ def _description(name: str, rows: Sequence[Row], labels: Sequence[str]) -> str:
 
 def _csv(rows: Sequence[Row]) -> str:
     columns = [name for name in ("text", "text_pair", "label") if name in rows[0][1]]
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([optional_text(row, name) for name in columns] for row in rows)
-    return written.getvalue()
+    return csv_text([columns, *([optional_text(row, name) for name in columns] for row in rows)])
 
 
 def check_number(task_id: str, number: int, place: str) -> None:

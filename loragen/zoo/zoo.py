@@ -1,7 +1,7 @@
 """A zoo on disk: expert adapters of one base, each with a card, training variance and snapshots; and folds, if any."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,7 @@ class Zoo:
         if not (root / ZOO_MANIFEST).is_file():
             raise ZooError(f"There is no zoo in {root} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`.")
         folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
+        _refuse_links_out(root, folders)
         try:
             manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
         except ConfigError as error:
@@ -253,6 +254,13 @@ class Zoo:
             ):
                 return f"statistics of {site} hold values that are not finite, or a negative variance"
         return None
+
+
+def _refuse_links_out(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse folders of experts that are links to places outside of their zoo: what is written there would leave it."""
+    for folder in (root / EXPERTS, *folders):
+        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+            raise ZooError(f"{folder} is a link out of the zoo; put the folder itself there, or remove the link.")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import pytest
 from command_line import widest, write_adapter
 from models import write_tiny_encoder
 
+import loragen
+
 run = command_line.run
 TEXTS = ("cold soup", "warm bread", "tea, please")
 LABELS = "soup,bread"
@@ -33,6 +35,17 @@ def labelled(adapter, tmp_path):
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "card.yaml").write_text("labels: [soup, bread]\n")
     return folder
+
+
+ODD = ("=HYPERLINK(1)", "+1", "-x", "@SUM(A1)", 'a\rb, "c"', "\x1b[31m soup")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_texts_are_written_as_they_are_and_read_back(run, labelled, name) -> None:
+    data = "".join(json.dumps({"text": text}) + "\n" for text in ODD)
+    Path("texts.jsonl").write_text(data)
+    assert run("classify", labelled, "--data", "texts.jsonl", "--out", name).status == 0
+    assert loragen.Examples.from_file(Path(name)).texts == ODD
 
 
 def test_classify_shows_adapter_and_base_side_by_side(run, adapter) -> None:
