@@ -21,7 +21,20 @@ KEYS = (
     *("rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save", "exclude_modules", "lora_bias"),
     *("layers_to_transform", "layers_pattern", "target_parameters", "revision", "bias", "init_lora_weights"),
 )
-PATTERNS = ("q", "v", "attn.q", "layers.0.attn.q", "^layers.0", "layers.1", ".*q", "q|v", "layers.1.*", "(q)", "up", "up$")
+PATTERNS = (
+    "q",
+    "v",
+    "attn.q",
+    "layers.0.attn.q",
+    "^layers.0",
+    "layers.1",
+    ".*q",
+    "q|v",
+    "layers.1.*",
+    "(q)",
+    "up",
+    "up$",
+)
 NAMES = ("q", "v", "up", "attn.q", "layers.0.attn.q", "layers.1.mlp.up", "layers.10.attn.q", "attn", "mlp.up")
 FOREIGN = (
     *("lora_embedding_A", "lora_magnitude_vector", "lora_B.bias", "lora_A.default.weight", "lora_A.mine.weight"),
@@ -32,7 +45,9 @@ FOREIGN = (
 def targets() -> st.SearchStrategy[Any]:
     """All forms of ``target_modules``."""
     listed = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)
-    expressions = st.sampled_from([r".*\.(q|v|up)", r"layers\.\d+\.attn\.q", ".*", "all-linear", "ALL-LINEAR", ".*q", "q"])
+    expressions = st.sampled_from(
+        [r".*\.(q|v|up)", r"layers\.\d+\.attn\.q", ".*", "all-linear", "ALL-LINEAR", ".*q", "q"]
+    )
     return st.just(["q", "v", "up"]) | listed | expressions
 
 
@@ -92,7 +107,9 @@ def mutated_factors(draw: st.DrawFn, tensors: dict[str, Tensor]) -> dict[str, Te
             del tensors[key]
         case "rename":
             site = key.removeprefix("base_model.model.").partition(".lora_")[0]
-            start = draw(st.sampled_from(["base_model.model.", "", "base_model.", "module.base_model.model.", "model."]))
+            start = draw(
+                st.sampled_from(["base_model.model.", "", "base_model.", "module.base_model.model.", "model."])
+            )
             tensors[f"{start}{site}.{draw(st.sampled_from(FOREIGN))}"] = tensors.pop(key)
         case "shape":
             shape = draw(st.sampled_from([(0, 5), (2,), (), (2, 5, 1, 1), (1, 5), (5, 2), (2, 500), (3_000, 5)]))
@@ -107,7 +124,9 @@ def mutated_factors(draw: st.DrawFn, tensors: dict[str, Tensor]) -> dict[str, Te
             other = draw(st.sampled_from(sorted(tensors)))
             tensors[key], tensors[other] = tensors[other].clone(), tensors[key].clone()
         case "more":
-            tensors[draw(st.sampled_from(["base_model.model.lm_head.weight", "x", "", "\u202e", "a" * 999]))] = torch.ones(2, 3)
+            tensors[draw(st.sampled_from(["base_model.model.lm_head.weight", "x", "", "\u202e", "a" * 999]))] = (
+                torch.ones(2, 3)
+            )
         case "many":
             tensors |= {key.replace("layers.", f"layers.{number}"): torch.ones(2, 5) for number in range(300)}
     return tensors
@@ -146,21 +165,26 @@ def folders(draw: st.DrawFn, *, sound: bool = False) -> Mutant:
     if "weights" in ways:
         files[WEIGHTS] = draw(mutated_weights(files[WEIGHTS]))
     if "files" in ways:
-        name = draw(st.sampled_from([CONFIG, WEIGHTS]))
-        match draw(st.sampled_from(["drop", "pickle", "pointer", "model", "nested", "more"])):
-            case "drop":
-                del files[name]
-            case "pickle":
-                files["adapter_model.bin"] = files.pop(WEIGHTS)
-            case "pointer":
-                files[name] = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
-            case "model":
-                files[CONFIG] = b'{"architectures": ["BertModel"], "model_type": "bert"}'
-            case "nested":
-                files = {f"default/{name}": content for name, content in files.items()}
-            case "more":
-                files |= {"extra.txt": b"x", "README.md": b"\xff\xfe", "card.yaml": b"labels: 5"}
+        files = draw(st.sampled_from(_other_files(files)))
     return Mutant(files, ", ".join(ways) or "sound")
+
+
+def _other_files(files: dict[str, bytes]) -> list[dict[str, bytes]]:
+    """Folders that hold the files in another place, in part, or beside others."""
+    config, weights = files[CONFIG], files[WEIGHTS]
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+    return [
+        {CONFIG: config},
+        {WEIGHTS: weights},
+        {},
+        {CONFIG: config, "adapter_model.bin": weights},
+        {CONFIG: config, WEIGHTS: pointer},
+        {CONFIG: pointer, WEIGHTS: weights},
+        {CONFIG: b'{"architectures": ["BertModel"], "model_type": "bert"}', WEIGHTS: weights},
+        {f"default/{name}": content for name, content in files.items()},
+        {**files, "extra.txt": b"x", "README.md": b"\xff\xfe", "card.yaml": b"labels: 5"},
+        {**files, "adapter_model.safetensors.index.json": b'{"weight_map": {"a": "../x"}}'},
+    ]
 
 
 _WAYS = ("factors", "config", "config", "bytes of the config", "weights", "weights", "files")

@@ -33,12 +33,45 @@ x = 1
 | a | b |
 |---|---|
 """
-MARKUP = (*TOKENS, b"<!--", b"-->", b"---\n", b"```", b"<script>", b"[a](javascript:x)", b"\xe2\x80\xae", b"# ", b"| ", b"\n\n")
+MARKUP = (
+    *TOKENS,
+    b"<!--",
+    b"-->",
+    b"---\n",
+    b"```",
+    b"<script>",
+    b"[a](javascript:x)",
+    b"\xe2\x80\xae",
+    b"# ",
+    b"| ",
+    b"\n\n",
+)
 NAMES = ("license", "description", "labels", "parents", "licence", "generator", "base")
 WORDS = (
     *("tiny-base", 'x"); import os; os._exit(3) #', "x'); exit(3) #", "a\nb", "```\n", "<script>alert(1)</script>"),
-    *("<img src=x onerror=alert(1)>", "\u202eright to left", "\x1b[31mred", "a | b", "[a](javascript:x)", "`", "\\", "---"),
-    *("{x}", "{{ 7 * 7 }}", "\x00", "\ud800", "a" * 3_000, "é\u0301", "\r", "\u2028", "&lt;b&gt;", "&#60;b&#62;", "![a](b)"),
+    *(
+        "<img src=x onerror=alert(1)>",
+        "\u202eright to left",
+        "\x1b[31mred",
+        "a | b",
+        "[a](javascript:x)",
+        "`",
+        "\\",
+        "---",
+    ),
+    *(
+        "{x}",
+        "{{ 7 * 7 }}",
+        "\x00",
+        "\ud800",
+        "a" * 3_000,
+        "é\u0301",
+        "\r",
+        "\u2028",
+        "&lt;b&gt;",
+        "&#60;b&#62;",
+        "![a](b)",
+    ),
 )
 """Names and texts that mean something to Python, Markdown, HTML or a terminal."""
 
@@ -60,4 +93,8 @@ def folders(draw: st.DrawFn) -> Mutant:
 
 def texts() -> st.SearchStrategy[str]:
     """Names and descriptions that others may give."""
-    return st.sampled_from(WORDS) | st.text(max_size=30) | st.builds("{}{}".format, st.sampled_from(WORDS), st.sampled_from(WORDS))
+    return (
+        st.sampled_from(WORDS)
+        | st.text(max_size=30)
+        | st.builds("{}{}".format, st.sampled_from(WORDS), st.sampled_from(WORDS))
+    )

@@ -9,18 +9,77 @@ from typing import Any
 
 import typer
 import yaml
-from hypothesis import strategies as st
-
 from command_line import write_adapter
-from fuzz.zoos import OLD
-from loragen.cli.app import app
+from hypothesis import strategies as st
 from models import write_tiny_encoder
 
+from fuzz.zoos import OLD
+from loragen.cli.app import app
+
 ODD = (
-    *("", " ", "-", "--", "..", ".", "a/../b", "nowhere", "/proc/self/mem", "/dev/null", "/dev/null/x", "~nobodyatall/x"),
-    *("-1", "0", "1", "2", "999999999999", "9" * 40, "9" * 5_000, "1e400", "nan", "inf", "-inf", "0x10", "1_0", "½", "true"),
-    *("n" * 300, "a" * 20_000, "\u202e", "\x1b[31m", "[bold]x[/]", "[/]", "a,b", "a,a", ",", "a=b", "=", "a b", "\udc80"),
-    *("hub:", "hub:a/b", "hub:../..", "hub:a/b@c", "{id}", "%s", "$HOME", "*", "é", "🍞", "\n", "a\nb", "\t", "null", "[1]"),
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "..",
+        ".",
+        "a/../b",
+        "nowhere",
+        "/proc/self/mem",
+        "/dev/null",
+        "/dev/null/x",
+        "~nobodyatall/x",
+    ),
+    *(
+        "-1",
+        "0",
+        "1",
+        "2",
+        "999999999999",
+        "9" * 40,
+        "9" * 5_000,
+        "1e400",
+        "nan",
+        "inf",
+        "-inf",
+        "0x10",
+        "1_0",
+        "½",
+        "true",
+    ),
+    *(
+        "n" * 300,
+        "a" * 20_000,
+        "\u202e",
+        "\x1b[31m",
+        "[bold]x[/]",
+        "[/]",
+        "a,b",
+        "a,a",
+        ",",
+        "a=b",
+        "=",
+        "a b",
+        "\udc80",
+    ),
+    *(
+        "hub:",
+        "hub:a/b",
+        "hub:../..",
+        "hub:a/b@c",
+        "{id}",
+        "%s",
+        "$HOME",
+        "*",
+        "é",
+        "🍞",
+        "\n",
+        "a\nb",
+        "\t",
+        "null",
+        "[1]",
+    ),
 )
 """Values that fit nowhere, or only where they do no harm."""
 GOOD = {
@@ -98,7 +157,10 @@ def lines(draw: st.DrawFn, among: Sequence[Command]) -> list[str]:
             good = GOOD.get(parameter.name, ("x",))
             arguments.append(draw(st.sampled_from(ODD if parameter.name in odd else good)))
     if " ".join(command.words) in TRAINING:
-        arguments += ["--set", draw(st.sampled_from(["recipe=5", "seed=a", "of_tomorrow=1", "name=[1]", "zoo=nowhere"]))]
+        arguments += [
+            "--set",
+            draw(st.sampled_from(["recipe=5", "seed=a", "of_tomorrow=1", "name=[1]", "zoo=nowhere"])),
+        ]
     if draw(st.integers(0, 5)) == 0:
         place = draw(st.integers(0, len(arguments)))
         arguments.insert(place, draw(st.sampled_from([*ODD, "--help", "--json", "--force", "--of-tomorrow"])))
@@ -118,11 +180,17 @@ def write_sandbox(folder: Path) -> Path:
     shutil.copytree(OLD / "adapter", folder / "generated")
     shutil.copytree(OLD / "zoo", folder / "zoo")
     rows = [("yes", "no")[i % 2] for i in range(12)]
-    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": f"text {i}", "label": v}) for i, v in enumerate(rows)))
+    (folder / "texts.jsonl").write_text(
+        "\n".join(json.dumps({"text": f"text {i}", "label": v}) for i, v in enumerate(rows))
+    )
     (folder / "texts.csv").write_text("text,label\n" + "".join(f"text {i},{value}\n" for i, value in enumerate(rows)))
     (folder / "tasks.csv").write_text("id,description,labels,train\na,Yes or no?,yes|no,texts.csv\n")
-    (folder / "zoo.yaml").write_text(yaml.safe_dump({"name": "mine", "out": "mine", "base": "base", "tasks": "tasks.yaml"}))
-    (folder / "train.yaml").write_text(yaml.safe_dump({"generator": "sg", "zoo": "zoo", "encoder": "base", "out": "sg"}))
+    (folder / "zoo.yaml").write_text(
+        yaml.safe_dump({"name": "mine", "out": "mine", "base": "base", "tasks": "tasks.yaml"})
+    )
+    (folder / "train.yaml").write_text(
+        yaml.safe_dump({"generator": "sg", "zoo": "zoo", "encoder": "base", "out": "sg"})
+    )
     (folder / "evaluate.yaml").write_text("zoo: zoo\ntasks: nowhere.yaml\nsplits: [a]\noracles: zoo\nout: runs\n")
     (folder / "broken.yaml").write_text("a: [")
     return folder

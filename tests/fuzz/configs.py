@@ -40,8 +40,24 @@ def configs(draw: st.DrawFn) -> tuple[bytes, Reader]:
 
 def overrides() -> st.SearchStrategy[list[str]]:
     """Values of ``--set``."""
-    keys = st.sampled_from(["seed", "recipe.steps", "folds.number", "sg.top_k", "a.b.c", "", ".", "seed.x", "name", "zoo"])
+    keys = st.sampled_from(
+        ["seed", "recipe.steps", "folds.number", "sg.top_k", "a.b.c", "", ".", "seed.x", "name", "zoo"]
+    )
     values = st.sampled_from(
-        ["1", "[1, 2]", "{a: 1}", "2024-02-30", "!!int ''", "0b_", "*a", "[" * 3_000, "9" * 5_000, ".nan", "'", "\x00", ""]
+        [
+            "1",
+            "[1, 2]",
+            "{a: 1}",
+            "2024-02-30",
+            "!!int ''",
+            "0b_",
+            "*a",
+            "[" * 3_000,
+            "9" * 5_000,
+            ".nan",
+            "'",
+            "\x00",
+            "",
+        ]
     )
     return st.lists(st.builds("{}={}".format, keys, values) | st.text(max_size=8), min_size=1, max_size=3)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, Phase, settings
 from fuzz.harness import COUNTS
 
 IS_LONG = bool(os.environ.get("LORAGEN_FUZZ"))
-PHASES = [phase for phase in Phase if phase is not Phase.explain]
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True, "phases": PHASES}
-settings.register_profile("short", derandomize=True, database=None, **COMMON)
-settings.register_profile("long", **COMMON)
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+settings.register_profile("short", derandomize=True, database=None, phases=PHASES, **COMMON)
+settings.register_profile("long", phases=(*PHASES, Phase.shrink), **COMMON)
 _COLUMNS = ("tried", "accepted", "refused", "crashed", "hung")
 
 

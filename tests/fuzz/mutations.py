@@ -14,7 +14,17 @@ ODD: tuple[Any, ...] = (
     *(2**31, 2**63, 2**64, -(2**63) - 1, 10**12, 10**400, 1e12, "1", "2.5", "true", "null", "nan"),
     *("", " ", "a", "\n", "\x00", "\ud800", "\u202e", "\ufeff", "é" * 40, "a" * 5_000, "\x1b[31m", "[bold]", "<b>"),
     *("../x", "/proc/self/mem", "/dev/null/x", "~nobody/x", "a/../../b", "C:\\x", "a\x00b", "n" * 300, "hub:a/b"),
-    *("(a+)+x", "(.*.*)*x", "x{99999999999}", "(" * 3_000, "(?:a|aa)+b", "{id.foo}", "{id:>99999999999}", "{", "2024-02-30"),
+    *(
+        "(a+)+x",
+        "(.*.*)*x",
+        "x{99999999999}",
+        "(" * 3_000,
+        "(?:a|aa)+b",
+        "{id.foo}",
+        "{id:>99999999999}",
+        "{",
+        "2024-02-30",
+    ),
     *([], {}, [[]], [{}], {"a": {}}, [None], ["a", "a"], [1, "a", None], {"": ""}, {"a": math.nan}, list(range(500))),
 )
 """Values of every type, at the ends of ranges and beyond them."""
@@ -24,7 +34,20 @@ TOKENS = (
     *(b"{", b"}", b"[", b"]", b"[" * 3_000, b"{" * 3_000, b'{"a":' * 1_500, b"(" * 3_000, b'"', b"'", b",", b":", b"#"),
     *(b"- ", b"? ", b": ", b"---\n", b"...\n", b"%YAML 9.9\n", b"&a ", b"*a", b"<<: *a\n", b"!!int ''", b"!!binary x"),
     *(b"!!python/object/apply:os.system [exit]", b"!!timestamp x", b"2024-02-30", b"0b_", b"0x_", b"1_", b"190:20:30"),
-    *(b"9" * 5_000, b"1e999", b".inf", b".nan", b"NaN", b"-Infinity", b"null", b"true", b"<!--" * 500, b"```", b"|", b";"),
+    *(
+        b"9" * 5_000,
+        b"1e999",
+        b".inf",
+        b".nan",
+        b"NaN",
+        b"-Infinity",
+        b"null",
+        b"true",
+        b"<!--" * 500,
+        b"```",
+        b"|",
+        b";",
+    ),
     b"a: &a [x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\nd: &d [*c, *c, *c, *c]\ne: [*d, *d, *d, *d]\n",
 )
 
@@ -57,29 +80,37 @@ def mutated_tree(draw: st.DrawFn, tree: Any, names: Sequence[str] = (), *, most:
         if not (found := places(tree)):
             return tree
         *way, last = draw(st.sampled_from(found))
-        holder = tree
-        for key in way:
-            holder = holder[key]
-        match draw(st.sampled_from(["replace", "replace", "drop", "swap", "wrap", "repeat", "rename", "add"])):
-            case "replace":
-                holder[last] = draw(odd_values())
-            case "drop":
-                del holder[last]
-            case "swap":
-                *other_way, other = draw(st.sampled_from(found))
-                there = tree
-                for key in other_way:
-                    there = there[key]
-                holder[last] = copy.deepcopy(there[other])
-            case "wrap":
-                holder[last] = draw(st.sampled_from([[holder[last]], {"a": holder[last]}, str(holder[last])]))
-            case "repeat":
-                holder[last] = [holder[last]] * draw(st.sampled_from([2, 3, 40]))
-            case "rename" if isinstance(holder, dict):
-                holder[draw(st.sampled_from([*names, "of_tomorrow", ""]))] = holder.pop(last)
-            case "add" if isinstance(holder, dict):
-                holder[draw(st.sampled_from([*names, "of_tomorrow"]))] = draw(odd_values())
+        holder = _at(tree, way)
+        if isinstance(holder, dict) and draw(st.integers(0, 3)) == 0:
+            _change_keys(draw, holder, last, names)
+        elif draw(st.integers(0, 4)) == 0:
+            holder[last] = copy.deepcopy(_at(tree, draw(st.sampled_from(found))))
+        else:
+            holder[last] = draw(odd_values() | st.sampled_from(_wrapped(holder[last])))
     return tree
+
+
+def _at(tree: Any, path: Sequence[Any]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _change_keys(draw: st.DrawFn, holder: dict[Any, Any], key: Any, names: Sequence[str]) -> None:
+    """Drop a key, give it another name, or add one."""
+    other = draw(st.sampled_from([*names, "of_tomorrow", ""]))
+    match draw(st.sampled_from(["drop", "rename", "add"])):
+        case "drop":
+            del holder[key]
+        case "rename":
+            holder[other] = holder.pop(key)
+        case "add":
+            holder[other] = draw(odd_values())
+
+
+def _wrapped(value: Any) -> list[Any]:
+    """A value inside others, as text, and many times over."""
+    return [[value], {"a": value}, str(value), [value] * 2, [value] * 40]
 
 
 @st.composite

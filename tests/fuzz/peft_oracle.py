@@ -23,7 +23,9 @@ def written_by_peft(config: str) -> dict[str, tuple[int, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            given = {name: value for name, value in json.loads(config).items() if name not in ("peft_type", "task_type")}
+            given = {
+                name: value for name, value in json.loads(config).items() if name not in ("peft_type", "task_type")
+            }
             model = peft.get_peft_model(Plain(SHAPES), peft.LoraConfig(**given))
             return {key: tuple(value.shape) for key, value in peft.get_peft_model_state_dict(model).items()}
         except Exception:  # a config can fail at any place of PEFT
@@ -48,9 +50,9 @@ def peft_deltas(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Deltas |
         except Exception as error:  # a mutant can fail at any place of PEFT
             return error
     dropped = set(keys.unexpected_keys)
-    taken = {
-        key.removeprefix("base_model.model.").partition(".lora_")[0] for key in weights if ".lora_" in key
-    } - {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in dropped}
+    taken = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in weights if ".lora_" in key} - {
+        key.removeprefix("base_model.model.").partition(".lora_")[0] for key in dropped
+    }
     deltas = {}
     for name, module in model.base_model.model.named_modules():
         if name in taken and hasattr(module, "get_delta_weight"):

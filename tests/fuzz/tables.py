@@ -14,7 +14,20 @@ from fuzz.mutations import mutated_bytes, mutated_tree, odd_values
 Rows = list[dict[str, Any]]
 COLUMNS = ("text", "label", "text_pair", "label_text", "Text", "LABEL", " text ", "id", "", "split", "task")
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
-WORDS = ("soup", "tea", "bread, warm", 'a "quoted" word', "two\nlines", "Größe", "日本", "🍞", "x;y", "a\tb", "0", "nan")
+WORDS = (
+    "soup",
+    "tea",
+    "bread, warm",
+    'a "quoted" word',
+    "two\nlines",
+    "Größe",
+    "日本",
+    "🍞",
+    "x;y",
+    "a\tb",
+    "0",
+    "nan",
+)
 
 
 @st.composite

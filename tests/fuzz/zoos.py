@@ -13,7 +13,9 @@ from loragen.conditions.text_encoder import TextEncoder
 
 OLD = Path(__file__).parents[1] / "old_files"
 ZOO = files_under(OLD / "zoo")
-GENERATOR = {name.removeprefix("generators/sg/"): data for name, data in ZOO.items() if name.startswith("generators/sg/")}
+GENERATOR = {
+    name.removeprefix("generators/sg/"): data for name, data in ZOO.items() if name.startswith("generators/sg/")
+}
 NAMES = ("id", "split", "labels", "recipe", "provenance", "base", "config", "kind", "top_k", "hidden_size", "experts")
 
 
@@ -58,4 +60,6 @@ def _mutated_content(name: str, data: bytes) -> st.SearchStrategy[bytes]:
 
 def zoos() -> st.SearchStrategy[Mutant]:
     """A zoo with a mutated manifest or a mutated file of an expert."""
-    return mutated_file(ZOO, ["zoo.yaml", *(name for name in ZOO if name.startswith(("experts/bank/", "experts/mood/")))])
+    return mutated_file(
+        ZOO, ["zoo.yaml", *(name for name in ZOO if name.startswith(("experts/bank/", "experts/mood/")))]
+    )
