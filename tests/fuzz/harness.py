@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import event
+from hypothesis import currently_in_test_context, event
 
 from loragen.errors import LoragenError
 
@@ -59,7 +59,7 @@ def outcome(kind: str, call: Callable[[], Any], *, seconds: float = SECONDS) -> 
             result = call()
     except LoragenError as error:
         counts["refused"] += 1
-        event(f"{kind}: refused")
+        _note(f"{kind}: refused")
         _check_message(error)
         return error
     except TooLong as error:
@@ -69,8 +69,13 @@ def outcome(kind: str, call: Callable[[], Any], *, seconds: float = SECONDS) -> 
         counts["crashed"] += 1
         raise
     counts["accepted"] += 1
-    event(f"{kind}: accepted")
+    _note(f"{kind}: accepted")
     return result
+
+
+def _note(what: str) -> None:
+    if currently_in_test_context():
+        event(what)
 
 
 def _check_message(error: LoragenError) -> None:
