@@ -23,10 +23,10 @@ LONGEST = 4_000
 """Characters of a message; those of a config name a dozen faults, a line each."""
 LONG = 10_000
 """Mutants of a long run, all kinds together."""
-SHARES = {"light": 12, "middle": 4, "heavy": 1}
-"""Mutants of a kind, relative to one another, by what one costs."""
-SHORT = 8
-"""Heavy mutants of a kind in a short run."""
+SHARES = {"light": 16, "middle": 6, "heavy": 6}
+"""Mutants for one test, in hundredths of all of a long run, by what one costs."""
+SHORT = 5
+"""Mutants in a short run for each share."""
 
 COUNTS: dict[str, Counter[str]] = {}
 """Kind of mutant → how many were tried, accepted, refused, crashed, and took too long."""
