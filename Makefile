@@ -1,6 +1,6 @@
 # Two commands set everything up from a bare machine with Python 3.11 and make:
 #   make demo    generates an adapter for an example task and counts what it gets right (your own: TASK="…")
-#   make test    runs the test suite
+#   make test    runs the test suite; make fuzz runs more of it: 10,000 mutated inputs, and every kill
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ LABELS ?= something is broken,rent and charges,trouble with neighbours,moving ou
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check format api clean
+.PHONY: demo test fuzz check format api clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "loragen needs Python 3.11 or newer")'
@@ -35,6 +35,9 @@ endif
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+fuzz: $(VENV)/.installed
+	LORAGEN_FUZZ=$(or $(EXAMPLES),long) $(BIN)/python -m pytest tests/fuzz tests/kills --numprocesses auto
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
