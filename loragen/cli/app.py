@@ -12,6 +12,7 @@ from loragen.cli.combine import combine
 from loragen.cli.complete import complete
 from loragen.cli.evaluate import evaluate
 from loragen.cli.generate import generate
+from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
 from loragen.cli.train import train
 from loragen.cli.zoo_build import zoo_build, zoo_init
@@ -76,27 +77,16 @@ def main() -> None:
     """
     from loragen.cli import console
 
-    try:
-        app()
-    except LoragenError as error:
-        console.say_error(str(error))
-        sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        sys.stdout = None  # or Python complains at its end
-        sys.exit(1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
-        sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as end:
-        if not _is_interrupt(end):
-            raise
-        console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
-        sys.exit(130)
-
-
-def _is_interrupt(end: BaseException | None) -> bool:
-    """True if Ctrl-C is behind the end of a command: typer turns it into an exit."""
-    while end is not None and not isinstance(end, KeyboardInterrupt):
-        end = end.__cause__ or end.__context__
-    return end is not None
+    with one_line_at_ctrl_c():
+        try:
+            app()
+        except LoragenError as error:
+            console.say_error(str(error))
+            sys.exit(2)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            sys.stdout = None  # or Python complains at its end
+            sys.exit(1)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
+            sys.exit(1)

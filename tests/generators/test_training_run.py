@@ -174,9 +174,9 @@ def test_an_interrupted_run_ends_in_the_same_bytes(trained, config, elsewhere):
 
 def test_an_unfinished_run_with_other_settings_is_refused_and_kept(elsewhere):
     unfinished(elsewhere)
-    state = elsewhere.out.with_name(".sg.partial")
+    state = elsewhere.out.with_name(".sg.unfinished")
     before = contents(state)
-    with pytest.raises(GeneratorError, match=r"\.sg\.partial holds an unfinished run with other settings"):
+    with pytest.raises(GeneratorError, match=r"\.sg\.unfinished holds an unfinished run with other settings"):
         train_generator(changed(elsewhere, learning_rate=1e-4))
     assert contents(state) == before
     steps = []
@@ -216,7 +216,7 @@ def test_a_run_of_icm_leaves_an_icm_whose_length_left_out_tasks_chose(trained_ic
 def test_an_interrupted_run_with_left_out_tasks_ends_in_the_same_bytes(trained_icm, icm, tmp_path, at):
     elsewhere = changed(icm, out=tmp_path / "icm")
     unfinished(elsewhere, at=at)
-    with pytest.raises(GeneratorError, match=r"\.icm\.partial holds an unfinished run with other settings"):
+    with pytest.raises(GeneratorError, match=r"\.icm\.unfinished holds an unfinished run with other settings"):
         train_generator(changed(elsewhere, folds=3))
     steps = []
     train_generator(elsewhere, on_step=steps.append)
