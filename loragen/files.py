@@ -231,6 +231,7 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
     """
     for folder in folders:
         _settle(Path(os.path.abspath(folder)))
+    for folder in folders:
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
         _refuse(folder, replace=True)

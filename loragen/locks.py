@@ -45,7 +45,8 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _acquired(file: Path, path: Path) -> int:
-    """A handle of the lock file, locked."""
+    """A handle of the lock file, locked; a process that only looks whether it is free holds it for a moment."""
+    tries = 5
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -53,11 +54,14 @@ def _acquired(file: Path, path: Path) -> int:
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 return handle
         except BlockingIOError:
+            tries -= 1
             owner = _owner(handle)
-            os.close(handle)
-            raise ConfigError(
-                f"{path} is being written by another process (number {owner}); wait for it, or give another --out."
-            ) from None
+            if not tries:
+                os.close(handle)
+                raise ConfigError(
+                    f"{path} is being written by another process (number {owner}); wait for it, or give another --out."
+                ) from None
+            time.sleep(0.02)
         except FileNotFoundError:  # its owner has just removed it
             pass
         os.close(handle)

@@ -82,7 +82,7 @@ def _refuse_others(out: Path) -> None:
     except (OSError, ValueError, RecursionError):
         names = ()
     if not (isinstance(names, list | dict) and tuple(names)[: len(_OURS)] == _OURS):
-        raise ConfigError(f"{out} is there and holds no labels that loragen wrote; give another --out, or move it away.")
+        raise ConfigError(f"{out} is there and holds no labels of ours; give another --out, or move it away.")
 
 
 def _refuse_file_names(texts: Sequence[str]) -> None:

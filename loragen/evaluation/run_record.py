@@ -59,7 +59,9 @@ def keep_record(workspace: Workspace, file: CellFile) -> None:
     elif path.exists():
         RunRecord.from_yaml(path)  # of a run that was interrupted; anything else is not ours to replace
     elif there := [name for name in (REPORT, MARKDOWN) if (path.parent / name).exists()]:
-        raise ConfigError(f"{path.parent / there[0]} is there and of no evaluation that lies there; give another 'out'.")
+        raise ConfigError(
+            f"{path.parent / there[0]} is there and of no evaluation that lies there; give another 'out'."
+        )
     file.mend()
     atomic_write(path, wanted.to_yaml())
 

@@ -184,6 +184,25 @@ def test_an_unfinished_run_with_other_settings_is_refused_and_kept(elsewhere):
     assert steps[0] == 11
 
 
+def test_a_finished_run_leaves_the_state_of_its_neighbours(elsewhere):
+    unfinished(changed(elsewhere, out=elsewhere.out.with_name("sg.baseline")))
+    before = contents(elsewhere.out.with_name(".sg.baseline.unfinished"))
+    assert before
+    train_generator(elsewhere)
+    assert contents(elsewhere.out.with_name(".sg.baseline.unfinished")) == before
+
+
+def test_the_state_of_a_run_that_was_killed_after_its_end_is_cleared_away(elsewhere):
+    unfinished(elsewhere)
+    state = elsewhere.out.with_name(".sg.unfinished")
+    shutil.copytree(state, elsewhere.out.with_name("kept"))
+    train_generator(elsewhere)
+    elsewhere.out.with_name("kept").rename(state)
+    with pytest.raises(ConfigError, match="would replace"):
+        train_generator(elsewhere)
+    assert not state.exists()
+
+
 def test_an_unfinished_run_on_other_experts_is_refused(elsewhere, tiny_zoo, tmp_path):
     asked = changed(elsewhere, zoo=shutil.copytree(tiny_zoo.root, tmp_path / "zoo"))
     unfinished(asked)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from kill_cases import cases, write_shop
-from killing import TALLY, Server, Trial
+from killing import TALLY, Server, Trial, is_long
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,9 @@ def shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that the commands read."""
     folder = tmp_path_factory.mktemp("shop")
     write_shop(folder, server.run)
+    if is_long():
+        assert server.run(folder, "train", "sg.yaml")["status"] == 0
+        (folder / "out" / "sg").rename(folder / "trained")
     return folder
 
 

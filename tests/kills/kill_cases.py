@@ -12,7 +12,12 @@ from models import word_task, write_tiny_encoder
 from loragen.config import dump_yaml
 
 TASKS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm"), "ovens": ("bread", "warm")}
-FOREIGN = {"notes.txt": "mine", ".out.swp": "mine too", "out.partial/kept.txt": "and this", ".hidden/kept.txt": "and this"}
+FOREIGN = {
+    "notes.txt": "mine",
+    ".out.swp": "mine too",
+    "out.partial/kept.txt": "and this",
+    ".hidden/kept.txt": "and this",
+}
 
 ZOO = """\
 name: tiny
@@ -86,7 +91,9 @@ def write_shop(shop: Path, run: Callable[..., dict]) -> Path:
     (shop / "tasks.yaml").write_text(dump_yaml({"tasks": [t.model_dump(mode="json") for t in tasks], "splits": splits}))
     for out, split in (("zoo", "experts"), ("oracles", "unseen")):
         (shop / f"{out}.yaml").write_text(ZOO.format(shop=shop, out=shop / out, split=split))
-        made = run(shop, "zoo", "build", f"{out}.yaml", *(["--set", f"start_of={shop}/zoo"] if out == "oracles" else []))
+        made = run(
+            shop, "zoo", "build", f"{out}.yaml", *(["--set", f"start_of={shop}/zoo"] if out == "oracles" else [])
+        )
         assert made["status"] == 0, made
     for seed, name in enumerate(("one", "two", "three")):
         write_adapter(shop / name, shop / "base", seed=seed)
@@ -97,7 +104,10 @@ def write_shop(shop: Path, run: Callable[..., dict]) -> Path:
         csv.writer(file).writerows([("task", "text", "label"), *rows])
     for name, text in (("sg", TRAIN), ("evaluate", EVALUATE)):
         (shop / f"{name}.yaml").write_text(text.format(shop=shop))
-    for out, split, more in (("build", "experts", ""), ("folds", "folded", "pooled: folded\nfolds: {number: 3, steps: 2, steps_per_checkpoint: 1}\n")):
+    for out, split, more in (
+        ("build", "experts", ""),
+        ("folds", "folded", "pooled: folded\nfolds: {number: 3, steps: 2, steps_per_checkpoint: 1}\n"),
+    ):
         (shop / f"{out}.yaml").write_text(ZOO.format(shop=shop, out="out", split=split) + more)
     return shop
 
@@ -112,13 +122,6 @@ def _adapter_at(*places: str) -> Callable[[Path, Path], None]:
 
 def _zoo_at(place: str) -> Callable[[Path, Path], None]:
     return lambda shop, here: shutil.copytree(shop / "zoo", here / place)
-
-
-def _merged_at(place: str) -> Callable[[Path, Path], None]:
-    def prepare(shop: Path, here: Path) -> None:
-        shutil.copytree(shop / "merged", here / place)
-
-    return prepare
 
 
 def cases(shop: Path) -> list[Case]:
@@ -162,7 +165,11 @@ def cases(shop: Path) -> list[Case]:
         Case("import-add", brought, ("out/experts/one", "out/experts/two"), _zoo_at("out")),
         Case("init", ("zoo", "init", f"{shop}/tasks.csv", "--out", "out"), ("out/tasks.yaml", "out/zoo.yaml")),
         Case("evaluate", ("evaluate", f"{shop}/evaluate.yaml"), ("out/run.yaml",), grows=("out/cells.jsonl",)),
-        Case("classify", ("classify", f"{shop}/one", "--data", f"{shop}/texts.csv", "--labels", "tea,soup", "--out", "out.csv"), ("out.csv",)),
+        Case(
+            "classify",
+            ("classify", f"{shop}/one", "--data", f"{shop}/texts.csv", "--labels", "tea,soup", "--out", "out.csv"),
+            ("out.csv",),
+        ),
         Case("config-copy", ("config", "copy", "train/sg", "--out", "out.yaml"), ("out.yaml",)),
     ]
 

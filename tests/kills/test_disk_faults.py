@@ -10,7 +10,16 @@ from killing import chosen, is_long, tree
 FAULTS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO)
 QUICK = {"generate-force": 3, "train": 2, "build": 2, "import-add": 2, "init": 1, "classify": 1, "generate-merge": 1}
 """Faults of a command in the short run."""
-MORE = ("generate", "replace-without-exchange", "combine", "merge", "import-new", "evaluate", "config-copy", "build-folds")
+MORE = (
+    "generate",
+    "replace-without-exchange",
+    "combine",
+    "merge",
+    "import-new",
+    "evaluate",
+    "config-copy",
+    "build-folds",
+)
 SIZES = {"train": (500, 3_000), "build": (700, 2_000), "evaluate": (200, 900), "merge": (20_000,), "classify": (100,)}
 
 
