@@ -11,7 +11,6 @@ The library prints nothing and never exits. Names are imported when they are fir
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from loragen.errors import (
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from loragen.zoo.import_adapters import import_adapters
     from loragen.zoo.init import init_zoo
     from loragen.zoo.zoo import Zoo
-
-__version__ = version("loragen")
 
 _HOMES = {
     "Adapter": "inference",
@@ -105,6 +102,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("loragen")
     if name not in _HOMES:
         raise AttributeError(f"module 'loragen' has no attribute {name!r}")
     value = getattr(import_module(f"loragen.{_HOMES[name]}"), name)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loragen.errors import ConfigError
-from loragen.locks import lock
+from loragen.locks import abandoned, lock, marked
 from loragen.renames import exchange, rename_to_new
 
 MANIFEST = ".loragen.json"
@@ -39,11 +39,10 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
         replace: take the place of a folder of ours that stands there.
 
     Raises:
-        ConfigError: something stands there that is not ours, or anything without ``replace``; or another process is
-            writing there.
+        ConfigError: something stands there that is not ours, or anything but an empty folder without ``replace``; or
+            another process is writing there.
     """
     path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
         _recover(path)
         _refuse(path, replace=replace)
@@ -60,9 +59,11 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def _swap(staging: Path, path: Path, *, replace: bool) -> None:
+    if not replace and path.exists():
+        path.rmdir()  # an empty folder, or else this fails
     if not path.exists():
         rename_to_new(staging, path)
-    elif not (replace and exchange(staging, path)):
+    elif not exchange(staging, path):
         retired = _retired(path)
         path.rename(retired)
         try:
@@ -70,7 +71,7 @@ def _swap(staging: Path, path: Path, *, replace: bool) -> None:
         except BaseException:
             retired.rename(path)
             raise
-        shutil.rmtree(retired, ignore_errors=True)
+        _discard(retired, path)
     sync(path.parent)
 
 
@@ -83,15 +84,60 @@ def _recover(path: Path) -> None:
     retired = _retired(path)
     if retired.is_dir() and not path.exists():
         retired.rename(path)
-    shutil.rmtree(retired, ignore_errors=True)
-    half_made = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.partial")
-    for other in path.parent.iterdir():
-        if half_made.fullmatch(other.name) and other.is_dir():
+    elif retired.is_dir():
+        _discard(retired, path)
+    for other in _half_made(path):
+        if other.is_dir():
             shutil.rmtree(other, ignore_errors=True)
+        else:
+            _clear_file(other)
+
+
+def _discard(retired: Path, path: Path) -> None:
+    """Remove a folder that was moved aside, under a name that is only ever cleared away: half of it must not return."""
+    doomed = path.with_name(f".{path.name}.retiring.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    retired.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?:lock|retired|[a-z0-9_]{8}\.partial)")
+"""Names of what a process that was killed may leave beside what it wrote."""
+
+
+def _left_beside(path: Path) -> list[Path]:
+    """What processes that were killed, or still run, left beside a path."""
+    found = ((other, _LEFT.fullmatch(other.name)) for other in path.parent.iterdir())
+    return [other for other, match in found if match and match["name"] == path.name]
+
+
+def _half_made(path: Path) -> list[Path]:
+    return [other for other in _left_beside(path) if other.suffix == ".partial"]
+
+
+def _clear_file(half_made: Path) -> None:
+    """Remove a half-made file, unless its writer still runs."""
+    with contextlib.suppress(FileNotFoundError), abandoned(half_made) as is_abandoned:
+        if is_abandoned:
+            half_made.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what processes that were killed left in a folder; those that still run are left alone."""
+    if folder.is_dir():
+        for name in {match["name"] for other in folder.iterdir() if (match := _LEFT.fullmatch(other.name))}:
+            _settle(folder / name)
+
+
+def _settle(path: Path) -> None:
+    """Bring a path that a process was killed at into order, unless another one is writing there."""
+    if path.parent.is_dir() and _left_beside(path):
+        with contextlib.suppress(ConfigError), lock(path):
+            _recover(path)
 
 
 def _refuse(path: Path, *, replace: bool) -> None:
-    if not path.exists():
+    if not path.exists() or (not replace and path.is_dir() and not any(path.iterdir())):
         return
     if not replace:
         refuse_to_replace([path], force=False)
@@ -125,20 +171,33 @@ def _write_manifest(folder: Path) -> None:
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file through a temporary sibling and a rename, so that a reader sees the old or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for other in _half_made(path):
+        if other.is_file():
+            _clear_file(other)
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    while not _written(path, data):
+        pass
+    sync(path.parent)
+
+
+def _written(path: Path, data: bytes) -> bool:
+    """Write a file through a sibling; `False` where another process took that away before it was marked as ours."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file, marked(Path(name)) as is_ours:
+            if not is_ours:
+                return False
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+            file.close()  # before the rename, which some systems refuse for an open file
+            os.chmod(name, 0o644)
+            os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-    sync(path.parent)
+    return True
 
 
 def _sync_tree(folder: Path) -> None:
@@ -170,6 +229,8 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
     Raises:
         ConfigError: one of the folders exists, and ``force`` is not set; or it holds what is not ours.
     """
+    for folder in folders:
+        _settle(Path(os.path.abspath(folder)))
     for folder in folders:
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")

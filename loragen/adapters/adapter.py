@@ -213,6 +213,12 @@ class Lora:
             ConfigError: something stands there that may not be replaced.
         """
         assert not {CONFIG_NAME, WEIGHTS_NAME} & extra_files.keys(), "extra files take the adapter's own names"
+        with atomic_folder(folder, replace=replace) as staging:
+            for name, content in {**self.files(), **extra_files}.items():
+                (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def files(self) -> dict[str, bytes]:
+        """The files of its PEFT folder by name; equal adapters give equal bytes."""
         tensors = {}
         for site in self.sites:
             for letter, factor in (("A", self.lora_A[site]), ("B", self.lora_B[site])):
@@ -222,9 +228,7 @@ class Lora:
         # The format's writer keeps no order among several entries of metadata.
         weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
         config = json.dumps(self.settings.to_config(), indent=2) + "\n"
-        with atomic_folder(folder, replace=replace) as staging:
-            for name, content in {CONFIG_NAME: config, WEIGHTS_NAME: weights, **extra_files}.items():
-                (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return {CONFIG_NAME: config.encode(), WEIGHTS_NAME: weights}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

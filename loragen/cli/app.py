@@ -13,6 +13,7 @@ from loragen.cli.combine import combine
 from loragen.cli.complete import complete
 from loragen.cli.evaluate import evaluate
 from loragen.cli.generate import generate
+from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
 from loragen.cli.train import train
 from loragen.cli.zoo_build import zoo_build, zoo_init
@@ -82,38 +83,28 @@ def main() -> None:
     from loragen.cli import console
 
     _print_any_letter()
-    try:
-        status = app(standalone_mode=False) or 0
-    except _UsageError as error:
-        console.say_usage(error)
-        sys.exit(2)
-    except LoragenError as error:
-        console.say_error(str(error))
-        sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        sys.stdout = None  # or Python complains at its end
-        sys.exit(1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
-        sys.exit(1)
-    except (KeyboardInterrupt, SystemExit, typer.Abort) as end:
-        if not _is_interrupt(end):
-            raise
-        status = INTERRUPTED
-    if status == INTERRUPTED:
-        console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
-    sys.exit(status)
+    with one_line_at_ctrl_c():
+        try:
+            status = app(standalone_mode=False) or 0
+        except _UsageError as error:
+            console.say_usage(error)
+            sys.exit(2)
+        except LoragenError as error:
+            console.say_error(str(error))
+            sys.exit(2)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            sys.stdout = None  # or Python complains at its end
+            sys.exit(1)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
+            sys.exit(1)
+        if status == INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(status)
 
 
 def _print_any_letter() -> None:
     """Print an escape in place of a letter that the encoding of standard output does not have, and do not end."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _is_interrupt(end: BaseException | None) -> bool:
-    """True if Ctrl-C is behind the end of a command: typer turns it into an exit."""
-    while end is not None and not isinstance(end, KeyboardInterrupt):
-        end = end.__cause__ or end.__context__
-    return end is not None

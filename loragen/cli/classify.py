@@ -55,6 +55,8 @@ def classify(
     names = label_names(labels, label, labels_file)
     if out is not None and out.suffix.lower() not in (".csv", ".jsonl"):
         raise ConfigError(f"--out {out} ends in neither .csv nor .jsonl; name a file of one of these kinds.")
+    if out is not None:
+        _refuse_others(out)
     _refuse_file_names(texts or [])
     import loragen
     from loragen.cli import console
@@ -87,6 +89,24 @@ def classify(
             f"Right: {right[0]} of {len(rows)} ({right[0] / len(rows):.0%}) with the adapter, {right[1]} "
             f"({right[1] / len(rows):.0%}) by the bare base."
         )
+
+
+_OURS = ("text", "label", "probability")
+"""What the files of labels begin with, as columns or keys."""
+
+
+def _refuse_others(out: Path) -> None:
+    """Keep a file that is there, unless it holds labels of an earlier call."""
+    if not out.exists() or (out.is_file() and out.stat().st_size == 0):
+        return
+    try:
+        with out.open(encoding="utf-8") as file:
+            first = file.readline(1_000_000)
+        names = json.loads(first) if out.suffix.lower() == ".jsonl" else first.strip().split(",")
+    except (OSError, ValueError, RecursionError):
+        names = ()
+    if not (isinstance(names, list | dict) and tuple(names)[: len(_OURS)] == _OURS):
+        raise ConfigError(f"{out} is there and holds no labels of ours; give another --out, or move it away.")
 
 
 def _refuse_file_names(texts: Sequence[str]) -> None:

@@ -1,9 +1,11 @@
 """An adapter merged into its base model: a plain folder for transformers and sentence-transformers."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
@@ -51,8 +53,11 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str,
             weight += delta
     with atomic_folder(out, replace=replace) as folder:
         _copy_beside_weights(base_folder, folder)
-        with quiet_loading():
-            model.save_pretrained(folder)
+        try:
+            with quiet_loading():
+                model.save_pretrained(folder)
+        except SafetensorError as error:  # its writer's own error for a disk that fails
+            raise OSError(errno.EIO, str(error), str(out)) from error
         (folder / "README.md").write_text(readme, encoding="utf-8")
         _check_written(model, adapter, kind, folder)
 

@@ -81,7 +81,7 @@ def _multitask(config: ZooConfig, pooled: Sequence[Task], base: Base, start: Sta
                 on_step=lambda step: progress("multi-task steps", min(step, total), total),
             )
         adapter_of(trained, base).save(folder, extra_files={"losses.json": json.dumps(history)})
-        shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)
     return Lora.load(folder)
 
 

@@ -17,7 +17,8 @@ from loragen.adapters.frame import Frame
 from loragen.bases.architecture import Architecture
 from loragen.bases.open import objective_of
 from loragen.errors import AdapterError, ConfigError, ZooError
-from loragen.files import atomic_folder, atomic_write
+from loragen.files import atomic_folder, atomic_write, sweep
+from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
@@ -37,6 +38,10 @@ class ImportPlan:
     """Facts of each adapter, in the same order."""
     is_checked: bool
     """True if sites and shapes were compared with the base's config; else they were with one another alone."""
+    there: tuple[str, ...] = ()
+    """Ids of experts that the zoo holds already, to the byte: an earlier import was interrupted."""
+    zoo: str | None = None
+    """Fingerprint of the zoo that the plan is for; None for a new one."""
 
 
 def import_adapters(
@@ -52,6 +57,8 @@ def import_adapters(
 ) -> ImportPlan:
     """Bring adapters from elsewhere into a zoo, new or there already; returns what was written.
 
+    An import that was interrupted goes on where it was: experts that it has written already are kept.
+
     Args:
         sources: adapter folders, or ``hub:ORG/NAME@COMMIT/SUBFOLDER``, the last two where they are needed.
         zoo: folder of the zoo.
@@ -66,7 +73,7 @@ def import_adapters(
         AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
         TaskError: an adapter comes without a description.
         ConfigError: the numbers of adapters and of descriptions or ids differ.
-        ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
+        ZooError: the zoo is of another base, has another expert of that name, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
     told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
@@ -100,7 +107,7 @@ def plan_import(
 
     Raises:
         AdapterError: an adapter does not fit the base or the others, or loses more.
-        ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
+        ZooError: the zoo is of another base, has another expert of that name, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
     if not adapters:
@@ -116,31 +123,63 @@ def plan_import(
     is_checked = _check_base(adapters, zoo)
     frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
     imported = tuple(_imported(one, frame) for one in adapters)
+    there = _there(zoo, adapters, imported, frame) if zoo is not None else ()
     _refuse_losses(adapters, imported, frame, max_loss)
-    manifest = _manifest(adapters, frame, name) if zoo is None else zoo.manifest
-    return ImportPlan(manifest, frame, tuple(adapters), imported, is_checked)
+    if zoo is None:
+        return ImportPlan(_manifest(adapters, frame, name), frame, tuple(adapters), imported, is_checked)
+    return ImportPlan(zoo.manifest, frame, tuple(adapters), imported, is_checked, there, zoo.fingerprint)
 
 
 def write_import(plan: ImportPlan, root: Path, progress: Progress = silent) -> None:
     """Write a plan: a new zoo whole or not at all, and into one that is there one whole expert after another.
 
     ``progress`` is called with "writing experts", the number done, and their total.
+
+    Raises:
+        ZooError: the zoo was changed since it was planned for.
+        ConfigError: another process writes there, or has written there.
     """
-    if (root / ZOO_MANIFEST).is_file():
-        _write_experts(plan, root, progress)
+    if plan.zoo is not None:
+        with lock(root):
+            if Zoo.open(root).fingerprint != plan.zoo:
+                raise ZooError(f"The zoo {root} was changed while the adapters were read; import them again.")
+            _write_experts(plan, root, progress)
+            sweep(root / EXPERTS)
         return
-    with atomic_folder(root) as folder:
+    with atomic_folder(root, replace=False) as folder:
         atomic_write(folder / ZOO_MANIFEST, plan.manifest.to_yaml())
         _write_experts(plan, folder, progress)
 
 
 def _write_experts(plan: ImportPlan, root: Path, progress: Progress) -> None:
     for done, (one, imported) in enumerate(zip(plan.adapters, plan.imported, strict=True), 1):
-        card = _card(one, imported, plan.manifest)
-        brought(one.adapter, plan.frame, plan.manifest.base).save(
-            root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()}
-        )
+        if one.id not in plan.there:
+            card = _card(one, imported, plan.manifest)
+            brought(one.adapter, plan.frame, plan.manifest.base).save(
+                root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()}
+            )
         progress("writing experts", done, len(plan.adapters))
+
+
+def _there(
+    zoo: Zoo, adapters: Sequence[ExternalAdapter], imported: Sequence[Imported], frame: Frame
+) -> tuple[str, ...]:
+    """Ids of adapters that the zoo holds as an import would write them.
+
+    Raises:
+        ZooError: it holds another expert of such a name.
+    """
+    known = [(one, facts) for one, facts in zip(adapters, imported, strict=True) if one.id in zoo.cards]
+    others = []
+    for one, facts in known:
+        files = brought(one.adapter, frame, zoo.manifest.base).files()
+        card = _card(one, facts, zoo.manifest).to_yaml().encode()
+        folder = zoo.root / EXPERTS / one.id
+        if any((folder / name).read_bytes() != content for name, content in {**files, CARD: card}.items()):
+            others.append(one.id)
+    if others:
+        raise ZooError(f"The zoo {zoo.root} has {', '.join(others)} already; give other names with --id.")
+    return tuple(one.id for one, _ in known)
 
 
 def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
@@ -169,8 +208,6 @@ def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
             f"The zoo {zoo.root} is of the base {zoo.manifest.base}, the adapters of {base}; name another --zoo or, "
             "if that is the same base, its name with --base."
         )
-    if zoo is not None and (known := [one.id for one in adapters if one.id in zoo.cards]):
-        raise ZooError(f"The zoo {zoo.root} has {', '.join(known)} already; give other names with --id.")
     kinds = {(one.adapter.settings.task_type, one.adapter.settings.fan_in_fan_out) for one in adapters}
     if len(kinds) > 1:
         raise AdapterError(

@@ -11,7 +11,7 @@ from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.config import dump_yaml
 from loragen.errors import ConfigError, TaskError
 from loragen.escaping import plain, yaml_literal
-from loragen.files import atomic_write
+from loragen.files import atomic_write, sweep
 from loragen.tasks.columns import Row, find_column, plain_name
 from loragen.tasks.examples import Examples
 from loragen.tasks.tables import Table, read_table
@@ -34,34 +34,39 @@ def init_zoo(table: Path, out: Path, *, force: bool = False) -> list[Path]:
     The table has a row a task (columns ``id``, ``description``, ``train`` and, if any, ``labels``, separated by ``|``,
     and ``test``; files are relative to the table) or a row a text (``task``, ``text``, ``label`` and, if any,
     ``description`` and ``split``, train or test). The texts are then also written to ``out``, a file a task and part.
-    All data is read and checked before anything is written.
+    All data is read and checked before anything is written. Files that are there already with what would be written, as
+    an interrupted run leaves them, are kept.
 
     Args:
         table: a CSV, JSONL, JSON or Parquet file.
         out: folder of the configs; the zoo itself will be built in ``out/zoo``.
-        force: replace configs that are there.
+        force: replace files that are there.
 
     Returns:
         The configs.
 
     Raises:
-        ConfigError: configs are there already, or a row does not fit a task.
+        ConfigError: other files of these names are there, or a row does not fit a task.
         TaskError: the table has other columns, or the data of a task cannot be used.
     """
     configs = [out / name for name in CONFIGS]
-    if not force and (there := [path for path in configs if path.exists()]):
-        raise ConfigError(f"{there[0]} is there already; name another folder with --out, or remove it first.")
     root, tasks, texts = _read(table, out)
     contents = (
         _tasks_yaml(tasks, root, table),
         _zoo_yaml(out, len(tasks), is_scored=_all_have_tests(tasks, table)),
         _train_yaml(out, len(tasks)),
     )
-    for name, content in texts.items():
-        atomic_write(out / name, content)
-    for path, content in zip(configs, contents, strict=True):
+    files = {out / name: content for name, content in texts.items()} | dict(zip(configs, contents, strict=True))
+    if not force and (there := [path for path, content in files.items() if _holds_other(path, content)]):
+        raise ConfigError(f"{there[0]} is there already; name another folder with --out, or remove it first.")
+    for path, content in files.items():
         atomic_write(path, content)
+    sweep(out)
     return configs
+
+
+def _holds_other(path: Path, content: str) -> bool:
+    return path.exists() and (not path.is_file() or path.read_bytes() != content.encode())
 
 
 def _read(table: Path, out: Path) -> tuple[str, list[Task], dict[str, str]]:

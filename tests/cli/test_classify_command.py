@@ -121,6 +121,20 @@ def test_labels_are_written_as_csv(run, labelled, data) -> None:
         assert row == {name: str(value) for name, value in other.items() if name != "probabilities"}
 
 
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl"])
+def test_a_file_of_others_is_not_written_over(run, labelled, tmp_path, name) -> None:
+    texts = {"data.csv": "text,label\ntea,tea\n", "data.jsonl": '{"text": "tea", "label": "tea"}\n'}[name]
+    (tmp_path / name).write_text(texts)
+    refused = run("classify", labelled, "--data", name, "--out", name)
+    assert refused.status == 2
+    assert f"{name} is there and holds no labels of ours" in refused.err
+    assert (tmp_path / name).read_text() == texts
+    for _ in range(2):
+        assert run("classify", labelled, "tea", "--out", f"new-{name}").status == 0, (
+            "labels of an earlier call are ours"
+        )
+
+
 def test_labels_are_written_as_jsonl(run, labelled) -> None:
     run("classify", labelled, *TEXTS, "--out", "labels.JSONL")
     rows = [json.loads(line) for line in Path("labels.JSONL").read_text().splitlines()]

@@ -192,3 +192,22 @@ def test_configs_that_are_there_are_kept_unless_told_otherwise(tmp_path):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(TaskError, match=r"Cannot read .*none\.csv"):
         init_zoo(tmp_path / "none.csv", tmp_path / "mine")
+
+
+def test_what_an_interrupted_run_left_is_completed(tmp_path):
+    (tmp_path / "table.csv").write_text(texts_of(*many("mail"), *many("news")))
+    written = init_zoo(tmp_path / "table.csv", tmp_path / "mine")
+    wanted = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    written[1].unlink()
+    (tmp_path / "mine" / "data" / "news.train.csv").unlink()
+    init_zoo(tmp_path / "table.csv", tmp_path / "mine")
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == wanted
+
+
+def test_texts_of_others_are_not_written_over(tmp_path):
+    (tmp_path / "table.csv").write_text(texts_of(*many("mail"), *many("news")))
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "news.train.csv").write_text("mine alone")
+    with pytest.raises(ConfigError, match=r"news\.train\.csv is there already"):
+        init_zoo(tmp_path / "table.csv", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").rglob("*.*")] == ["news.train.csv"]
