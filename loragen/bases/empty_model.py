@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model
-from loragen.errors import ConfigError
-
-CONFIG_NAME = "config.json"
+from loragen.bases.hub import local_model, quiet_loading, split_revision
+from loragen.bases.pretrained import MODEL_CONFIG, read_model_config
+from loragen.errors import ConfigError, shown
 
 
 def config_folder(name: str, *, is_local: bool) -> Path:
@@ -23,26 +22,25 @@ def config_folder(name: str, *, is_local: bool) -> Path:
     Raises:
         ConfigError: there is no such config.
     """
-    known = name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}") or Path(name).expanduser().is_dir()
-    if not known:
+    if (folder := local_model(name)) is None:
         return _hub_config(name, is_local=is_local).parent
-    folder = resolve_model(name)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ConfigError(f"{folder} holds no {CONFIG_NAME}; give the folder of a transformers model, or its Hub name.")
+    if not (folder / MODEL_CONFIG).is_file():
+        read_model_config(name, folder)  # which says what is there instead
     return folder
 
 
 def _hub_config(name: str, *, is_local: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
+    plain, revision = split_revision(name)
     try:
         with quiet_loading():
-            return Path(hf_hub_download(name, CONFIG_NAME, local_files_only=is_local))
+            return Path(hf_hub_download(plain.rstrip("/"), MODEL_CONFIG, revision=revision, local_files_only=is_local))
     except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"There is no config of the base {name!r}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, or go online once to fetch its {CONFIG_NAME}."
+            f"There is no config of the base {shown(name)}: it is no folder here, and the Hub gave none ({reason}). "
+            f"Check the name, name another with --base, or go online once to fetch its {MODEL_CONFIG}."
         ) from error
 
 
@@ -54,7 +52,7 @@ def declared_class(name: str, folder: Path) -> str:
     """
     import transformers
 
-    with _config_errors(f"{name!r} has a {CONFIG_NAME} that cannot be read"):
+    with _config_errors(f"{name!r} has a {MODEL_CONFIG} that cannot be read"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     known = (each for each in config.architectures or () if isinstance(getattr(transformers, each, None), type))
     return next(known, "AutoModel")

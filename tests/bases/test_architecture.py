@@ -187,16 +187,17 @@ def test_an_8b_llama_takes_no_memory(tmp_path):
 def test_from_the_hub_only_the_config_is_asked_for_and_at_hand_asks_nothing(tmp_path, llama, monkeypatch):
     asked = []
 
-    def download(name, file, *, local_files_only):
-        asked.append((name, file, local_files_only))
+    def download(name, file, *, revision, local_files_only):
+        asked.append((name, file, revision, local_files_only))
         return f"{llama}/config.json"
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert Architecture.of("meta/llama").name == "meta/llama"
-    assert set(asked) == {("meta/llama", "config.json", False)}
+    assert Architecture.of("meta/llama@v2").name == "meta/llama@v2"
+    assert set(asked) == {("meta/llama", "config.json", revision, False) for revision in (None, "v2")}
     asked.clear()
     assert Architecture.at_hand("meta/llama", ["lm_head"]).model_class == "LlamaForCausalLM"
-    assert set(asked) == {("meta/llama", "config.json", True)}
+    assert set(asked) == {("meta/llama", "config.json", None, True)}
 
 
 def test_a_cached_config_of_the_hub_is_at_hand(tmp_path, llama, monkeypatch):
