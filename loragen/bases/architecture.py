@@ -111,11 +111,19 @@ class Architecture:
         Raises:
             ConfigError: there is no such config, or transformers cannot lay it out.
         """
-        if task_type is not None:
+        if task_type is None:
+            return cls._with_most(name, sites, is_local=is_local)
+        try:
+            return cls.of(name, task_type, is_local=is_local)
+        except ConfigError as error:  # such as no causal class of a vision model
             try:
-                return cls.of(name, task_type, is_local=is_local)
-            except ConfigError:  # such as no causal class of a vision model: what cannot be read at all fails again
-                pass
+                return cls._with_most(name, sites, is_local=is_local)
+            except ConfigError:
+                raise error from None
+
+    @classmethod
+    def _with_most(cls, name: str, sites: Collection[str], *, is_local: bool) -> "Architecture":
+        """The first class that has all of some sites, or else the one that has most."""
         best = None
         for candidate in cls._candidates(name, config_folder(name, is_local=is_local)):
             if all(site in candidate.linear for site in sites):

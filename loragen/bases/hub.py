@@ -51,7 +51,7 @@ def local_model(name: str, *, option: str = "--base") -> Path | None:
             f"The model {shown(name)} is a file; give the folder that a model was saved to, or a Hub name, with "
             f"{option}."
         )
-    if folder is None or not plain.strip() or _is_like_a_path(plain):
+    if folder is None or _is_like_a_path(plain):
         raise ConfigError(
             f"There is no model {shown(name)} here: it looks like a path, perhaps of another machine. Give the folder "
             f"or Hub name that it has here with {option}, or use the embedded {EMBEDDED_MODEL!r}."
@@ -70,10 +70,12 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 def _path(name: str) -> Path | None:
     """A name as a path that can be looked up; `None` for what no file system takes."""
+    if not name.strip() or "\0" in name:
+        return None
     try:
         path = Path(name).expanduser()
         path.exists()
-    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user's home, or with a NUL in it
+    except (OSError, RuntimeError, ValueError):  # too long, or of an unknown user's home
         return None
     return path
 

@@ -35,7 +35,7 @@ class Pretrained:
     left_out: frozenset[str]
     """Names of tensors in the checkpoint that the class has no place for."""
 
-    def refuse_made_up(self, name: str) -> None:
+    def refuse_made_up(self, name: str, *, option: str = "--base") -> None:
         """Refuse a model with weights that the checkpoint lacks; a pooler's, which nothing here reads, may be missing.
 
         Raises:
@@ -45,7 +45,7 @@ class Pretrained:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ConfigError(
                 f"The base {shown(name)} has no weights for {shown(missing[0])}{more} of {type(self.model).__name__}, "
-                "where transformers would put random numbers; name a base that has them with --base."
+                f"where transformers would put random numbers; name a base that has them with {option}."
             )
 
 
@@ -83,7 +83,10 @@ def load_tokenizer(name: str, folder: Path, *, option: str = "--base") -> Any:
     import transformers
 
     with _by_transformers(name, "with its tokenizer", option):
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        found = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if len(found.get_vocab()) <= len(found.all_special_tokens):  # made up where the files are missing
+            raise ValueError("it has no vocabulary")
+        return found
 
 
 def check_folder(name: str, folder: Path, *, option: str = "--base") -> None:

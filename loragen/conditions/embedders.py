@@ -109,7 +109,7 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
 def _loaded(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a folder."""
     loaded = load_pretrained(str(folder), folder, "AutoModel", option="--encoder")
-    loaded.refuse_made_up(str(folder))
+    loaded.refuse_made_up(str(folder), option="--encoder")
     return loaded.model, load_tokenizer(str(folder), folder, option="--encoder")
 
 

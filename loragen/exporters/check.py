@@ -56,13 +56,6 @@ def check(folder: Path | str, base: str | None = None) -> CheckResult:
     )
     named = base or adapter.settings.base
     return CheckResult(adapter, named, architecture, remark, _unchanging(adapter) + unfitting, judged)
-        adapter,
-        base or adapter.settings.base_model_name_or_path,
-        architecture,
-        remark,
-        _unchanging(adapter) + unfitting,
-        judged,
-    )
 
 
 def _architecture(adapter: Lora, given: str | None) -> tuple[Architecture | None, str | None]:

@@ -148,7 +148,7 @@ def test_a_base_that_lacks_a_layer_is_refused(tmp_path):
     base = write(tmp_path / "base", "BertModel", "BertConfig", SIZES)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(ConfigError, match="has no weights for 'encoder.layer.2"):
+    with pytest.raises(ConfigError, match=r"has no weights for 'encoder\.layer\.2"):
         merge_into_base(at(QUERY, task_type="FEATURE_EXTRACTION"), base, tmp_path / "merged", readme="")
 
 
