@@ -19,6 +19,7 @@ from loragen.bases.pretrained import MODEL_CONFIG, check_folder, loading_errors
 from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
 from loragen.errors import TaskError
 from loragen.files import atomic_write
+from loragen.training.threads import one_thread
 
 BATCH_SIZE = 32
 
@@ -91,7 +92,8 @@ class TextEncoder:
         vectors: dict[bytes, Tensor] = {}
         for start in range(0, len(by_length), BATCH_SIZE):
             batch = by_length[start : start + BATCH_SIZE]
-            embedded = self._embed([texts[key] for key in batch])
+            with one_thread():
+                embedded = self._embed([texts[key] for key in batch])
             vectors.update(zip(batch, F.normalize(embedded.float(), dim=-1), strict=True))
         return vectors
 

@@ -15,6 +15,7 @@ import torch
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.architecture import Architecture
+from loragen.bases.hub import local_model
 from loragen.bases.open import objective_of
 from loragen.bases.renaming import renamed
 from loragen.errors import AdapterError, ConfigError, ZooError
@@ -66,10 +67,12 @@ def import_adapters(
     Raises:
         AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
         TaskError: an adapter comes without a description.
-        ConfigError: the numbers of adapters and of descriptions or ids differ.
+        ConfigError: the numbers of adapters and of descriptions or ids differ, or ``base`` is a path that is not here.
         ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
+    if base is not None:
+        local_model(base)  # refuses a path that is not here
     told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
     adapters = []
     for done, (source, description, name) in enumerate(zip(sources, told, named, strict=True)):
