@@ -70,7 +70,9 @@ class Base(ABC):
             ConfigError: there is no such model or device, or the model is of another kind.
         """
         folder, chosen = resolve_model(name), choose_device(device)
-        loaded = load_pretrained(name, folder, cls.model_class, dtype=dtype)
+        loaded = load_pretrained(
+            name, folder, cls.model_class, dtype=dtype, use=f"a base for {cls.objective!r}, its objective"
+        )
         loaded.refuse_made_up(name)
         model = loaded.model.requires_grad_(False).to(chosen)
         tokenizer = load_tokenizer(name, folder)

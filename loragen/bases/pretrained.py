@@ -19,7 +19,6 @@ from loragen.errors import ConfigError, LoragenError, shown
 MODEL_CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
 _QUANTISED = ("quantization_config", "compression_config")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LARGEST_CONFIG = 10_000_000  # bytes
 
@@ -50,7 +49,13 @@ class Pretrained:
 
 
 def load_pretrained(
-    name: str, folder: Path, class_name: str, *, dtype: torch.dtype = torch.float32, option: str = "--base"
+    name: str,
+    folder: Path,
+    class_name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    use: str | None = None,
+    option: str = "--base",
 ) -> Pretrained:
     """Load a checkpoint into a class of transformers; no code of its own is run.
 
@@ -59,6 +64,7 @@ def load_pretrained(
         folder: of the checkpoint.
         class_name: a class or auto class of transformers.
         dtype: of the weights.
+        use: what it is loaded as, for messages; by default the class.
         option: of the command line that names the model, for messages.
 
     Raises:
@@ -67,9 +73,14 @@ def load_pretrained(
     import transformers
 
     check_folder(name, folder, option=option)
-    with _by_transformers(name, f"as {class_name}", option):
+    with _by_transformers(name, f"as {use or class_name}", option):
         model, told = getattr(transformers, class_name).from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     return Pretrained(model.eval(), frozenset(told["missing_keys"]), frozenset(told["unexpected_keys"]))
 
@@ -102,11 +113,16 @@ def check_folder(name: str, folder: Path, *, option: str = "--base") -> None:
             f"{option}."
         )
     refuse_quantised(name, config, option=option)
-    files = [path for pattern in _WEIGHTS for path in sorted(folder.rglob(pattern))]
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files and any(folder.glob("*.bin")):
+        raise ConfigError(
+            f"The base {shown(name)} has its weights as pickles (*.bin), which can run any code when they are read; "
+            f"if you trust it, save it again with transformers' save_pretrained, or name another with {option}."
+        )
     if not files:
         raise ConfigError(
-            f"The base {shown(name)} has no weights ({' or '.join(_WEIGHTS)}) beside its {MODEL_CONFIG}; fetch it "
-            f"again, or name another with {option}."
+            f"The base {shown(name)} has no weights (*.safetensors) beside its {MODEL_CONFIG}; fetch it again, or name "
+            f"another with {option}."
         )
     if pointers := [path.name for path in files if _is_lfs_pointer(path)]:
         raise ConfigError(

@@ -87,6 +87,7 @@ DAMAGES = {
         "No code that comes with a model is run",
     ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
+    "pickles": (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "as pickles"),
     "weights as a pointer": (lambda folder: (folder / "model.safetensors").write_bytes(POINTER), "run `git lfs pull`"),
     "weights cut off": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000]),
