@@ -23,6 +23,7 @@ from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
 from loragen.tasks.examples import Examples
+from loragen.training.threads import one_thread
 from loragen.zoo.zoo import Zoo, default_zoo
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -65,7 +66,8 @@ class Pipeline:
         """
         opened = zoo if isinstance(zoo, Zoo) else Zoo.open(Path(zoo) if zoo else default_zoo())
         text_encoder = TextEncoder.load(encoder) if isinstance(encoder, str) else encoder
-        generator = open_generator(name, opened, text_encoder, licences=licences, top_k=top_k)
+        with one_thread():
+            generator = open_generator(name, opened, text_encoder, licences=licences, top_k=top_k)
         return cls(name, opened, text_encoder, generator)
 
     @cached_property
@@ -78,15 +80,16 @@ class Pipeline:
         return bool({"texts", "examples"} & set(self.generator.evidence))
 
     def generate(self, evidence: Evidence, *, seed: int = 0, samples: int = 1) -> list[Generation]:
-        """Generate adapters; the same seed gives the same adapters.
+        """Generate adapters; the same seed gives the same bytes on a machine, with any number of threads.
 
         Evidence of kinds that the generator does not read does not bear on them.
 
         Raises:
             GeneratorError: something that the generator needs is missing.
         """
-        condition = self._conditioner.condition(evidence)
-        return self.generator.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
+        with one_thread():
+            condition = self._conditioner.condition(evidence)
+            return self.generator.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
 
     def fit(
         self,

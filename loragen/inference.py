@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.combine import combined
+from loragen.adapters.combine import combined, common_task_type
+from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
-from loragen.bases.hub import resolve_model
+from loragen.bases.hub import local_model, resolve_model, split_revision
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
+from loragen.bases.renaming import renamed
 from loragen.bases.sentence_modules import load_sentence_transformer
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
@@ -213,8 +215,8 @@ def _over(lora: Lora, base: str | None) -> Lora:
     """A LoRA that names another base, where one is given."""
     if base is None:
         return lora
-    name, _, revision = base.partition("@")
-    return replace(lora, settings=replace(lora.settings, base_model_name_or_path=name, revision=revision or None))
+    name, revision = split_revision(base)
+    return replace(lora, settings=replace(lora.settings, base_model_name_or_path=name, revision=revision))
 
 
 def _facts(folder: Path) -> dict[str, object]:
@@ -287,17 +289,24 @@ def combine(
         seed: of the entries that ``dare`` drops.
         base: stands in for the base that the adapters name.
 
+    Where the config of the base is at hand, every site is looked up there, and written under the name that it has in
+    the installed transformers.
+
     Raises:
-        AdapterError: there is no such method, adapters do not go together, or a value is out of range.
-        ConfigError: a density is given for an exact sum.
+        AdapterError: there is no such method, adapters do not go together or do not fit the base, or a value is out of
+            range.
+        ConfigError: a density is given for an exact sum, or there is no such base.
     """
     import torch
 
     if method == "sum" and density is not None:
         raise ConfigError("--density does not apply to --method sum, which keeps every entry; give ties or dare.")
     opened = [_opened(adapter, base) for adapter in adapters]
+    names = [f"adapter {n}" if isinstance(each, Adapter) else str(each) for n, each in enumerate(adapters, 1)]
+    task_type = common_task_type([adapter.lora for adapter in opened], names)
+    loras = _on_one_base([adapter.lora for adapter in opened], task_type, base)
     merged = combined(
-        [adapter.lora for adapter in opened],
+        loras,
         [1 / len(opened) for _ in opened] if weights is None else weights,
         method=method,
         rank=rank,
@@ -307,3 +316,31 @@ def combine(
     )
     first = opened[0]
     return Combination(Adapter(merged.adapter, first.base, may_fetch_base=first.may_fetch_base), merged.energy_kept)
+
+
+def _on_one_base(loras: Sequence[Lora], task_type: str | None, given: str | None) -> list[Lora]:
+    """Adapters under the names that their sites have in their base, if its config is at hand.
+
+    Raises:
+        AdapterError: one does not fit the base; or, where nothing can be looked up, nothing says that one without a
+            task type is of the same model class as the others.
+        ConfigError: the base that was given is no folder here.
+    """
+    if given is not None:
+        local_model(given)
+    sites = {site for lora in loras for site in lora.sites}
+    named = {lora.settings.base for lora in loras}
+    base = loras[0].settings.base if len(named) == 1 else None  # several are refused by the merge
+    architecture = Architecture.at_hand(base, sites, task_type) if base else None
+    if architecture is None:
+        first = next((lora for lora in loras if lora.settings.task_type == task_type), None)
+        if first and any(lora.settings.task_type != task_type and not {*lora.sites} & {*first.sites} for lora in loras):
+            raise AdapterError(
+                f"One adapter states the task type {task_type} and another none, and they share no site, so that they "
+                "may be of two classes of models; give their base with --base."
+            )
+        return list(loras)
+    found = [renamed(lora, architecture) for lora in loras]
+    for lora in found:
+        architecture.check(lora)
+    return found

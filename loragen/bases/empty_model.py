@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from loragen.bases.hub import local_folder, quiet_loading
+from loragen.bases.hub import local_model, quiet_loading
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
+from loragen.bases.pretrained import MODEL_CONFIG, read_model_config
 from loragen.errors import ConfigError, shown
 
-CONFIG_NAME = "config.json"
 _LIMITS = Limits(files=1, size=10_000_000)
 
 
@@ -25,29 +25,28 @@ def config_folder(name: str, *, is_local: bool) -> Path:
     Raises:
         ConfigError: there is no such config.
     """
-    folder = local_folder(name)
-    if folder is None:
+    if (folder := local_model(name)) is None:
         return _hub_config(name, is_local=is_local)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ConfigError(f"{folder} holds no {CONFIG_NAME}; give the folder of a transformers model, or its Hub name.")
+    if not (folder / MODEL_CONFIG).is_file():
+        read_model_config(name, folder)  # which says what is there instead
     return folder
 
 
 def _hub_config(name: str, *, is_local: bool) -> Path:
     try:
         with quiet_loading():
-            folder = fetched(HubName.parse(name), [CONFIG_NAME], _LIMITS, is_local=is_local).folder
+            folder = fetched(HubName.parse(name.rstrip("/")), [MODEL_CONFIG], _LIMITS, is_local=is_local).folder
     except NotFetchedError as error:
         raise _no_config(name, str(error)) from error
-    if not (folder / CONFIG_NAME).is_file():
-        raise _no_config(name, f"it has no {CONFIG_NAME}")
+    if not (folder / MODEL_CONFIG).is_file():
+        raise _no_config(name, f"it has no {MODEL_CONFIG}")
     return folder
 
 
 def _no_config(name: str, reason: str) -> ConfigError:
     return ConfigError(
         f"There is no config of the base {shown(name)}: it is no folder here, and the Hub gave none ({reason}). "
-        f"Check the name, or go online once to fetch its {CONFIG_NAME}."
+        f"Check the name, name another with --base, or go online once to fetch its {MODEL_CONFIG}."
     )
 
 
@@ -59,7 +58,7 @@ def declared_class(name: str, folder: Path) -> str:
     """
     import transformers
 
-    with _config_errors(f"{name!r} has a {CONFIG_NAME} that cannot be read"):
+    with _config_errors(f"{name!r} has a {MODEL_CONFIG} that cannot be read"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     known = (each for each in config.architectures or () if isinstance(getattr(transformers, each, None), type))
     return next(known, "AutoModel")

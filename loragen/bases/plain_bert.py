@@ -74,6 +74,8 @@ class Bert:
         tensors = safetensors.torch.load_file(weights)
         if not tensors.keys() >= _names(config):  # another prefix before them, or those of the first checkpoints
             return None
+        if tensors["embeddings.word_embeddings.weight"].shape[1:] != (config["hidden_size"],):  # not its config
+            return None
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(tokenizer_file))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from loragen.bases.hub import DATA_ALONE, loading
+from loragen.bases.hub import quiet_loading
+from loragen.bases.pretrained import loading_errors
 from loragen.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def load_sentence_transformer(folder: Path) -> "SentenceTransformer":
             raise _foreign(folder, activation)
     from sentence_transformers import SentenceTransformer
 
-    with loading(f"The model {folder.name} cannot be loaded by sentence-transformers", DATA_ALONE):
+    with loading_errors(folder.name, "by sentence-transformers", option="--encoder"), quiet_loading():
         return SentenceTransformer(
             str(folder),
             device="cpu",

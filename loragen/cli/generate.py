@@ -52,7 +52,7 @@ def generate(
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Experts to draw on.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Adapters to draw.")] = 1,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes on a machine.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: adapters/NAME-OF-TASK).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
     force: ForceOption = False,

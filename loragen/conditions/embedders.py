@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from loragen.bases.hub import DATA_ALONE, is_dual_encoder, loading
+from loragen.bases.hub import is_dual_encoder
 from loragen.bases.plain_bert import TOKENIZER, Bert
+from loragen.bases.pretrained import load_pretrained, load_tokenizer
 from loragen.bases.sentence_modules import load_sentence_transformer, modules_of
 
 Embed = Callable[[list[str]], Tensor]
@@ -97,13 +97,7 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
     if (bert := Bert.open(folder, max_length)) is not None:
         return bert.mean_pooled
 
-    from transformers import AutoModel, AutoTokenizer
-
-    with loading(f"The text encoder {folder.name} cannot be loaded", DATA_ALONE):
-        model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        ).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model, tokenizer = _loaded(folder)
 
     def embed(texts: list[str]) -> Tensor:
         batch = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
@@ -115,14 +109,15 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
     return embed
 
 
-def _text_tower(folder: Path) -> Embed:
-    from transformers import AutoModel, AutoTokenizer
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder."""
+    loaded = load_pretrained(str(folder), folder, "AutoModel", option="--encoder")
+    loaded.refuse_made_up(str(folder), option="--encoder")
+    return loaded.model, load_tokenizer(str(folder), folder, option="--encoder")
 
-    with loading(f"The text encoder {folder.name} cannot be loaded", DATA_ALONE):
-        model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        ).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+def _text_tower(folder: Path) -> Embed:
+    model, tokenizer = _loaded(folder)
     length = model.config.text_config.max_position_embeddings
 
     def embed(texts: list[str]) -> Tensor:

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loragen.bases.hub import EMBEDDED_MODEL, resolve_model, weights_hash
+from loragen.bases.pretrained import MODEL_CONFIG, check_folder, loading_errors
 from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
 from loragen.errors import TaskError
 from loragen.files import atomic_write
+from loragen.training.threads import one_thread
 
 BATCH_SIZE = 32
 
@@ -45,9 +47,11 @@ class TextEncoder:
         """Find an encoder by a name that :func:`resolve_model` knows; ``cache`` is a folder, ``None`` keeps nothing.
 
         Raises:
-            ConfigError: there is no such model, or it has no safetensors weights.
+            ConfigError: there is no such model, it is damaged or quantised, or it has no safetensors weights.
         """
-        folder = resolve_model(name)
+        folder = resolve_model(name, option="--encoder")
+        if (folder / MODEL_CONFIG).is_file() or not (folder / "modules.json").is_file():  # else in folders of its own
+            check_folder(name, folder, option="--encoder")
         return cls(name, folder, weights_hash(folder)[:16], cache)
 
     @cached_property
@@ -88,13 +92,15 @@ class TextEncoder:
         vectors: dict[bytes, Tensor] = {}
         for start in range(0, len(by_length), BATCH_SIZE):
             batch = by_length[start : start + BATCH_SIZE]
-            embedded = self._embed([texts[key] for key in batch])
+            with one_thread():
+                embedded = self._embed([texts[key] for key in batch])
             vectors.update(zip(batch, F.normalize(embedded.float(), dim=-1), strict=True))
         return vectors
 
     @cached_property
     def _embed(self) -> Embed:
-        return load_embedder(self.folder)
+        with loading_errors(self.name, "to embed texts", option="--encoder"):
+            return load_embedder(self.folder)
 
     @cached_property
     def _cache_file(self) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 from loragen.adapters.adapter import Lora
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.architecture import Architecture
+from loragen.bases.hub import local_model
+from loragen.bases.renaming import fused, renamed
 from loragen.errors import ConfigError
 from loragen.exporters.compatibility import verdicts
 from loragen.exporters.peft_loading import PeftLoading, load_with_peft
@@ -41,30 +43,46 @@ def check(folder: Path | str, base: str | None = None) -> CheckResult:
     folder = Path(folder)
     adapter = Lora.load(folder)
     architecture, remark = _architecture(adapter, base)
-    faults = _unchanging(adapter) + (() if architecture is None else architecture.faults(adapter))
-    found = verdicts(
+    loading = None if architecture is None else _loading(folder, architecture)
+    found = adapter if architecture is None or loading is None else _as_found(adapter, architecture, loading)
+    unfitting = () if architecture is None or found is None else architecture.faults(found)
+    judged = verdicts(
         adapter,
+        found=found,
         config=json.loads((folder / CONFIG_NAME).read_bytes()),
         base=architecture,
-        loading=None if architecture is None else _loading(folder, architecture),
+        loading=loading,
         served=None if architecture is None else _served(architecture, is_local=base is None),
     )
-    return CheckResult(adapter, base or adapter.settings.base_model_name_or_path, architecture, remark, faults, found)
+    named = base or adapter.settings.base
+    return CheckResult(adapter, named, architecture, remark, _unchanging(adapter) + unfitting, judged)
 
 
 def _architecture(adapter: Lora, given: str | None) -> tuple[Architecture | None, str | None]:
     task_type = adapter.settings.task_type
     if given is not None:
         return Architecture.fitting(given, adapter.sites, task_type), None
-    name = adapter.settings.base_model_name_or_path
+    name = adapter.settings.base
     if name is None:
         return None, "the adapter does not name its base; give it with --base."
     try:
         found = Architecture.at_hand(name, adapter.sites, task_type)
     except ConfigError as error:
         return None, str(error)
-    missing = f"the config of {name!r} is not on this machine; give --base to fetch it, or the folder of the base."
-    return found, missing if found is None else None
+    if found is not None:
+        return found, None
+    try:
+        local_model(name)
+    except ConfigError as error:  # a path of another machine
+        return None, str(error)
+    return None, f"the config of {name!r} is not on this machine; give --base to fetch it, or the folder of the base."
+
+
+def _as_found(adapter: Lora, base: Architecture, loading: PeftLoading) -> Lora | None:
+    """An adapter under the names by which PEFT finds its sites; `None` where it fuses them, as those of experts."""
+    if not loading.loads or loading.left_out:
+        return adapter
+    return None if fused(adapter, base) else renamed(adapter, base)
 
 
 def _unchanging(adapter: Lora) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class PeftLoading:
     """Sites whose weights PEFT drops without an error."""
     unfilled: tuple[str, ...] = ()
     """Modules that PEFT adapts, and for which the file has no weights."""
+    is_no_op: bool = False
+    """True if no module got any of the adapter's weights."""
     sets_flag_right: bool = False
     """True if PEFT found a wrong fan_in_fan_out and took the right one."""
 
@@ -59,9 +61,11 @@ def load_with_peft(folder: Path, base: Architecture) -> PeftLoading:
             keys: Any = peft.set_peft_model_state_dict(loaded, weights, low_cpu_mem_usage=True)
         except Exception as error:  # a foreign adapter can fail at any place of PEFT
             return PeftLoading(error=_one_line(error))
+    unfilled = _sites(key for key in keys.missing_keys if "lora_" in key)
     return PeftLoading(
         left_out=_sites(keys.unexpected_keys),
-        unfilled=_sites(key for key in keys.missing_keys if "lora_" in key),
+        unfilled=unfilled,
+        is_no_op={*_sites(name for name, _ in loaded.named_parameters() if "lora_" in name)} <= {*unfilled},
         sets_flag_right=any("fan_in_fan_out" in str(each.message) for each in said),
     )
 
@@ -97,8 +101,9 @@ def judge_peft(
         return Verdict.of("PEFT", [f"PEFT ends with: {loading.error.rstrip('.')}; {_way_out(adapter, base)}."])
     silent, notes = [], []
     if left_out := loading.left_out:
+        lost = adapter.sites if loading.is_no_op else left_out  # PEFT has other names for experts that it fuses
         way_out = way_to_rename(base, left_out) or OTHER_BASE
-        silent.append(f"PEFT leaves out {counted(left_out, adapter)} without an error; {way_out}.")
+        silent.append(f"PEFT leaves out {counted(lost, adapter)} without an error; {way_out}.")
     elif renamed := base.unknown(adapter.sites):
         notes.append(f"PEFT finds {counted(renamed, adapter)} under the base's new names; other readers may not")
     if loading.unfilled and config.get("init_lora_weights") is False:

@@ -15,7 +15,9 @@ import torch
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.architecture import Architecture
+from loragen.bases.hub import local_model
 from loragen.bases.open import objective_of
+from loragen.bases.renaming import renamed
 from loragen.errors import AdapterError, ConfigError, ZooError
 from loragen.files import atomic_folder, atomic_write, sweep
 from loragen.locks import lock
@@ -72,10 +74,12 @@ def import_adapters(
     Raises:
         AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
         TaskError: an adapter comes without a description.
-        ConfigError: the numbers of adapters and of descriptions or ids differ.
+        ConfigError: the numbers of adapters and of descriptions or ids differ, or ``base`` is a path that is not here.
         ZooError: the zoo is of another base, has another expert of that name, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
+    if base is not None:
+        local_model(base)  # refuses a path that is not here
     told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
     adapters = []
     for done, (source, description, name) in enumerate(zip(sources, told, named, strict=True)):
@@ -120,7 +124,7 @@ def plan_import(
         raise ZooError(
             f"{root} is there already and is no zoo (it has no {ZOO_MANIFEST}); name another folder with --zoo."
         )
-    is_checked = _check_base(adapters, zoo)
+    adapters, is_checked = _checked(adapters, zoo)
     frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
     imported = tuple(_imported(one, frame) for one in adapters)
     there = _there(zoo, adapters, imported, frame) if zoo is not None else ()
@@ -195,7 +199,8 @@ def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
     )
 
 
-def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
+def _checked(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> tuple[Sequence[ExternalAdapter], bool]:
+    """Adapters under the names of their base, and whether that was at hand to compare with."""
     bases = {str(one.base): one.id for one in adapters}
     if len(bases) > 1:
         told = ", ".join(f"{base} ({expert})" for base, expert in bases.items())
@@ -216,10 +221,13 @@ def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
         )
     sites = {site for one in adapters for site in one.adapter.sites}
     architecture = Architecture.at_hand(base, sites, adapters[0].adapter.settings.task_type)
-    for one in adapters:
-        if architecture is not None and (faults := architecture.faults(one.adapter)):
+    if architecture is None:
+        return adapters, False
+    found = [replace(one, adapter=renamed(one.adapter, architecture)) for one in adapters]
+    for one in found:
+        if faults := architecture.faults(one.adapter):
             raise AdapterError(f"The adapter {one.id} does not fit {base}. {' '.join(faults)}")
-    return architecture is not None
+    return found, True
 
 
 def _new_frame(adapters: Sequence[ExternalAdapter], rank: int | None, max_loss: float) -> Frame:

@@ -222,7 +222,7 @@ def test_the_embedded_model_is_known_by_its_names():
 def test_a_base_without_a_config_is_refused_and_not_at_hand(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, message in {
-        "nobody/nothing": "no folder here.*Check the name, or go online",
+        "nobody/nothing": "no folder here.*Check the name, .*or go online",
         "not a name": "There is no config of the base 'not a name'",
         str(tmp_path / "empty"): "holds no config.json; give the folder",
     }.items():
