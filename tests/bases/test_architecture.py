@@ -224,7 +224,7 @@ def test_a_base_without_a_config_is_refused_and_not_at_hand(tmp_path):
     for name, message in {
         "nobody/nothing": "no folder here.*Check the name, .*or go online",
         "not a name": "There is no config of the base 'not a name'",
-        str(tmp_path / "empty"): "holds no config.json; give the folder",
+        str(tmp_path / "empty"): "is empty; give the folder",
     }.items():
         with pytest.raises(ConfigError, match=message):
             Architecture.of(name)
