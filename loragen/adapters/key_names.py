@@ -1,0 +1,155 @@
+"""Names of tensors in the files of adapters: one table of renames, and the one pattern of a factor.
+
+PEFT writes ``base_model.model.SITE.lora_A.weight``. What training tools put around these names is taken off; of a name
+that PEFT itself reads, nothing is changed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from loragen.adapters.foreign import foreign_key
+from loragen.errors import AdapterError, shown
+
+PREFIX = "base_model.model."
+LONGEST = 500
+"""Characters of a name."""
+EMBEDDINGS = frozenset(
+    {
+        *("embed_tokens", "wte", "word_embeddings", "shared", "embed_in", "tok_embeddings", "embeddings"),
+        *("token_embedding", "embedding"),
+    }
+)
+"""Last names of modules that turn tokens into vectors."""
+HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
+"""Last names of modules that turn vectors into tokens."""
+
+_WRAPPERS = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
+# In this order, each as often as it applies. A pattern that names PEFT's prefix leaves it standing.
+_RENAMES = (
+    (re.compile(rf"(?:(?<=\.)|^)({_WRAPPERS})\."), "", "taken out"),  # torch.compile, FSDP, checkpointing, DeepSpeed
+    (re.compile(r"^(module|model|pretrained_model|policy)\.(?=(\w+\.){0,2}base_model\.model\.)"), "", "taken off"),
+    (re.compile(r"^(base_model\.model)\.(?=base_model\.model\.)"), "", "taken off once"),
+    (re.compile(r"^(?!base_model\.model\.)(?:module\.)*()"), PREFIX, "put in front"),
+    (re.compile(r"(?<=^base_model\.model\.)(module)\."), "", "taken out"),  # DistributedDataParallel
+)
+_FACTOR = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])(?:\.(?P<name>[^.]+))?\.weight")
+_SAVED_ALONG = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?P<is_layer>\.base_layer)?\.(?P<kind>weight|bias)")
+
+
+@dataclass(frozen=True, eq=False)
+class NamedTensors:
+    """Tensors of an adapter by what they are."""
+
+    lora_A: dict[str, Tensor] = field(default_factory=dict)
+    lora_B: dict[str, Tensor] = field(default_factory=dict)
+    saved_along: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the base, by the name of the parameter."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Name after the prefix → name in the file of all else, such as the weights of a head."""
+    renamed: str = ""
+    """The renames in words; empty where there were none."""
+
+
+def named_tensors(tensors: Mapping[str, Tensor], source: str) -> NamedTensors:
+    """Sort the tensors of a file by what they are.
+
+    Raises:
+        AdapterError: a name stands for nothing that is known, or for the same as another; or several adapters lie in
+            the file. ``source`` names the file.
+    """
+    found, renames = NamedTensors(), _Renames()
+    names: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        plain = renames.applied(_checked(key, source))
+        if match := _FACTOR.fullmatch(plain):
+            name = match["name"] or "default"
+            names.setdefault(name, key)
+            if name != "default":
+                renames.took_name(name, key, plain)
+            _put(found.lora_A if match["factor"] == "A" else found.lora_B, match["site"], tensor, key, source)
+        elif is_saved_along(plain) and (match := _SAVED_ALONG.fullmatch(plain)):
+            _put(found.saved_along, f"{match['module']}.{match['kind']}", tensor, key, source)
+        else:
+            found.others[plain.removeprefix(PREFIX)] = key
+    if len(names) > 1:
+        told = ", ".join(f"{name!r} ({shown(key)})" for name, key in sorted(names.items())[:4])
+        raise AdapterError(
+            f"{source} holds {len(names)} adapters in one: {told}; save each by itself, with PEFT's "
+            "save_pretrained(..., selected_adapters=[NAME])."
+        )
+    return NamedTensors(found.lora_A, found.lora_B, found.saved_along, found.others, renames.told())
+
+
+def refuse_others(others: Mapping[str, str], source: str) -> None:
+    """Refuse tensors that are no factors of a LoRA.
+
+    Raises:
+        AdapterError: there are such; the first one is named, and said to be what it is.
+    """
+    for name, key in others.items():
+        reason, way_out = foreign_key(name)
+        raise AdapterError(f"{source} holds {key}: {reason}; {way_out}.")
+
+
+def is_saved_along(plain: str) -> bool:
+    """True for a weight of the base that PEFT saves along: any adapted module's, or an embedding's."""
+    match = _SAVED_ALONG.fullmatch(plain)
+    if match is None or ".lora_" in plain:
+        return False
+    return bool(match["is_layer"]) or match["module"].rpartition(".")[2] in EMBEDDINGS | HEADS
+
+
+def _put(group: dict[str, Tensor], name: str, tensor: Tensor, key: str, source: str) -> None:
+    if not all(name.split(".")):
+        raise AdapterError(f"{source} holds {shown(key)}, which names no module; export the adapter again.")
+    if name in group:
+        raise AdapterError(f"{source} holds {shown(key)}, but names {name} twice; remove one of them.")
+    group[name] = tensor
+
+
+def _checked(key: str, source: str) -> str:
+    if len(key) > LONGEST or not key.isprintable():
+        raise AdapterError(
+            f"{source} holds the name {shown(key)}; names of modules have at most {LONGEST} characters, all of them "
+            "printable. Export the adapter again."
+        )
+    return key
+
+
+class _Renames:
+    """The renames that were made, counted by kind."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._example = ""
+
+    def applied(self, key: str) -> str:
+        """The name that PEFT would have written; a name that belongs to another kind of file stays as it is."""
+        plain = key
+        for pattern, replacement, verb in _RENAMES:
+            if replacement and not re.search(r"\.lora_[AB]\.|\.base_layer\.", plain):
+                continue  # the prefix is put before what is part of a LoRA alone
+            while match := pattern.search(plain):
+                plain = plain[: match.start()] + replacement + plain[match.end() :]
+                self._count(f"{(match[1] or PREFIX.rstrip('.'))!r} {verb}")
+        if plain != key and not self._example:
+            self._example = f"{shown(key)} is read as {shown(plain)}"
+        return plain
+
+    def took_name(self, name: str, key: str, plain: str) -> None:
+        """An adapter's name was taken out of a key."""
+        self._count(f"the adapter's name {name!r} taken out")
+        self._example = self._example or f"{shown(key)} is read as {shown(plain.replace(f'.{name}.weight', '.weight'))}"
+
+    def _count(self, kind: str) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+
+    def told(self) -> str:
+        """All renames in words."""
+        if not self._counts:
+            return ""
+        kinds = [f"{kind} ({count} times)" for kind, count in self._counts.items()]
+        return f"keys renamed: {', '.join(kinds[:6])}, so that {self._example}"
