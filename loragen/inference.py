@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import combined
+from loragen.adapters.folders import find_adapter
+from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
 from loragen.bases.hub import quiet_loading, resolve_model
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
+from loragen.bases.saved_along import remarks
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError
 from loragen.exporters.card import GeneratedCard, merged_card
@@ -51,23 +54,33 @@ class Adapter:
         return cls(lora, card.base, card, card.description, card.labels, notes)
 
     @classmethod
-    def load(cls, folder: Path | str, *, base: str | None = None) -> "Adapter":
-        """Read a PEFT adapter folder; ``base`` stands in for the base that it names.
+    def load(cls, folder: Path | str, *, base: str | None = None, without_head: bool = False) -> "Adapter":
+        """Read an adapter folder: PEFT's, or one that is near to it, with remarks in ``notes``.
+
+        Args:
+            folder: of the adapter, or with one adapter in it.
+            base: stands in for the base that it names.
+            without_head: read the adapter of a classifier (SEQ_CLS, TOKEN_CLS, QUESTION_ANS) as one of the model
+                inside, which gives features.
 
         Raises:
             AdapterError: the folder is missing, damaged, or holds something unsupported.
             ConfigError: neither the folder nor ``base`` names a base model.
         """
-        lora = _over(Lora.load(Path(folder)), base)
+        lora = _over(Lora.load(Path(folder), without_head=without_head), base)
         name = lora.settings.base
         if name is None:
             raise ConfigError("The adapter does not name its base model; give it with --base.")
-        facts = _facts(Path(folder))
+        if without_head:
+            Architecture.check_at_hand(name, lora)
+        inside, _ = find_adapter(Path(folder))
+        facts = _facts(inside) or _facts(Path(folder))
         listed = facts.get("labels")
         labels = tuple(label for label in listed if isinstance(label, str)) if isinstance(listed, list) else ()
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
-        return cls(lora, name, _generated_card(facts, Path(folder)), described, labels)
+        card = _generated_card(facts, inside)
+        return cls(lora, name, card, described, labels, remarks(lora, name))
 
     @cached_property
     def opened_base(self) -> Base:
@@ -194,9 +207,9 @@ def complete(
     return _opened(adapter, base).complete(prompts, max_tokens=max_tokens)
 
 
-def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
+def _opened(adapter: Adapter | Path | str, base: str | None, *, without_head: bool = False) -> Adapter:
     if not isinstance(adapter, Adapter):
-        return Adapter.load(adapter, base=base)
+        return Adapter.load(adapter, base=base, without_head=without_head)
     return adapter if base is None else replace(adapter, base=base, lora=_over(adapter.lora, base))
 
 
@@ -263,6 +276,7 @@ def combine(
     scale: float = 1.0,
     seed: int = 0,
     base: str | None = None,
+    without_head: bool = False,
 ) -> Combination:
     """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
 
@@ -275,6 +289,7 @@ def combine(
         scale: factor of the whole merge.
         seed: of the entries that ``dare`` drops.
         base: stands in for the base that the adapters name.
+        without_head: read adapters of classifiers as adapters of the model inside, which gives features.
 
     Raises:
         AdapterError: there is no such method, adapters do not go together, or a value is out of range.
@@ -284,7 +299,7 @@ def combine(
 
     if method == "sum" and density is not None:
         raise ConfigError("--density does not apply to --method sum, which keeps every entry; give ties or dare.")
-    opened = [_opened(adapter, base) for adapter in adapters]
+    opened = [_opened(adapter, base, without_head=without_head) for adapter in adapters]
     merged = combined(
         [adapter.lora for adapter in opened],
         [1 / len(opened) for _ in opened] if weights is None else weights,
@@ -294,4 +309,5 @@ def combine(
         scale=scale,
         rng=torch.Generator().manual_seed(seed),
     )
-    return Combination(Adapter(merged.adapter, opened[0].base), merged.energy_kept)
+    notes = tuple(dict.fromkeys(note for adapter in opened for note in adapter.notes))
+    return Combination(Adapter(merged.adapter, opened[0].base, notes=notes), merged.energy_kept)

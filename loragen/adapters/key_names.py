@@ -61,26 +61,29 @@ def named_tensors(tensors: Mapping[str, Tensor], source: str) -> NamedTensors:
             the file. ``source`` names the file.
     """
     found, renames = NamedTensors(), _Renames()
-    names: dict[str, str] = {}
+    plain = {key: renames.applied(_checked(key, source)) for key in tensors}
+    factors = {key: match for key, name in plain.items() if (match := _FACTOR.fullmatch(name))}
+    _refuse_several(factors, source)
     for key, tensor in tensors.items():
-        plain = renames.applied(_checked(key, source))
-        if match := _FACTOR.fullmatch(plain):
-            name = match["name"] or "default"
-            names.setdefault(name, key)
-            if name != "default":
-                renames.took_name(name, key, plain)
+        if match := factors.get(key):
+            renames.took_name(match["name"] or "default", key, plain[key])
             _put(found.lora_A if match["factor"] == "A" else found.lora_B, match["site"], tensor, key, source)
-        elif is_saved_along(plain) and (match := _SAVED_ALONG.fullmatch(plain)):
+        elif match := _saved_along(plain[key]):
             _put(found.saved_along, f"{match['module']}.{match['kind']}", tensor, key, source)
         else:
-            found.others[plain.removeprefix(PREFIX)] = key
-    if len(names) > 1:
-        told = ", ".join(f"{name!r} ({shown(key)})" for name, key in sorted(names.items())[:4])
+            found.others[plain[key].removeprefix(PREFIX)] = key
+    return NamedTensors(found.lora_A, found.lora_B, found.saved_along, found.others, renames.told())
+
+
+def _refuse_several(factors: Mapping[str, re.Match[str]], source: str) -> None:
+    """Refuse a file of several adapters; a key without a name is of the one that PEFT calls ``default``."""
+    examples = {match["name"] or "default": key for key, match in factors.items()}
+    if len(examples) > 1:
+        told = ", ".join(f"{shown(name)} ({key})" for name, key in sorted(examples.items())[:4])
         raise AdapterError(
-            f"{source} holds {len(names)} adapters in one: {told}; save each by itself, with PEFT's "
+            f"{source} holds {len(examples)} adapters in one: {told}; save each by itself, with PEFT's "
             "save_pretrained(..., selected_adapters=[NAME])."
         )
-    return NamedTensors(found.lora_A, found.lora_B, found.saved_along, found.others, renames.told())
 
 
 def refuse_others(others: Mapping[str, str], source: str) -> None:
@@ -94,19 +97,20 @@ def refuse_others(others: Mapping[str, str], source: str) -> None:
         raise AdapterError(f"{source} holds {key}: {reason}; {way_out}.")
 
 
-def is_saved_along(plain: str) -> bool:
-    """True for a weight of the base that PEFT saves along: any adapted module's, or an embedding's."""
+def _saved_along(plain: str) -> re.Match[str] | None:
+    """The parts of the name of a base's weight that PEFT saves along: of an adapted module, or of an embedding."""
     match = _SAVED_ALONG.fullmatch(plain)
     if match is None or ".lora_" in plain:
-        return False
-    return bool(match["is_layer"]) or match["module"].rpartition(".")[2] in EMBEDDINGS | HEADS
+        return None
+    is_embedding = match["module"].rpartition(".")[2] in EMBEDDINGS | HEADS
+    return match if match["is_layer"] or is_embedding else None
 
 
 def _put(group: dict[str, Tensor], name: str, tensor: Tensor, key: str, source: str) -> None:
     if not all(name.split(".")):
-        raise AdapterError(f"{source} holds {shown(key)}, which names no module; export the adapter again.")
+        raise AdapterError(f"{source} holds {key}, which names no module; export the adapter again.")
     if name in group:
-        raise AdapterError(f"{source} holds {shown(key)}, but names {name} twice; remove one of them.")
+        raise AdapterError(f"{source} holds {key}, but names {name} twice; remove one of them.")
     group[name] = tensor
 
 
@@ -136,13 +140,15 @@ class _Renames:
                 plain = plain[: match.start()] + replacement + plain[match.end() :]
                 self._count(f"{(match[1] or PREFIX.rstrip('.'))!r} {verb}")
         if plain != key and not self._example:
-            self._example = f"{shown(key)} is read as {shown(plain)}"
+            self._example = f"{key} is read as {plain}"
         return plain
 
     def took_name(self, name: str, key: str, plain: str) -> None:
-        """An adapter's name was taken out of a key."""
+        """An adapter's name was taken out of a key; PEFT itself reads the name ``default``."""
+        if name == "default":
+            return
         self._count(f"the adapter's name {name!r} taken out")
-        self._example = self._example or f"{shown(key)} is read as {shown(plain.replace(f'.{name}.weight', '.weight'))}"
+        self._example = self._example or f"{key} is read as {plain.removesuffix(f'.{name}.weight')}.weight"
 
     def _count(self, kind: str) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1

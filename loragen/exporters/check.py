@@ -1,13 +1,15 @@
 """Check of an adapter folder: its keys and shapes against the base, without the base's weights, and what loads it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import find_adapter
+from loragen.adapters.reading import read_json
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.architecture import Architecture
-from loragen.errors import ConfigError
+from loragen.bases.saved_along import remarks
+from loragen.errors import AdapterError, ConfigError
 from loragen.exporters.compatibility import verdicts
 from loragen.exporters.peft_loading import PeftLoading, load_with_peft
 from loragen.exporters.verdict import Verdict
@@ -24,6 +26,8 @@ class CheckResult:
     """Modules of the base; `None` where its config is not at hand."""
     remark: str | None
     """Reason why keys and shapes were not compared with the base."""
+    notes: tuple[str, ...]
+    """Remarks on the folder, such as keys that were renamed."""
     faults: tuple[str, ...]
     """Everything that keeps the adapter from changing the base as it was meant to, each with the way out."""
     verdicts: tuple[Verdict, ...]
@@ -38,18 +42,22 @@ def check(folder: Path | str, base: str | None = None) -> CheckResult:
         AdapterError: the folder is missing, damaged, or holds something unsupported.
         ConfigError: there is no such base.
     """
-    folder = Path(folder)
-    adapter = Lora.load(folder)
+    adapter = Lora.load(Path(folder))
+    folder, _ = find_adapter(Path(folder))
     architecture, remark = _architecture(adapter, base)
-    faults = _unchanging(adapter) + (() if architecture is None else architecture.faults(adapter))
+    notes, changed = _saved_along(adapter, base or adapter.settings.base)
+    faults = _unchanging(adapter) + changed + (() if architecture is None else architecture.faults(adapter))
     found = verdicts(
         adapter,
-        config=json.loads((folder / CONFIG_NAME).read_bytes()),
+        config=read_json(folder / CONFIG_NAME),
         base=architecture,
         loading=None if architecture is None else _loading(folder, architecture),
         served=None if architecture is None else _served(architecture, is_local=base is None),
     )
-    return CheckResult(adapter, base or adapter.settings.base_model_name_or_path, architecture, remark, faults, found)
+    if adapter.origin.is_rewritten:
+        found = tuple(map(_unless_rewritten, found))
+    name = base or adapter.settings.base_model_name_or_path
+    return CheckResult(adapter, name, architecture, remark, notes, faults, found)
 
 
 def _architecture(adapter: Lora, given: str | None) -> tuple[Architecture | None, str | None]:
@@ -65,6 +73,24 @@ def _architecture(adapter: Lora, given: str | None) -> tuple[Architecture | None
         return None, str(error)
     missing = f"the config of {name!r} is not on this machine; give --base to fetch it, or the folder of the base."
     return found, missing if found is None else None
+
+
+def _saved_along(adapter: Lora, base: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Remarks on the folder, and the fault of weights of the base that were changed."""
+    try:
+        return (adapter.origin.notes if base is None else remarks(adapter, base)), ()
+    except AdapterError as error:
+        return adapter.origin.notes, (str(error),)
+
+
+def _unless_rewritten(verdict: Verdict) -> Verdict:
+    """A verdict by rules holds for an adapter as PEFT writes it; PEFT's own loading is told as it was."""
+    if verdict.server == "PEFT":
+        return verdict
+    told = "the folder is not as PEFT writes it; `loragen combine ADAPTER --out OUT` writes it so."
+    return Verdict.of(
+        verdict.server, (f"{verdict.server} does not load it: {told}", *verdict.problems), (), verdict.notes
+    )
 
 
 def _unchanging(adapter: Lora) -> tuple[str, ...]:

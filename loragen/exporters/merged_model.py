@@ -10,6 +10,7 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.architecture import Architecture
 from loragen.bases.hub import quiet_loading
+from loragen.bases.saved_along import refuse_changed, weight_in
 from loragen.errors import AdapterError
 from loragen.files import atomic_folder
 
@@ -39,6 +40,7 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str,
     kind = Architecture.fitting(str(base_folder), adapter.sites, adapter.settings.task_type).model_class
     with quiet_loading():
         model = getattr(transformers, kind).from_pretrained(base_folder, dtype=torch.float32)
+    refuse_changed(adapter, lambda name: weight_in(model, name), base_folder.name)
     with torch.no_grad():
         for site in adapter.sites:
             weight, delta = _weight_at(model, site, base_folder.name), adapter.delta_weight(site)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loragen.adapters.adapter import WEIGHTS_NAME, Lora
+from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import WEIGHTS_NAME, find_adapter
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.hub import quiet_loading
+from loragen.bases.saved_along import remarks
 from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError
 from loragen.zoo.card import CARD
@@ -32,10 +34,18 @@ class ExternalAdapter:
     licence: str = NO_LICENCE
     origin: str = ""
     labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Remarks on its folder, such as keys that were renamed."""
 
     @classmethod
     def open(
-        cls, source: str, *, name: str | None = None, description: str | None = None, base: str | None = None
+        cls,
+        source: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        base: str | None = None,
+        without_head: bool = False,
     ) -> "ExternalAdapter":
         """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME``.
 
@@ -44,19 +54,23 @@ class ExternalAdapter:
             name: its id; by default the name of the folder or repository.
             description: in place of what its card says.
             base: in place of the base that it names.
+            without_head: read the adapter of a classifier as one of the model inside.
 
         Raises:
             AdapterError: the adapter is missing, damaged, does nothing, or names no base.
             TaskError: no description is given, and no card holds one.
         """
         folder = _fetched(source)
-        adapter = Lora.load(folder)
+        adapter = Lora.load(folder, without_head=without_head)
         if adapter.norm() == 0:
             raise AdapterError(f"The adapter {source} does nothing: all its delta weights are zero; leave it out.")
         named = base or adapter.settings.base_model_name_or_path
         if not named:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
-        own_card, model_card = _own_card(folder), ModelCard.read(folder)
+        notes = remarks(adapter, named)
+        inside, _ = find_adapter(folder)
+        own_card = _own_card(inside) or _own_card(folder)
+        model_card = ModelCard.read(inside if (inside / MODEL_CARD).exists() else folder)
         told, told_by = _described(source, description, own_card, model_card)
         plain = source.removeprefix(HUB)
         return cls(
@@ -68,6 +82,7 @@ class ExternalAdapter:
             licence=model_card.licence or _licence_of(own_card) or NO_LICENCE,
             origin=source if source.startswith(HUB) else Path(plain).name,
             labels=tuple(label for label in own_card.get("labels") or () if isinstance(label, str)),
+            notes=notes,
         )
 
 
