@@ -61,12 +61,12 @@ def named_tensors(tensors: Mapping[str, Tensor], source: str) -> NamedTensors:
             the file. ``source`` names the file.
     """
     found, renames = NamedTensors(), _Renames()
-    plain = {key: renames.applied(_checked(key, source)) for key in tensors}
+    plain = {key: renames.applied(_checked(key, source)) for key in sorted(tensors)}  # files have no order
     factors = {key: match for key, name in plain.items() if (match := _FACTOR.fullmatch(name))}
     _refuse_several(factors, source)
-    for key, tensor in tensors.items():
+    for key in plain:
+        tensor = tensors[key]
         if match := factors.get(key):
-            renames.took_name(match["name"] or "default", key, plain[key])
             _put(found.lora_A if match["factor"] == "A" else found.lora_B, match["site"], tensor, key, source)
         elif match := _saved_along(plain[key]):
             _put(found.saved_along, f"{match['module']}.{match['kind']}", tensor, key, source)
@@ -124,7 +124,7 @@ def _checked(key: str, source: str) -> str:
 
 
 class _Renames:
-    """The renames that were made, counted by kind."""
+    """The renames that were made, counted by kind, with the first one as an example."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -139,16 +139,14 @@ class _Renames:
             while match := pattern.search(plain):
                 plain = plain[: match.start()] + replacement + plain[match.end() :]
                 self._count(f"{(match[1] or PREFIX.rstrip('.'))!r} {verb}")
-        if plain != key and not self._example:
-            self._example = f"{key} is read as {plain}"
+        match = _FACTOR.fullmatch(plain)
+        short = plain
+        if match and match["name"] not in (None, "default"):  # PEFT itself reads keys with its own name for one adapter
+            self._count(f"the adapter's name {match['name']!r} taken out")
+            short = f"{PREFIX}{match['site']}.lora_{match['factor']}.weight"
+        if short != key:
+            self._example = self._example or f"{key} is read as {short}"
         return plain
-
-    def took_name(self, name: str, key: str, plain: str) -> None:
-        """An adapter's name was taken out of a key; PEFT itself reads the name ``default``."""
-        if name == "default":
-            return
-        self._count(f"the adapter's name {name!r} taken out")
-        self._example = self._example or f"{key} is read as {plain.removesuffix(f'.{name}.weight')}.weight"
 
     def _count(self, kind: str) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1
