@@ -11,7 +11,7 @@ from torch import Tensor
 from loragen.adapters import mlx
 from loragen.adapters.reading import HEADER_BYTES, MOST_TENSORS, WEIGHTS_BYTES, read_json, read_tensors
 from loragen.adapters.settings import CONFIG_NAME, natural
-from loragen.errors import AdapterError, shown
+from loragen.errors import AdapterError, named, shown
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
@@ -62,18 +62,22 @@ def find_adapter(folder: Path) -> tuple[Path, str | None]:
         if not found:
             raise AdapterError(_no_adapter(folder))
         if len(found) == 1:
-            return found[0], f"the adapter was taken from {found[0].relative_to(folder)} in {folder.name}"
-        newest = _newest(found).relative_to(folder)
-        names = [str(each.relative_to(folder)) for each in sorted(found, key=lambda each: natural(each.name[:200]))]
+            return found[0], f"the adapter was taken from {_inner(found[0], folder)} in {named(folder.name)}"
+        newest = _newest(found)
+        names = [_inner(each, folder) for each in sorted(found, key=lambda each: natural(each.name[:200]))]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise AdapterError(
             f"it holds {len(names)} adapters: {', '.join(names[:5])}{more}; name one of them. The newest is "
-            f"{folder / newest}"
+            f"{folder / _inner(newest, folder)}."
         )
     except (OSError, ValueError) as error:
         if isinstance(error, AdapterError):
             raise
         raise AdapterError(f"the folder cannot be read ({error}); check the path and its permissions.") from error
+
+
+def _inner(inside: Path, folder: Path) -> str:
+    return named(str(inside.relative_to(folder)))
 
 
 def _no_folder(folder: Path) -> str:

@@ -132,7 +132,7 @@ def read_tensors(path: Path, limit: int = WEIGHTS_BYTES) -> dict[str, Tensor]:
             raise ValueError(f"it names {len(header):,} tensors, where at most {MOST_TENSORS:,} are read")
         return safetensors.torch.load(data)
     # Of the wrong bytes torch makes errors of many kinds, such as a KeyError for a dtype that it does not have.
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise AdapterError(
             f"{path.name} is damaged or no safetensors file ({shorter(error)}); fetch or export it again."
         ) from error

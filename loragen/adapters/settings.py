@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from loragen.adapters.foreign import foreign_config
-from loragen.errors import AdapterError, shown
+from loragen.errors import AdapterError, named, shown
 from loragen.patterns import compiles, matches
 
 CONFIG_NAME = "adapter_config.json"
@@ -249,7 +249,7 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
             raise AdapterError(f"{CONFIG_NAME} sets {key}={shown(value)}: {_REFUSED[key]}; {way_out}.")
         if key not in _READ | _IGNORED | NARROWING | _REFUSED.keys() and value:
             raise AdapterError(
-                f"{CONFIG_NAME} sets {key}={shown(value)}, which is unknown here; if it is harmless, remove it."
+                f"{CONFIG_NAME} sets {named(key)}={shown(value)}, which is unknown here; if it is harmless, remove it."
             )
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from loras import QUERY, VALUE, make_adapter
+from loras import QUERY, make_adapter
 from safetensors.torch import save_file
 
 from loragen.adapters.adapter import Lora
