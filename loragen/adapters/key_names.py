@@ -86,6 +86,12 @@ def _refuse_several(factors: Mapping[str, re.Match[str]], source: str) -> None:
         )
 
 
+def site_of(key: str) -> str | None:
+    """The module of a factor's key, renamed as need be; `None` for a key of another kind."""
+    match = _FACTOR.fullmatch(_Renames().applied(key)) if len(key) <= LONGEST else None
+    return match["site"] if match else None
+
+
 def refuse_others(others: Mapping[str, str], source: str) -> None:
     """Refuse tensors that are no factors of a LoRA.
 

@@ -12,7 +12,7 @@ from loragen.bases.saved_along import remarks
 from loragen.errors import AdapterError, ConfigError
 from loragen.exporters.compatibility import verdicts
 from loragen.exporters.peft_loading import PeftLoading, load_with_peft
-from loragen.exporters.verdict import Verdict
+from loragen.exporters.verdict import REWRITE, Verdict
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,8 @@ def _unless_rewritten(verdict: Verdict) -> Verdict:
     """A verdict by rules holds for an adapter as PEFT writes it; PEFT's own loading is told as it was."""
     if verdict.server == "PEFT":
         return verdict
-    told = "the folder is not as PEFT writes it; `loragen combine ADAPTER --out OUT` writes it so."
-    return Verdict.of(
-        verdict.server, (f"{verdict.server} does not load it: {told}", *verdict.problems), (), verdict.notes
-    )
+    refusal = f"{verdict.server} does not load a folder that is not as PEFT writes it; {REWRITE}."
+    return Verdict.of(verdict.server, (refusal, *verdict.problems), notes=verdict.notes)
 
 
 def _unchanging(adapter: Lora) -> tuple[str, ...]:
