@@ -26,13 +26,14 @@ from loragen.errors import (
 if TYPE_CHECKING:
     from loragen.bases.classify import Prediction
     from loragen.bundled import config_names, config_text, copy_config
+    from loragen.combination import combine
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.exporters.check import check
     from loragen.generation import generate, generate_samples
     from loragen.generators.base import Generator
     from loragen.generators.train import train
-    from loragen.inference import Adapter, classify, combine, complete
+    from loragen.inference import Adapter, classify, complete
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
     from loragen.zoo.build import build_zoo
@@ -52,7 +53,7 @@ _HOMES = {
     "build_zoo": "zoo.build",
     "check": "exporters.check",
     "classify": "inference",
-    "combine": "inference",
+    "combine": "combination",
     "complete": "inference",
     "config_names": "bundled",
     "config_text": "bundled",

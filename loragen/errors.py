@@ -23,6 +23,11 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def named(name: str) -> str:
+    """A name as a message shows it: as it stands where it is short and printable, else as `shown` has it."""
+    return name if len(name) <= 120 and name.isprintable() else shown(name)
+
+
 class LoragenError(Exception):
     """Root of every error that loragen raises on purpose."""
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.combine import combined, common_task_type
-from loragen.bases.architecture import Architecture
+from loragen.adapters.folders import find_adapter
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
-from loragen.bases.hub import local_model, resolve_model, split_revision
+from loragen.bases.hub import resolve_model, split_revision
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
-from loragen.bases.renaming import renamed
+from loragen.bases.saved_along import remarks
 from loragen.bases.sentence_modules import load_sentence_transformer
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
@@ -57,23 +56,33 @@ class Adapter:
         return cls(lora, card.base, card, card.description, card.labels, notes)
 
     @classmethod
-    def load(cls, folder: Path | str, *, base: str | None = None) -> "Adapter":
-        """Read a PEFT adapter folder; ``base`` stands in for the base that it names, and is fetched if need be.
+    def load(cls, folder: Path | str, *, base: str | None = None, without_head: bool = False) -> "Adapter":
+        """Read an adapter folder: PEFT's, or one that is near to it, with remarks in ``notes``.
+
+        Args:
+            folder: of the adapter, or with one adapter in it.
+            base: stands in for the base that it names, and is fetched if need be.
+            without_head: read the adapter of a classifier (SEQ_CLS, TOKEN_CLS, QUESTION_ANS) as one of the model
+                inside, which gives features.
 
         Raises:
             AdapterError: the folder is missing, damaged, or holds something unsupported.
             ConfigError: neither the folder nor ``base`` names a base model.
         """
-        lora = _over(Lora.load(Path(folder)), base)
+        lora = _over(Lora.load(Path(folder), without_head=without_head), base)
         name = lora.settings.base
         if name is None:
             raise ConfigError("The adapter does not name its base model; give it with --base.")
-        facts = _facts(Path(folder))
+        if without_head:
+            Architecture.check_at_hand(name, lora)
+        inside, _ = find_adapter(Path(folder))
+        facts = _facts(inside) or _facts(Path(folder))
         listed = facts.get("labels")
         labels = tuple(label for label in listed if isinstance(label, str)) if isinstance(listed, list) else ()
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
-        return cls(lora, name, _generated_card(facts, Path(folder)), described, labels, may_fetch_base=base is not None)
+        card, notes = _generated_card(facts, inside), remarks(lora, name)
+        return cls(lora, name, card, described, labels, notes, may_fetch_base=base is not None)
 
     @cached_property
     def opened_base(self) -> Base:
@@ -195,19 +204,20 @@ def classify(
     adapter: Adapter | Path | str, texts: Sequence[str], labels: Sequence[str] | None = None, *, base: str | None = None
 ) -> list[Prediction]:
     """Give each text the label that fits it best under an adapter; see `Adapter.classify`."""
-    return _opened(adapter, base).classify(texts, labels)
+    return opened_adapter(adapter, base).classify(texts, labels)
 
 
 def complete(
     adapter: Adapter | Path | str, prompts: Sequence[str], *, max_tokens: int = 32, base: str | None = None
 ) -> list[str]:
     """The most likely continuation of each prompt under an adapter; see `Adapter.complete`."""
-    return _opened(adapter, base).complete(prompts, max_tokens=max_tokens)
+    return opened_adapter(adapter, base).complete(prompts, max_tokens=max_tokens)
 
 
-def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
+def opened_adapter(adapter: Adapter | Path | str, base: str | None, *, without_head: bool = False) -> Adapter:
+    """An adapter, or that of a folder, over another base where one is given."""
     if not isinstance(adapter, Adapter):
-        return Adapter.load(adapter, base=base)
+        return Adapter.load(adapter, base=base, without_head=without_head)
     return adapter if base is None else adapter.over(base)
 
 
@@ -255,92 +265,3 @@ def _listed(texts: Sequence[str], what: str) -> tuple[str, ...]:
     if isinstance(texts, str):
         raise TaskError(f"The {what} are one text, {shown(texts)}; give a list of them.")
     return tuple(texts)
-
-
-@dataclass(frozen=True, eq=False)
-class Combination:
-    """Several adapters as one."""
-
-    adapter: Adapter
-    energy_kept: float
-    """Share of the full merge's squared Frobenius norm that the rank holds; 1 means all."""
-
-
-def combine(
-    adapters: Sequence[Adapter | Path | str],
-    weights: Sequence[float] | None = None,
-    *,
-    method: str = "sum",
-    rank: int | None = None,
-    density: float | None = None,
-    scale: float = 1.0,
-    seed: int = 0,
-    base: str | None = None,
-) -> Combination:
-    """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
-
-    Args:
-        adapters: at least one.
-        weights: one an adapter; by default equal shares.
-        method: ``sum``, ``ties`` or ``dare``.
-        rank: largest rank of a site; by default what an exact sum takes, or the largest among the adapters.
-        density: share of entries that ``ties`` and ``dare`` keep of each adapter, by default .2.
-        scale: factor of the whole merge.
-        seed: of the entries that ``dare`` drops.
-        base: stands in for the base that the adapters name.
-
-    Where the config of the base is at hand, every site is looked up there, and written under the name that it has in
-    the installed transformers.
-
-    Raises:
-        AdapterError: there is no such method, adapters do not go together or do not fit the base, or a value is out of
-            range.
-        ConfigError: a density is given for an exact sum, or there is no such base.
-    """
-    import torch
-
-    if method == "sum" and density is not None:
-        raise ConfigError("--density does not apply to --method sum, which keeps every entry; give ties or dare.")
-    opened = [_opened(adapter, base) for adapter in adapters]
-    names = [f"adapter {n}" if isinstance(each, Adapter) else str(each) for n, each in enumerate(adapters, 1)]
-    task_type = common_task_type([adapter.lora for adapter in opened], names)
-    loras = _on_one_base([adapter.lora for adapter in opened], task_type, base)
-    merged = combined(
-        loras,
-        [1 / len(opened) for _ in opened] if weights is None else weights,
-        method=method,
-        rank=rank,
-        density=0.2 if density is None else density,
-        scale=scale,
-        rng=torch.Generator().manual_seed(seed),
-    )
-    first = opened[0]
-    return Combination(Adapter(merged.adapter, first.base, may_fetch_base=first.may_fetch_base), merged.energy_kept)
-
-
-def _on_one_base(loras: Sequence[Lora], task_type: str | None, given: str | None) -> list[Lora]:
-    """Adapters under the names that their sites have in their base, if its config is at hand.
-
-    Raises:
-        AdapterError: one does not fit the base; or, where nothing can be looked up, nothing says that one without a
-            task type is of the same model class as the others.
-        ConfigError: the base that was given is no folder here.
-    """
-    if given is not None:
-        local_model(given)
-    sites = {site for lora in loras for site in lora.sites}
-    named = {lora.settings.base for lora in loras}
-    base = loras[0].settings.base if len(named) == 1 else None  # several are refused by the merge
-    architecture = Architecture.at_hand(base, sites, task_type) if base else None
-    if architecture is None:
-        first = next((lora for lora in loras if lora.settings.task_type == task_type), None)
-        if first and any(lora.settings.task_type != task_type and not {*lora.sites} & {*first.sites} for lora in loras):
-            raise AdapterError(
-                f"One adapter states the task type {task_type} and another none, and they share no site, so that they "
-                "may be of two classes of models; give their base with --base."
-            )
-        return list(loras)
-    found = [renamed(lora, architecture) for lora in loras]
-    for lora in found:
-        architecture.check(lora)
-    return found

@@ -8,7 +8,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
-    *("cli", "evaluation", "generation", "inference", "exporters", "generators", "zoo", "recipes", "conditions"),
+    *(
+        "cli",
+        "evaluation",
+        "generation",
+        "combination",
+        "inference",
+        "exporters",
+        "generators",
+        "zoo",
+        "recipes",
+        "conditions",
+    ),
     *(
         "bases",
         "tasks",

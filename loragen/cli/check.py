@@ -29,6 +29,7 @@ def check(
                 "base": result.base,
                 "base_class": None if result.architecture is None else result.architecture.model_class,
                 "unchecked": result.remark,
+                "notes": result.notes,
                 "faults": result.faults,
                 "verdicts": [asdict(verdict) for verdict in result.verdicts],
             }
@@ -42,6 +43,8 @@ def check(
 def _show(adapter: Path, result: "CheckResult") -> None:
     from loragen.cli import console
 
+    for note in result.notes:
+        console.say(f"note: {note}")
     for fault in result.faults:
         console.say_error(fault)
     if result.architecture is None:

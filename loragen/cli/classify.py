@@ -73,6 +73,8 @@ def classify(
     if as_json:
         console.say_json(rows)
         return
+    for note in loaded.notes:
+        console.warn(note)
     if out is None:
         columns = ("text", "label", "p", "bare base says", "p ")
         shown = [

@@ -19,8 +19,11 @@ def merge(
     import loragen
     from loragen.cli import console
 
-    loragen.Adapter.load(adapter, base=base).merge(out, force=force)
+    loaded = loragen.Adapter.load(adapter, base=base)
+    loaded.merge(out, force=force)
     if as_json:
-        console.say_json({"folder": str(out)})
+        console.say_json({"folder": str(out)} | ({"notes": loaded.notes} if loaded.notes else {}))
         return
+    for note in loaded.notes:
+        console.warn(note)
     console.done(f"{out}: a plain model folder; transformers loads it by from_pretrained")

@@ -10,6 +10,10 @@ from loragen.errors import ConfigError, shown
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
 BaseOption = Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")]
+WithoutHeadOption = Annotated[
+    bool,
+    typer.Option("--without-head", help="Read adapters of classifiers without their heads, as FEATURE_EXTRACTION."),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")]
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo (default: the bundled zoo).")]
 LicenceOption = Annotated[

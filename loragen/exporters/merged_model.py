@@ -15,6 +15,7 @@ from loragen.bases.architecture import HEADED, Architecture
 from loragen.bases.hub import quiet_loading
 from loragen.bases.pretrained import Pretrained, load_pretrained
 from loragen.bases.renaming import moved, renamed
+from loragen.bases.saved_along import refuse_changed, weight_in
 from loragen.errors import AdapterError
 from loragen.files import atomic_folder
 
@@ -37,6 +38,7 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str,
     """
     adapter, loaded = _opened(adapter, base_folder)
     model, untied = loaded.model, []
+    refuse_changed(adapter, lambda name: weight_in(model, name), base_folder.name)
     with torch.no_grad():
         for site in adapter.sites:
             if _untie(model, site, base_folder.name):

@@ -4,7 +4,6 @@ The base is laid out on torch's meta device, where a parameter has a shape and n
 else: it reads the config, adapts modules, renames keys where transformers has new names, and compares shapes.
 """
 
-import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.key_names import site_of
 from loragen.adapters.settings import natural
 from loragen.bases.architecture import Architecture
 from loragen.bases.empty_model import config_folder, empty_model
-from loragen.exporters.verdict import OTHER_BASE, UNCHECKED, Verdict, counted, way_to_rename
-
-_KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_[AB](?:\.default)?\.weight")
+from loragen.exporters.verdict import OTHER_BASE, REWRITE, UNCHECKED, Verdict, counted, way_to_rename
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def load_with_peft(folder: Path, base: Architecture) -> PeftLoading:
 
 def _sites(keys: Iterable[str]) -> tuple[str, ...]:
     """The modules of PEFT's keys; a key of another form stands for itself."""
-    found = {match["site"] if (match := _KEY.fullmatch(key)) else key for key in keys}
+    found = {site_of(key) or key for key in keys}
     return tuple(sorted(found, key=natural))
 
 
@@ -102,7 +100,7 @@ def judge_peft(
     silent, notes = [], []
     if left_out := loading.left_out:
         lost = adapter.sites if loading.is_no_op else left_out  # PEFT has other names for experts that it fuses
-        way_out = way_to_rename(base, left_out) or OTHER_BASE
+        way_out = REWRITE if adapter.origin.is_rewritten else way_to_rename(base, left_out) or OTHER_BASE
         silent.append(f"PEFT leaves out {counted(lost, adapter)} without an error; {way_out}.")
     elif renamed := base.unknown(adapter.sites):
         notes.append(f"PEFT finds {counted(renamed, adapter)} under the base's new names; other readers may not")
@@ -123,6 +121,8 @@ def judge_peft(
 
 def _way_out(adapter: Lora, base: Architecture) -> str:
     """The way out of an error of PEFT's, from what of the adapter does not fit the base."""
+    if adapter.origin.is_rewritten:
+        return REWRITE
     if base.misshapen(adapter.spec):
         return OTHER_BASE
     if strays := base.strays(adapter.sites):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loragen.adapters.adapter import WEIGHTS_NAME, Lora
-from loragen.adapters.settings import CONFIG_NAME
-from loragen.bases.hub import quiet_loading
+from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import FILES, WEIGHTS_NAME, find_adapter
+from loragen.bases.hub import quiet_loading, weights_hash
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, Snapshot, fetched
+from loragen.bases.saved_along import remarks
 from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.files import sha256_of
@@ -16,8 +17,8 @@ from loragen.zoo.card import CARD
 from loragen.zoo.model_card import MODEL_CARD, ModelCard
 
 HUB = "hub:"
-_FILES = (CONFIG_NAME, WEIGHTS_NAME, CARD, MODEL_CARD)
-_LIMITS = Limits(files=len(_FILES), size=4_000_000_000)
+_FILES = (*FILES, CARD, MODEL_CARD)
+_LIMITS = Limits(files=100, size=4_000_000_000)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NO_LICENCE = "none stated"
 
@@ -41,10 +42,18 @@ class ExternalAdapter:
     """Of its repository on the Hub; empty for an adapter from a folder."""
     sha256: str = ""
     """Of its weights file."""
+    notes: tuple[str, ...] = ()
+    """Remarks on its folder, such as keys that were renamed."""
 
     @classmethod
     def open(
-        cls, source: str, *, name: str | None = None, description: str | None = None, base: str | None = None
+        cls,
+        source: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        base: str | None = None,
+        without_head: bool = False,
     ) -> "ExternalAdapter":
         """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME@COMMIT/SUBFOLDER``.
 
@@ -55,6 +64,7 @@ class ExternalAdapter:
             name: its id; by default the name of the folder or repository.
             description: in place of what its card says.
             base: in place of the base that it names.
+            without_head: read the adapter of a classifier as one of the model inside.
 
         Raises:
             ConfigError: ``name`` is no name of a folder.
@@ -63,13 +73,16 @@ class ExternalAdapter:
         """
         snapshot = _fetched(source)
         folder = snapshot.folder
-        adapter = Lora.load(folder)
+        adapter = Lora.load(folder, without_head=without_head)
         if adapter.norm() == 0:
             raise AdapterError(f"The adapter {source} does nothing: all its delta weights are zero; leave it out.")
         named = base or adapter.settings.base_model_name_or_path
         if not named:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
-        own_card, model_card = _own_card(folder), ModelCard.read(folder)
+        notes = remarks(adapter, named)
+        inside, _ = find_adapter(folder)
+        own_card = _own_card(inside) or _own_card(folder)
+        model_card = ModelCard.read(inside if (inside / MODEL_CARD).exists() else folder)
         told, told_by = _described(source, description, own_card, model_card)
         return cls(
             id=_id_of(source, name),
@@ -81,8 +94,15 @@ class ExternalAdapter:
             origin=source if source.startswith(HUB) else Path(source).name,
             labels=tuple(label for label in own_card.get("labels") or () if isinstance(label, str)),
             commit=snapshot.commit,
-            sha256=sha256_of(folder / WEIGHTS_NAME),
+            sha256=_weights_hash(inside),
+            notes=notes,
         )
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of an adapter's weights: of their file or, where they are in shards, of the list of hashes."""
+    file = folder / WEIGHTS_NAME
+    return sha256_of(file) if file.is_file() else weights_hash(folder)
 
 
 def _fetched(source: str) -> Snapshot:

@@ -55,6 +55,7 @@ def import_adapters(
     base: str | None = None,
     rank: int | None = None,
     max_loss: float = 0.05,
+    without_head: bool = False,
     progress: Progress = silent,
 ) -> ImportPlan:
     """Bring adapters from elsewhere into a zoo, new or there already; returns what was written.
@@ -69,6 +70,7 @@ def import_adapters(
         base: name of the base; by default the one that the adapters name.
         rank: of a new zoo's frame; by default what the adapters need.
         max_loss: share of an adapter's squared norm that the frame may lose.
+        without_head: read adapters of classifiers (SEQ_CLS, TOKEN_CLS, QUESTION_ANS) as adapters of the model inside.
         progress: called with the stage, the adapters done and their total.
 
     Raises:
@@ -84,7 +86,8 @@ def import_adapters(
     adapters = []
     for done, (source, description, name) in enumerate(zip(sources, told, named, strict=True)):
         progress("reading adapters", done, len(sources))
-        adapters.append(ExternalAdapter.open(source, name=name, description=description, base=base))
+        one = ExternalAdapter.open(source, name=name, description=description, base=base, without_head=without_head)
+        adapters.append(one)
     progress("reading adapters", len(sources), len(sources))
     plan = plan_import(adapters, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
     write_import(plan, zoo, progress)
