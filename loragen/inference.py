@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.folders import find_adapter
+from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
 from loragen.bases.hub import resolve_model, split_revision

@@ -7,35 +7,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
-ROOMS = (
-    *(
-        "cli",
-        "evaluation",
-        "generation",
-        "combination",
-        "inference",
-        "exporters",
-        "generators",
-        "zoo",
-        "recipes",
-        "conditions",
-    ),
-    *(
-        "bases",
-        "tasks",
-        "adapters",
-        "training",
-        "plotting",
-        "bundled",
-        "files",
-        "locks",
-        "renames",
-        "patterns",
-        "config",
-        "progress",
-        "escaping",
-        "errors",
-    ),
+ROOMS = tuple(
+    (
+        "cli evaluation generation combination inference exporters generators zoo recipes conditions "
+        "bases tasks adapters training plotting bundled files locks renames patterns config progress escaping errors"
+    ).split()
 )
 """From the top down; folders, and modules that stand alone."""
 MODULES = {
