@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
-ROOMS = tuple(
-    (
-        "cli evaluation generation combination inference exporters generators zoo recipes conditions "
-        "bases tasks adapters training plotting bundled files locks renames patterns config progress escaping errors"
-    ).split()
+ROOMS = (
+    *("cli", "evaluation", "generation", "combination", "inference", "exporters"),
+    *("generators", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
+    *("bundled", "files", "locks", "renames", "patterns", "config", "progress", "escaping", "errors"),
 )
 """From the top down; folders, and modules that stand alone."""
 MODULES = {
