@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, cut
 from loragen.locks import lock
 from loragen.renames import exchange, rename_to_new
 
@@ -156,6 +157,39 @@ def sync(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def read_capped(path: Path, most: int, *, kind: str) -> bytes:
+    """Read a file that comes from outside: a regular file of at most ``most`` bytes.
+
+    Args:
+        path: the file.
+        most: bytes; no more are read, whatever the system says of the file's size.
+        kind: what the file is, in a word for messages, such as "config".
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, is a folder, pipe or device, or is larger.
+    """
+    place = cut(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(handle, "rb") as file:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise ConfigError(f"{place} is no regular file (it is a {_kind_of(facts.st_mode)}); a {kind} file was wanted.")
+            data = file.read(most + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no {kind} file {place}.") from error
+    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{place} cannot be read ({reason}); give the path of a {kind} file.") from error
+    if len(data) > most:
+        raise ConfigError(f"{place} has {max(facts.st_size, len(data)):,} bytes; no {kind} has over {most:,}.")
+    return data
+
+
+def _kind_of(mode: int) -> str:
+    return "directory" if stat.S_ISDIR(mode) else "pipe or socket" if not stat.S_ISCHR(mode) else "device"
 
 
 def sha256_of(path: Path) -> str:
