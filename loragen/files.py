@@ -176,7 +176,7 @@ def read_capped(path: Path, most: int, *, kind: str) -> bytes:
         with os.fdopen(handle, "rb") as file:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
-                raise ConfigError(f"{place} is no regular file (it is a {_kind_of(facts.st_mode)}); a {kind} file was wanted.")
+                raise ConfigError(f"{place} is a {_kind_of(facts.st_mode)}; a {kind} file was wanted.")
             data = file.read(most + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no {kind} file {place}.") from error

@@ -23,6 +23,7 @@ from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
 from loragen.tasks.examples import Examples
+from loragen.values import checked_seed
 from loragen.zoo.zoo import Zoo, default_zoo
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -86,7 +87,9 @@ class Pipeline:
             GeneratorError: something that the generator needs is missing.
         """
         condition = self._conditioner.condition(evidence)
-        return self.generator.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
+        return self.generator.generate(
+            condition, rng=torch.Generator().manual_seed(checked_seed(seed)), num_samples=samples
+        )
 
     def fit(
         self,

@@ -20,6 +20,7 @@ from loragen.exporters.card import GeneratedCard, merged_card
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
 from loragen.files import refuse_to_replace
+from loragen.values import checked_seed
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -292,6 +293,6 @@ def combine(
         rank=rank,
         density=0.2 if density is None else density,
         scale=scale,
-        rng=torch.Generator().manual_seed(seed),
+        rng=torch.Generator().manual_seed(checked_seed(seed)),
     )
     return Combination(Adapter(merged.adapter, opened[0].base), merged.energy_kept)

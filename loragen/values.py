@@ -46,6 +46,11 @@ Name = Annotated[str, AfterValidator(checked_name)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seed of a training."""
 
+LayerSize = Annotated[int, Field(ge=1, le=LARGEST_LAYER)]
+"""Features of a layer."""
+Shots = Annotated[int, Field(ge=1, le=MOST_EXAMPLES)]
+"""Examples of a support."""
+
 
 def checked_seed(seed: int) -> int:
     """A seed that torch takes.

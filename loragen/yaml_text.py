@@ -101,11 +101,17 @@ def _is_mapping(node: object) -> bool:
     return isinstance(node, yaml.MappingNode)
 
 
+def _refused(_constructor: SafeConstructor, node: Any) -> None:
+    raise ConstructorError(
+        None, None, f"a {node.tag.rpartition(':')[2]}, which no file of loragen holds", node.start_mark
+    )
+
+
 for _kind in _OTHER_KINDS:
-    _PlainConstructor.add_constructor(f"tag:yaml.org,2002:{_kind}", SafeConstructor.construct_undefined)
+    yaml.add_constructor(f"tag:yaml.org,2002:{_kind}", _refused, _PlainConstructor)
 
 
-class _Loader(_BoundedComposer, _Parser, _PlainConstructor, Resolver):  # type: ignore[misc]  # two parsers, one name
+class _Loader(_BoundedComposer, _Parser, _PlainConstructor, Resolver):
     def __init__(self, text: str) -> None:
         _Parser.__init__(self, text)
         _BoundedComposer.__init__(self)

@@ -18,9 +18,9 @@ from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 from loragen.tasks.source import Part, TaskSource
 from loragen.tasks.tables import Row, cell, label, parse_json, read_rows, reading, text
+from loragen.values import Name
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 _FILES = ("train", "test")
@@ -34,7 +34,7 @@ class Task(StrictModel):
     themselves, for a language model to learn.
     """
 
-    id: Slug
+    id: Name
     description: NonBlank
     paraphrases: tuple[NonBlank, ...] = ()
     labels: tuple[NonBlank, ...] = ()
