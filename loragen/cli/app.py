@@ -1,9 +1,13 @@
 """The command line: every command parses, calls the library, and prints. One module a command."""
 
+import errno
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from loragen.cli import config
 from loragen.cli.check import check
@@ -19,10 +23,38 @@ from loragen.cli.zoo_check import zoo_check
 from loragen.cli.zoo_import import zoo_import
 from loragen.cli.zoo_list import zoo_list, zoo_show
 from loragen.cli.zoo_search import zoo_search
-from loragen.errors import LoragenError
+from loragen.errors import LoragenError, cut
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+_OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM}
+"""Faults of a name that the user gave, rather than of the disk."""
+
+
+class _Commands(TyperGroup):
+    """Cuts what click repeats of values that do not fit."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _short_usage():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _short_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _short_usage() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)  # of click's errors; typer brings classes of its own, without a name
+        if isinstance(message, str):
+            error.message = cut(message, 400)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Describe a task in words; get a LoRA.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -72,12 +104,16 @@ def _options(
 def main() -> None:
     """Run the command line.
 
-    A user's mistake ends with status 2 and no traceback, a disk or file that fails with 1, Ctrl-C with 130.
+    A user's mistake ends with status 2 and no traceback, a disk or memory that fails with 1, Ctrl-C with 130.
     """
     from loragen.cli import console
 
+    console.prepare()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk is still one line
     except LoragenError as error:
         console.say_error(str(error))
         sys.exit(2)
@@ -85,14 +121,26 @@ def main() -> None:
         sys.stdout = None  # or Python complains at its end
         sys.exit(1)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
+        place = f"{cut(error.filename)}: " if error.filename else ""
+        console.say_error(f"{place}{error.strerror or cut(error)}; nothing was half written.")
+        sys.stdout = None  # it may be what failed
+        sys.exit(2 if error.errno in _OF_NAMES else 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        console.say_error("the memory is too small for this; choose smaller sizes. Nothing was half written.")
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if not _is_interrupt(end):
             raise
         console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
         sys.exit(130)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """True for Python's own error, and for torch's, which are RuntimeErrors told by their words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(part in str(error).lower() for part in words)
 
 
 def _is_interrupt(end: BaseException | None) -> bool:

@@ -1,6 +1,7 @@
 """Output of the command line: tables, progress with time left, and one shape for errors. Nothing else prints."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,19 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def prepare() -> None:
+    """Make the streams take any text: letters that the terminal's encoding lacks are written as escapes.
+
+    A stream that was closed before the program began takes all and keeps nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the program runs
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say(text: object) -> None:
     """Print a line as it is: brackets in it are no markup."""
     out.print(escape(str(text)))
@@ -38,7 +52,12 @@ def warn(text: object) -> None:
 
 def say_json(value: Any) -> None:
     """Print JSON alone on standard output, for scripts."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=1)  # escapes that every reader of JSON knows
+    sys.stdout.write(text + "\n")
 
 
 def say_error(message: str) -> None:

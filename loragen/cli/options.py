@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone, for scripts.")]
 BaseOption = Annotated[str | None, typer.Option(help="Base model (default: the one the adapter names).")]
@@ -22,6 +22,8 @@ LabelsOption = Annotated[
     str | None, typer.Option(help="Label names, separated by commas (default: those on the adapter's card).")
 ]
 
+MOST_SAMPLES = 1_000
+"""Adapters that one command draws."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -35,7 +37,7 @@ def label_names(labels: str | None) -> list[str] | None:
         return None
     names = [name.strip() for name in labels.split(",") if name.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ConfigError(f"--labels {labels!r} gives {len(names)} names; at least two different ones are wanted.")
+        raise ConfigError(f"--labels {shown(labels)} gives {len(names)} names; at least two different ones are wanted.")
     return names
 
 
@@ -48,7 +50,7 @@ def numbers(values: str, option: str) -> list[float]:
     try:
         return [float(value) for value in values.split(",")]
     except ValueError:
-        raise ConfigError(f"{option} {values!r} is no list of numbers; give them as in {option} .6,.4") from None
+        raise ConfigError(f"{option} {shown(values)} is no list of numbers; give them as in {option} .6,.4") from None
 
 
 def one_each(values: list[str] | None, sources: Sequence[object], option: str) -> list[str | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from loragen.adapters.adapter import Lora
 from loragen.conditions.task_vectors import EvidenceKind, Reader, Reading
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import GeneratorError, TaskError
+from loragen.errors import GeneratorError, TaskError, shown
 from loragen.tasks.examples import Examples
 
 
@@ -35,7 +35,7 @@ class Evidence:
         if not self.description.strip():
             raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
         if self.labels is not None and (len(set(self.labels)) < len(self.labels) or len(self.labels) < 2):
-            raise TaskError(f"The labels are {', '.join(self.labels)}; at least two different ones are wanted.")
+            raise TaskError(f"The labels are {shown(self.labels)}; at least two different ones are wanted.")
 
 
 @dataclass(frozen=True, eq=False)

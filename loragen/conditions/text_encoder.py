@@ -16,10 +16,13 @@ from torch import Tensor
 
 from loragen.bases.hub import EMBEDDED_MODEL, resolve_model, weights_hash
 from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
-from loragen.errors import TaskError
-from loragen.files import atomic_write
+from loragen.config import LONGEST_STRING
+from loragen.errors import ConfigError, TaskError, shown
+from loragen.files import atomic_write, read_capped
 
 BATCH_SIZE = 32
+LARGEST_CACHE = 2**30
+"""Bytes of a cache that is read."""
 
 
 def default_cache() -> Path:
@@ -75,7 +78,7 @@ class TextEncoder:
         if not texts:
             return torch.empty(0, self.size)
         keys = [_key(text) for text in texts]
-        known = {} if self.cache is None else _read_vectors(self._cache_file)
+        known = {} if self.cache is None else _read_vectors(self._cache_file, stated_size(self.folder))
         if fresh := self._embed_all({key: text for key, text in zip(keys, texts, strict=True) if key not in known}):
             known |= fresh
             if self.cache is not None:
@@ -107,8 +110,12 @@ class TextEncoder:
 
 
 def _key(text: str) -> bytes:
-    if not text.strip():
-        raise TaskError(f"The text {text!r} is empty; there is nothing to embed.")
+    if not any(character.isprintable() and not character.isspace() for character in text[:LONGEST_STRING]):
+        raise TaskError(f"The text {shown(text)} is empty; there is nothing to embed.")
+    if len(text) > LONGEST_STRING:
+        raise TaskError(
+            f"A text has {len(text):,} characters; descriptions have at most {LONGEST_STRING:,}. Say it shorter."
+        )
     try:
         return hashlib.sha256(text.encode()).digest()
     except UnicodeEncodeError as error:
@@ -117,14 +124,21 @@ def _key(text: str) -> bytes:
         ) from error
 
 
-def _read_vectors(file: Path) -> dict[bytes, Tensor]:
-    """Vectors by the SHA-256 of their text; none where the file is missing or damaged, for a cache can be lost."""
+def _read_vectors(file: Path, size: int | None = None) -> dict[bytes, Tensor]:
+    """Vectors (d,) by the SHA-256 of their text; none where the file is missing or damaged, for a cache can be lost.
+
+    ``size`` is d, where it is known.
+    """
     try:
-        tensors = safetensors.torch.load(file.read_bytes())
+        tensors = safetensors.torch.load(read_capped(file, LARGEST_CACHE, kind="cache"))
         keys, vectors = tensors["keys"], tensors["vectors"]
-    except (OSError, safetensors.SafetensorError, KeyError):
+    except (ConfigError, safetensors.SafetensorError, KeyError, ValueError):
         return {}
-    if keys.dtype != torch.uint8 or keys.shape != (len(vectors), 32) or not vectors.isfinite().all():
+    if vectors.ndim != 2 or vectors.dtype != torch.float32 or size not in (None, vectors.shape[1]):
+        return {}
+    if keys.dtype != torch.uint8 or keys.shape != (len(vectors), 32):
+        return {}
+    if not ((vectors.square().sum(1) - 1).abs() < 1e-3).all():  # no unit vectors, or no numbers
         return {}
     return {bytes(key): vector for key, vector in zip(keys.tolist(), vectors, strict=True)}
 

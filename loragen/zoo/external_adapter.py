@@ -9,11 +9,15 @@ from loragen.adapters.adapter import WEIGHTS_NAME, Lora
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.bases.hub import quiet_loading
 from loragen.config import read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import AdapterError, ConfigError, TaskError, cut, shown
+from loragen.files import expanded
+from loragen.values import LONGEST_NAME, checked_name
 from loragen.zoo.card import CARD
 from loragen.zoo.model_card import MODEL_CARD, ModelCard
 
 HUB = "hub:"
+LONGEST_DESCRIPTION = 5_000
+"""Characters of a description."""
 NO_LICENCE = "none stated"
 
 DescriptionSource = Literal["given", "card.yaml", "model card"]
@@ -60,7 +64,7 @@ class ExternalAdapter:
         told, told_by = _described(source, description, own_card, model_card)
         plain = source.removeprefix(HUB)
         return cls(
-            id=re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(plain).resolve().name).strip("-._") or "adapter",
+            id=_id(name or Path(plain).resolve().name[:LONGEST_NAME]),
             adapter=adapter,
             base=named,
             description=told,
@@ -71,9 +75,22 @@ class ExternalAdapter:
         )
 
 
+def _id(name: str) -> str:
+    """A name for the expert: that of its folder, with other characters than names have made to dashes.
+
+    Raises:
+        ConfigError: it is too long, or kept by a system for something else.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "adapter"
+    try:
+        return checked_name(plain)
+    except ValueError as error:
+        raise ConfigError(f"No expert can be called {shown(plain)}: {error}; give another name with --id.") from error
+
+
 def _fetched(source: str) -> Path:
     if not source.startswith(HUB):
-        return Path(source).expanduser()
+        return expanded(source)
     from huggingface_hub import snapshot_download
 
     name = source.removeprefix(HUB)
@@ -105,9 +122,23 @@ def _described(
     )
     for told, told_by in found:
         if isinstance(told, str) and told.strip():
-            return " ".join(told.split()), told_by
+            return _short(told, source, told_by), told_by
     met = "its model card holds the text of a template alone" if model_card.text else "it has no model card"
     raise TaskError(f"The adapter {source} comes without a description ({met}); say its task with --description.")
+
+
+def _short(told: str, source: str, told_by: DescriptionSource) -> str:
+    """A description in one line; that of a model card is cut, for encoders read its beginning alone.
+
+    Raises:
+        TaskError: the one that was given is too long.
+    """
+    line = " ".join(told[: 10 * LONGEST_DESCRIPTION].split())
+    if len(line) > LONGEST_DESCRIPTION and told_by == "given":
+        raise TaskError(
+            f"The description of {cut(source)} has over {LONGEST_DESCRIPTION:,} characters; say its task in fewer."
+        )
+    return line[:LONGEST_DESCRIPTION]
 
 
 def _licence_of(card: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.architecture import Architecture
 from loragen.bases.open import objective_of
-from loragen.errors import AdapterError, ConfigError, ZooError
+from loragen.errors import AdapterError, ConfigError, ZooError, shown
 from loragen.files import atomic_folder, atomic_write
 from loragen.progress import Progress, silent
 from loragen.recipes.expert import ExpertRecipe
@@ -65,10 +65,14 @@ def import_adapters(
     Raises:
         AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
         TaskError: an adapter comes without a description.
-        ConfigError: the numbers of adapters and of descriptions or ids differ.
+        ConfigError: the numbers of adapters and of descriptions or ids differ, or a number is out of range.
         ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
+    if not 0 <= max_loss <= 1:
+        raise ConfigError(f"The share that may be lost is {shown(max_loss)}; a number from 0 to 1 was wanted.")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"The rank of the frame is {shown(rank)}; at least 1 was wanted.")
     told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
     adapters = []
     for done, (source, description, name) in enumerate(zip(sources, told, named, strict=True)):

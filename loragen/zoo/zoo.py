@@ -17,8 +17,9 @@ from loragen.bases.open import open_base
 from loragen.bases.scores import shown_scores
 from loragen.bundled import bundled_folder
 from loragen.config import read_yaml
-from loragen.errors import AdapterError, ConfigError, ZooError, cut
-from loragen.files import sha256_of
+from loragen.errors import AdapterError, ConfigError, ZooError, cut, shown
+from loragen.files import is_file, sha256_of
+from loragen.values import LONGEST_NAME
 from loragen.zoo.card import (
     CARD,
     EXPERTS,
@@ -58,8 +59,10 @@ class Zoo:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
         root = root or default_zoo()
-        if not (root / ZOO_MANIFEST).is_file():
-            raise ZooError(f"There is no zoo in {root} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`.")
+        if not is_file(root / ZOO_MANIFEST):
+            raise ZooError(
+                f"There is no zoo in {cut(root)} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`."
+            )
         folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
         try:
             manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
@@ -73,7 +76,7 @@ class Zoo:
             ) from error
         for name, card in cards.items():
             if card.id != name:
-                raise ZooError(f"{root / EXPERTS / name} holds the card of {card.id!r}; restore it, or remove it.")
+                raise ZooError(f"{root / EXPERTS / name} holds the card of {shown(card.id)}; restore it, or remove it.")
         return cls(root, manifest, cards)
 
     def __len__(self) -> int:
@@ -132,9 +135,9 @@ class Zoo:
         if expert not in self.cards:
             from difflib import get_close_matches
 
-            near = get_close_matches(expert, self.cards, n=1)
+            near = get_close_matches(expert[:LONGEST_NAME], self.cards, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; `loragen zoo list` shows all."
-            raise ZooError(f"The zoo in {self.root} has no expert {expert!r}{hint}")
+            raise ZooError(f"The zoo in {self.root} has no expert {shown(expert)}{hint}")
         return self.cards[expert]
 
     def folder(self, expert: str) -> Path:
