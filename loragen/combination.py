@@ -11,6 +11,7 @@ from loragen.bases.hub import local_model
 from loragen.bases.renaming import renamed
 from loragen.errors import AdapterError, ConfigError
 from loragen.inference import Adapter, opened_adapter
+from loragen.values import checked_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ def combine(
         rank=rank,
         density=0.2 if density is None else density,
         scale=scale,
-        rng=torch.Generator().manual_seed(seed),
+        rng=torch.Generator().manual_seed(checked_seed(seed)),
     )
     first = opened[0]
     notes = tuple(dict.fromkeys(note for adapter in opened for note in adapter.notes))

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, cut
 from loragen.locks import abandoned, lock, marked
+from loragen.paths import places, read_capped, refuse_place
 from loragen.renames import exchange, rename_to_new
 
 MANIFEST = ".loragen.json"
 """Names, in every folder that is written, the files that are ours; a folder is replaced only if it holds no others."""
+LARGEST_MANIFEST = 100_000_000
+"""Bytes of a manifest."""
 BEFORE_MANIFESTS = frozenset(
     {
         *("adapter_config.json", "adapter_model.safetensors", "README.md", "card.yaml"),
@@ -42,6 +45,7 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
         ConfigError: something stands there that is not ours, or anything but an empty folder without ``replace``; or
             another process is writing there.
     """
+    refuse_place(path)
     path = Path(os.path.abspath(path))
     with lock(path):
         _recover(path)
@@ -137,6 +141,7 @@ def _settle(path: Path) -> None:
 
 
 def _refuse(path: Path, *, replace: bool) -> None:
+    refuse_place(path)
     if not path.exists() or (not replace and path.is_dir() and not any(path.iterdir())):
         return
     if not replace:
@@ -155,10 +160,12 @@ def not_ours(folder: Path) -> list[str]:
     """Relative names of files in a folder that no manifest of ours names."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     try:
-        ours = set(json.loads((folder / MANIFEST).read_bytes())["files"]) | {MANIFEST}
-    except FileNotFoundError:
         ours = set(BEFORE_MANIFESTS)
-    except (OSError, ValueError, KeyError, TypeError):
+        if (folder / MANIFEST).exists():
+            ours = set(json.loads(read_capped(folder / MANIFEST, LARGEST_MANIFEST, kind="manifest"))["files"]) | {
+                MANIFEST
+            }
+    except (OSError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
         return found
     return [name for name in found if name not in ours]
 
@@ -218,20 +225,37 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ConfigError: it is a pipe or a device, which may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{cut(path)} is no file; restore it.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
+def refuse_to_replace(folders: Sequence[Path], *, force: bool, read: Sequence[Path | str | None] = ()) -> None:
     """Keep what is there from being written over.
 
+    Args:
+        folders: to be written.
+        force: replace what is ours.
+        read: folders and files that the work itself reads; names that are no paths, and `None`, do not count.
+
     Raises:
-        ConfigError: one of the folders exists, and ``force`` is not set; or it holds what is not ours.
+        ConfigError: one of the folders exists, and ``force`` is not set; it holds what is not ours, or what is read; or
+            no folder can be written there.
     """
     for folder in folders:
+        refuse_place(folder)
         _settle(Path(os.path.abspath(folder)))
     for folder in folders:
+        whole = Path(os.path.realpath(folder))
+        for source in read:
+            if source is not None and whole in places(source):
+                raise ConfigError(f"{cut(folder)} is or holds {cut(source)}, which is read; give another --out.")
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
         _refuse(folder, replace=True)
@@ -239,5 +263,5 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
 
 def folder_name(text: str, *, words: int = 8) -> str:
     """A name for a folder from the first words of a text."""
-    found: Sequence[str] = re.findall(r"[a-z0-9]+", text.casefold())
+    found: Sequence[str] = re.findall(r"[a-z0-9]+", text[:2_000].casefold())
     return "-".join(found[:words])[:80] or "task"

@@ -15,7 +15,7 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.conditions.condition import Conditioner, Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import AdapterError, ConfigError, GeneratorError
+from loragen.errors import AdapterError, ConfigError, GeneratorError, shown
 from loragen.exporters.card import GeneratedCard, card_of
 from loragen.generators.base import Generation, Generator
 from loragen.generators.registry import DEFAULT, open_generator, reading
@@ -24,8 +24,11 @@ from loragen.progress import Progress, silent
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
 from loragen.tasks.examples import Examples
 from loragen.training.threads import one_thread
+from loragen.values import checked_seed
 from loragen.zoo.zoo import Zoo, default_zoo
 
+MOST_SAMPLES = 10_000
+"""Adapters that are drawn at once."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """Text encoder of descriptions, unless another is named."""
 
@@ -87,9 +90,10 @@ class Pipeline:
         Raises:
             GeneratorError: something that the generator needs is missing.
         """
+        rng = torch.Generator().manual_seed(checked_seed(seed))
         with one_thread():
             condition = self._conditioner.condition(evidence)
-            return self.generator.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
+            return self.generator.generate(condition, rng=rng, num_samples=samples)
 
     def fit(
         self,
@@ -164,6 +168,9 @@ def generate_samples(
         ConfigError: ``fit`` is asked for without examples, or a model is not at hand.
         AdapterError: the adapter would leave its base unchanged, or does not fit it.
     """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise ConfigError(f"{shown(samples)} adapters were asked for; 1 to {MOST_SAMPLES:,} can be drawn at once.")
+    checked_seed(seed)
     if fit and examples is None:
         raise ConfigError("Fitting wants labelled examples of the task; give a file of them with --examples.")
     told = Examples.from_file(examples, labels) if isinstance(examples, Path | str) else examples
@@ -178,7 +185,7 @@ def generate_samples(
     pipeline = Pipeline.open(generator, zoo, encoder, licences=licences, top_k=top_k)
     if told is not None and not fit and not pipeline.reads_examples:
         raise GeneratorError(
-            f"The generator {generator!r} reads no examples; add --fit to fit its adapter to them, or choose a "
+            f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
             f"generator that reads them: {reading('examples')}."
         )
     generations = pipeline.generate(evidence, seed=seed, samples=samples)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 CARD = "card.yaml"
 
+MOST_TOKENS = 100_000
+"""Tokens of a continuation."""
+
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
@@ -131,8 +134,11 @@ class Adapter:
         Raises:
             AdapterError: the base writes no text, or the adapter was made for another one.
             TaskError: a prompt is empty.
+            ConfigError: the longest continuation is below 1 or beyond all reason.
         """
         given = _worded(prompts, "prompts")
+        if not 1 <= max_tokens <= MOST_TOKENS:
+            raise ConfigError(f"{shown(max_tokens)} tokens were asked for; 1 to {MOST_TOKENS:,} can be written.")
         base = self.opened_base
         if not isinstance(base, LanguageModel):
             raise AdapterError(

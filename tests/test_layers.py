@@ -10,7 +10,19 @@ PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
     *("cli", "evaluation", "generation", "combination", "inference", "exporters"),
     *("generators", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
-    *("bundled", "files", "locks", "renames", "patterns", "config", "progress", "escaping", "errors"),
+    *(
+        "bundled",
+        "config",
+        "yaml_text",
+        "values",
+        "files",
+        "locks",
+        "renames",
+        "patterns",
+        "progress",
+        "escaping",
+        "errors",
+    ),
 )
 """From the top down; folders, and modules that stand alone."""
 MODULES = {

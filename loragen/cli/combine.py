@@ -41,7 +41,7 @@ def combine(
     from loragen.cli import console
     from loragen.files import refuse_to_replace
 
-    refuse_to_replace([out], force=force)
+    refuse_to_replace([out], force=force, read=(*adapters, base))
     merged = loragen.combine(
         adapters,
         shares,

@@ -1,5 +1,6 @@
 """Output of the command line: tables, progress with time left, and one shape for errors. Nothing else prints."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,19 @@ NAME = 40
 
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def prepare() -> None:
+    """Make the streams take any text: letters that the terminal's encoding lacks are written as escapes.
+
+    A stream that was closed before the program began takes all and keeps nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the program runs
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(*lines: object) -> None:

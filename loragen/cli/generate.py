@@ -8,6 +8,7 @@ import typer
 
 from loragen.cli.options import (
     ENCODER,
+    MOST_SAMPLES,
     EncoderOption,
     ForceOption,
     JsonOption,
@@ -51,7 +52,7 @@ def generate(
         typer.Option(help="An adapter of this very task, for generators that follow a paper in needing it."),
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Experts to draw on.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Adapters to draw.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Adapters to draw.")] = 1,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes on a machine.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: adapters/NAME-OF-TASK).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
@@ -69,7 +70,8 @@ def generate(
 
     folder = out or Path("adapters") / folder_name(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
-    refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force)
+    read = (zoo or loragen.Zoo.open().root, own_adapter, examples, generator, encoder)
+    refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force, read=read)
     told = None
     if examples is not None:
         told = loragen.Examples.from_file(examples, names, text_column=text_column, label_column=label_column)

@@ -18,7 +18,9 @@ def merge(
     """Merge an adapter into its base: a plain model folder for transformers and sentence-transformers."""
     import loragen
     from loragen.cli import console
+    from loragen.files import refuse_to_replace
 
+    refuse_to_replace([out], force=force, read=(adapter, base))
     loaded = loragen.Adapter.load(adapter, base=base)
     loaded.merge(out, force=force)
     if as_json:

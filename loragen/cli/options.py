@@ -34,6 +34,8 @@ LabelColumnOption = Annotated[
     str | None, typer.Option(help="Column of the file that holds the labels (default: label).")
 ]
 
+MOST_SAMPLES = 1_000
+"""Adapters that one command draws."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -80,7 +82,7 @@ def numbers(values: str, option: str) -> list[float]:
     try:
         return [float(value) for value in values.split(",")]
     except ValueError:
-        raise ConfigError(f"{option} {values!r} is no list of numbers; give them as in {option} .6,.4") from None
+        raise ConfigError(f"{option} {shown(values)} is no list of numbers; give them as in {option} .6,.4") from None
 
 
 def one_each(values: list[str] | None, sources: Sequence[object], option: str) -> list[str | None]:

@@ -24,9 +24,9 @@ from loragen.tasks.table_files import reading, text_of
 from loragen.tasks.tables import Table, read_table
 from loragen.tasks.templates import filled
 from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
+from loragen.values import Name
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 _FILES = ("train", "test")
@@ -40,7 +40,7 @@ class Task(StrictModel):
     themselves, for a language model to learn.
     """
 
-    id: Slug
+    id: Name
     description: NonBlank
     paraphrases: tuple[NonBlank, ...] = ()
     labels: tuple[NonBlank, ...] = ()

@@ -1,5 +1,6 @@
 """Adapter folders from elsewhere, on disk or on the Hub, with what their model cards say of them."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,18 @@ from loragen.bases.hub import quiet_loading, weights_hash
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, Snapshot, fetched
 from loragen.bases.saved_along import remarks
 from loragen.config import read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError, shown
+from loragen.errors import AdapterError, ConfigError, TaskError, cut, shown
 from loragen.files import sha256_of
+from loragen.paths import expanded
+from loragen.values import LONGEST_NAME, checked_name
 from loragen.zoo.card import CARD
 from loragen.zoo.model_card import MODEL_CARD, ModelCard
 
 HUB = "hub:"
+LONGEST_DESCRIPTION = 5_000
+"""Characters of a description."""
 _FILES = (*FILES, CARD, MODEL_CARD)
 _LIMITS = Limits(files=100, size=4_000_000_000)
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NO_LICENCE = "none stated"
 
 DescriptionSource = Literal["given", "card.yaml", "model card"]
@@ -108,7 +112,7 @@ def _weights_hash(folder: Path) -> str:
 def _fetched(source: str) -> Snapshot:
     """The folder of an adapter, and its commit if it is from the Hub."""
     if not source.startswith(HUB):
-        return Snapshot(Path(source).expanduser(), "")
+        return Snapshot(expanded(source), "")
     try:
         with quiet_loading():
             return fetched(HubName.parse(source.removeprefix(HUB), has_subfolder=True), _FILES, _LIMITS)
@@ -120,19 +124,23 @@ def _fetched(source: str) -> Snapshot:
 
 
 def _id_of(source: str, given: str | None) -> str:
-    """The id of an expert: the given name, if it is one, or else what the folder or repository is called."""
-    if given is not None and not _ID.fullmatch(given):
-        raise ConfigError(
-            f"The id {shown(given)} is no name of an expert; letters, digits, '.', '_' and '-' are wanted, "
-            "beginning with a letter or digit, 100 at most."
-        )
-    if given is not None:
-        return given
-    plain = Path(source).resolve().name
-    if source.startswith(HUB):
+    """The id of an expert: the given name, or else what the folder or repository is called, made a name.
+
+    Raises:
+        ConfigError: it is no name, or one that a system keeps for something else.
+    """
+    plain = given
+    if plain is None and source.startswith(HUB):
         name = HubName.parse(source.removeprefix(HUB), has_subfolder=True)
         plain = "-".join([name.repo.rpartition("/")[2], *name.subfolder.split("/")])
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:100].strip("-._") or "adapter"
+    elif plain is None:
+        plain = Path(os.path.realpath(source)).name
+    if given is None:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:LONGEST_NAME].strip("-._") or "adapter"
+    try:
+        return checked_name(plain)
+    except ValueError as error:
+        raise ConfigError(f"No expert can be called {shown(plain)}: {error}; give another name with --id.") from error
 
 
 def _own_card(folder: Path) -> dict[str, Any]:
@@ -153,9 +161,25 @@ def _described(
     )
     for told, told_by in found:
         if isinstance(told, str) and told.strip():
-            return " ".join(told.split()), told_by
+            return _short(told, source, told_by), told_by
     met = "its model card holds the text of a template alone" if model_card.text else "it has no model card"
     raise TaskError(f"The adapter {source} comes without a description ({met}); say its task with --description.")
+
+
+def _short(told: str, source: str, told_by: DescriptionSource) -> str:
+    """A description in one line; that of a model card is cut, for encoders read its beginning alone.
+
+    Raises:
+        TaskError: the one that was given is too long, or it is no valid Unicode.
+    """
+    line = " ".join(told[: 10 * LONGEST_DESCRIPTION].split())
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        raise TaskError(f"The description {shown(line)} of {cut(source)} is no valid Unicode; write it anew.")
+    if len(line) > LONGEST_DESCRIPTION and told_by == "given":
+        raise TaskError(
+            f"The description of {cut(source)} has over {LONGEST_DESCRIPTION:,} characters; say its task in fewer."
+        )
+    return line[:LONGEST_DESCRIPTION]
 
 
 def _licence_of(card: dict[str, Any]) -> str | None:

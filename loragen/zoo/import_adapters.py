@@ -4,6 +4,7 @@ Ranks, alphas, rsLoRA and target modules may differ: what counts is the update. 
 the frame cannot hold is told for each adapter, and refused where it is more than was allowed.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from loragen.bases.architecture import Architecture
 from loragen.bases.hub import local_model
 from loragen.bases.open import objective_of
 from loragen.bases.renaming import renamed
-from loragen.errors import AdapterError, ConfigError, ZooError
+from loragen.errors import AdapterError, ConfigError, ZooError, shown
 from loragen.files import atomic_folder, atomic_write, sweep
 from loragen.locks import lock
 from loragen.progress import Progress, silent
@@ -76,10 +77,15 @@ def import_adapters(
     Raises:
         AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
         TaskError: an adapter comes without a description.
-        ConfigError: the numbers of adapters and of descriptions or ids differ, or ``base`` is a path that is not here.
+        ConfigError: the numbers of adapters and of descriptions or ids differ, a number is out of range, or ``base`` is
+            a path that is not here.
         ZooError: the zoo is of another base, has another expert of that name, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
+    if not 0 <= max_loss <= 1:
+        raise ConfigError(f"The share that may be lost is {shown(max_loss)}; a number from 0 to 1 was wanted.")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"The rank of the frame is {shown(rank)}; at least 1 was wanted.")
     if base is not None:
         local_model(base)  # refuses a path that is not here
     told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
@@ -89,7 +95,7 @@ def import_adapters(
         one = ExternalAdapter.open(source, name=name, description=description, base=base, without_head=without_head)
         adapters.append(one)
     progress("reading adapters", len(sources), len(sources))
-    plan = plan_import(adapters, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
+    plan = plan_import(adapters, zoo, name=Path(os.path.realpath(zoo)).name, rank=rank, max_loss=max_loss)
     write_import(plan, zoo, progress)
     return plan
 
