@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 
 CONFIG_NAME = "config.json"
+MOST_LAYERS = 10_000
+"""Layers, or experts of a layer."""
 
 
 def config_folder(name: str, *, is_local: bool) -> Path:
@@ -71,9 +73,22 @@ def empty_model(name: str, folder: Path, class_name: str) -> Any:
     with _config_errors(f"{name!r} cannot be laid out as {class_name}"), torch.device("meta"):
         # Attention that is not installed must not keep a model from being laid out.
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager")
+        _refuse_giants(config.to_dict())
         model_class = getattr(transformers, class_name)
         is_auto = class_name.startswith("Auto")
         return model_class.from_config(config, trust_remote_code=False) if is_auto else model_class(config)
+
+
+def _refuse_giants(values: Any) -> None:
+    """Refuse numbers of layers for which a model could not even be laid out.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for key, value in values.items() if isinstance(values, dict) else ():
+        _refuse_giants(value)
+        if isinstance(value, int) and value > MOST_LAYERS and ("layer" in str(key) or "expert" in str(key)):
+            raise ValueError(f"{shown(key)} is {shown(value)}, and at most {MOST_LAYERS:,} can be")
 
 
 @contextmanager
