@@ -11,7 +11,6 @@ The library prints nothing and never exits. Names are imported when they are fir
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from loragen.errors import (
@@ -27,13 +26,14 @@ from loragen.errors import (
 if TYPE_CHECKING:
     from loragen.bases.classify import Prediction
     from loragen.bundled import config_names, config_text, copy_config
+    from loragen.combination import combine
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.exporters.check import check
     from loragen.generation import generate, generate_samples
     from loragen.generators.base import Generator
     from loragen.generators.train import train
-    from loragen.inference import Adapter, classify, combine, complete
+    from loragen.inference import Adapter, classify, complete
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
     from loragen.zoo.build import build_zoo
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from loragen.zoo.import_adapters import import_adapters
     from loragen.zoo.init import init_zoo
     from loragen.zoo.zoo import Zoo
-
-__version__ = version("loragen")
 
 _HOMES = {
     "Adapter": "inference",
@@ -55,7 +53,7 @@ _HOMES = {
     "build_zoo": "zoo.build",
     "check": "exporters.check",
     "classify": "inference",
-    "combine": "inference",
+    "combine": "combination",
     "complete": "inference",
     "config_names": "bundled",
     "config_text": "bundled",
@@ -105,6 +103,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("loragen")
     if name not in _HOMES:
         raise AttributeError(f"module 'loragen' has no attribute {name!r}")
     value = getattr(import_module(f"loragen.{_HOMES[name]}"), name)

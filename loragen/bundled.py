@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 from loragen.files import atomic_write
 
 PACKAGE = Path(__file__).parent
@@ -27,7 +27,7 @@ def config_text(name: str) -> str:
         ConfigError: there is none of that name.
     """
     if name.removesuffix(".yaml") not in config_names():
-        raise ConfigError(f"There is no ready config {name!r}; `loragen config list` shows all.")
+        raise ConfigError(f"There is no ready config {shown(name)}; `loragen config list` shows all.")
     return (bundled_folder("configs") / f"{name.removesuffix('.yaml')}.yaml").read_text(encoding="utf-8")
 
 

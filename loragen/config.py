@@ -7,22 +7,23 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loragen.errors import ConfigError, shown
+from loragen.errors import ConfigError, cut, shown
+from loragen.paths import read_capped
+from loragen.yaml_text import LARGEST, parse_yaml
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-_BAD_SCALARS = (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError)
-"""Raised by PyYAML over scalars that are none, such as the date 2024-02-30; and over nesting too deep."""
-LARGEST = 4_000_000
-"""Bytes of a YAML file."""
+LONGEST_STRING = 100_000
+"""Characters of a value."""
+_FAULTS = 600
+"""Characters of a list of faults, beyond which their number is said."""
 
 
 class StrictModel(BaseModel):
     """A frozen pydantic model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=LONGEST_STRING, hide_input_in_errors=True
+    )
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
@@ -42,11 +43,7 @@ class StrictModel(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            faults = "\n".join(
-                f"  {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg']} (met: {shown(fault['input'])})"
-                for fault in error.errors()
-            )
-            raise ConfigError(f"{source} does not fit {cls.__name__}:\n{faults}") from error
+            raise ConfigError(f"{cut(source)} does not fit {cls.__name__}:\n{_told(error)}") from error
 
     def to_yaml(self) -> str:
         """The model as YAML, in the order of its fields."""
@@ -64,33 +61,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, cannot be read, or is no YAML mapping.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; no config has over {LARGEST:,}.")
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - both are safe loaders
-    except FileNotFoundError as error:
-        raise ConfigError(f"There is no config file {path}.") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file.") from error
-    except ConfigError:
-        raise
-    except (yaml.YAMLError, *_BAD_SCALARS) as error:
-        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    values = parse_yaml(read_capped(path, LARGEST, kind="config"), cut(path))
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {type(values).__name__}; a mapping of keys to values was wanted.")
+        raise ConfigError(f"{cut(path)} holds {type(values).__name__}; a mapping of keys to values was wanted.")
     return values
+
+
+def _told(error: ValidationError) -> str:
+    """The faults, a line each, as many as a message takes."""
+    faults = error.errors(include_url=False, include_context=False)
+    lines: list[str] = []
+    for fault in faults:
+        place = cut(".".join(map(str, fault["loc"])), 100) or "(whole file)"
+        lines.append(f"  {place}: {cut(fault['msg'])} (met: {cut(shown(fault['input']), 120)})")
+        if sum(map(len, lines)) > _FAULTS and len(lines) < len(faults):
+            return "\n".join([*lines, f"  and {len(faults) - len(lines)} more"])
+    return "\n".join(lines)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"The override {override!r} has no '='; write --set key.sub=value.")
+        raise ConfigError(f"The override {shown(override)} has no '='; write --set key.sub=value.")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"The override {override!r} goes through {parent!r}, which is not a mapping.")
-    try:
-        values[last] = yaml.load(text, Loader=_Loader)  # noqa: S506 - both are safe loaders
-    except (yaml.YAMLError, *_BAD_SCALARS) as error:
-        raise ConfigError(f"The value of the override {override!r} is not readable YAML: {error}") from error
+            raise ConfigError(f"The override {shown(override)} goes through {shown(parent)}, which is not a mapping.")
+    values[last] = parse_yaml(text, f"The value of the override {shown(override)}")

@@ -13,9 +13,24 @@ Each message says what was met, what was wanted and the way out.
 
 from reprlib import Repr
 
-_SHORT = Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 80, 80, 40
-_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 4
+LONGEST = 900
+"""Characters of a message."""
+
+
+class _Short(Repr):
+    """Values cut in length, number and depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 80, 80, 40
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 4
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Python writes no number of thousands of digits."""
+        return super().repr_int(value, level) if value.bit_length() < 1000 else f"a number of {value.bit_length()} bits"
+
+
+_SHORT = _Short()
 
 
 def shown(value: object) -> str:
@@ -23,8 +38,25 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def named(name: str) -> str:
+    """A name as a message shows it: as it stands where it is short and printable, else as `shown` has it."""
+    return name if len(name) <= 120 and name.isprintable() else shown(name)
+
+
+def cut(text: object, most: int = 200) -> str:
+    """The text of a library's error, a path or a name as a message repeats it: one line, cut in the middle if long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - most // 3 - 1]}…{line[-(most // 3) :]}"
+
+
 class LoragenError(Exception):
     """Root of every error that loragen raises on purpose."""
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if len(text) > LONGEST:  # the way out stands at the end
+            text = f"{text[: LONGEST - LONGEST // 3 - 1]}…{text[-(LONGEST // 3) :]}"
+        super().__init__(text)
 
 
 class ConfigError(LoragenError, ValueError):

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
-from loragen.locks import lock
+from loragen.errors import ConfigError, cut
+from loragen.locks import abandoned, lock, marked
+from loragen.paths import places, read_capped, refuse_place
 from loragen.renames import exchange, rename_to_new
 
 MANIFEST = ".loragen.json"
 """Names, in every folder that is written, the files that are ours; a folder is replaced only if it holds no others."""
+LARGEST_MANIFEST = 100_000_000
+"""Bytes of a manifest."""
 BEFORE_MANIFESTS = frozenset(
     {
         *("adapter_config.json", "adapter_model.safetensors", "README.md", "card.yaml"),
@@ -39,11 +42,11 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
         replace: take the place of a folder of ours that stands there.
 
     Raises:
-        ConfigError: something stands there that is not ours, or anything without ``replace``; or another process is
-            writing there.
+        ConfigError: something stands there that is not ours, or anything but an empty folder without ``replace``; or
+            another process is writing there.
     """
+    refuse_place(path)
     path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
         _recover(path)
         _refuse(path, replace=replace)
@@ -60,9 +63,11 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def _swap(staging: Path, path: Path, *, replace: bool) -> None:
+    if not replace and path.exists():
+        path.rmdir()  # an empty folder, or else this fails
     if not path.exists():
         rename_to_new(staging, path)
-    elif not (replace and exchange(staging, path)):
+    elif not exchange(staging, path):
         retired = _retired(path)
         path.rename(retired)
         try:
@@ -70,7 +75,7 @@ def _swap(staging: Path, path: Path, *, replace: bool) -> None:
         except BaseException:
             retired.rename(path)
             raise
-        shutil.rmtree(retired, ignore_errors=True)
+        _discard(retired, path)
     sync(path.parent)
 
 
@@ -83,15 +88,61 @@ def _recover(path: Path) -> None:
     retired = _retired(path)
     if retired.is_dir() and not path.exists():
         retired.rename(path)
-    shutil.rmtree(retired, ignore_errors=True)
-    half_made = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.partial")
-    for other in path.parent.iterdir():
-        if half_made.fullmatch(other.name) and other.is_dir():
+    elif retired.is_dir():
+        _discard(retired, path)
+    for other in _half_made(path):
+        if other.is_dir():
             shutil.rmtree(other, ignore_errors=True)
+        else:
+            _clear_file(other)
+
+
+def _discard(retired: Path, path: Path) -> None:
+    """Remove a folder that was moved aside, under a name that is only ever cleared away: half of it must not return."""
+    doomed = path.with_name(f".{path.name}.retiring.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    retired.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?:lock|retired|[a-z0-9_]{8}\.partial)")
+"""Names of what a process that was killed may leave beside what it wrote."""
+
+
+def _left_beside(path: Path) -> list[Path]:
+    """What processes that were killed, or still run, left beside a path."""
+    found = ((other, _LEFT.fullmatch(other.name)) for other in path.parent.iterdir())
+    return [other for other, match in found if match and match["name"] == path.name]
+
+
+def _half_made(path: Path) -> list[Path]:
+    return [other for other in _left_beside(path) if other.suffix == ".partial"]
+
+
+def _clear_file(half_made: Path) -> None:
+    """Remove a half-made file, unless its writer still runs."""
+    with contextlib.suppress(FileNotFoundError), abandoned(half_made) as is_abandoned:
+        if is_abandoned:
+            half_made.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what processes that were killed left in a folder; those that still run are left alone."""
+    if folder.is_dir():
+        for name in {match["name"] for other in folder.iterdir() if (match := _LEFT.fullmatch(other.name))}:
+            _settle(folder / name)
+
+
+def _settle(path: Path) -> None:
+    """Bring a path that a process was killed at into order, unless another one is writing there."""
+    if path.parent.is_dir() and _left_beside(path):
+        with contextlib.suppress(ConfigError), lock(path):
+            _recover(path)
 
 
 def _refuse(path: Path, *, replace: bool) -> None:
-    if not path.exists():
+    refuse_place(path)
+    if not path.exists() or (not replace and path.is_dir() and not any(path.iterdir())):
         return
     if not replace:
         refuse_to_replace([path], force=False)
@@ -109,10 +160,12 @@ def not_ours(folder: Path) -> list[str]:
     """Relative names of files in a folder that no manifest of ours names."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     try:
-        ours = set(json.loads((folder / MANIFEST).read_bytes())["files"]) | {MANIFEST}
-    except FileNotFoundError:
         ours = set(BEFORE_MANIFESTS)
-    except (OSError, ValueError, KeyError, TypeError):
+        if (folder / MANIFEST).exists():
+            ours = set(json.loads(read_capped(folder / MANIFEST, LARGEST_MANIFEST, kind="manifest"))["files"]) | {
+                MANIFEST
+            }
+    except (OSError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
         return found
     return [name for name in found if name not in ours]
 
@@ -125,20 +178,33 @@ def _write_manifest(folder: Path) -> None:
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file through a temporary sibling and a rename, so that a reader sees the old or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for other in _half_made(path):
+        if other.is_file():
+            _clear_file(other)
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    while not _written(path, data):
+        pass
+    sync(path.parent)
+
+
+def _written(path: Path, data: bytes) -> bool:
+    """Write a file through a sibling; `False` where another process took that away before it was marked as ours."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file, marked(Path(name)) as is_ours:
+            if not is_ours:
+                return False
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+            file.close()  # before the rename, which some systems refuse for an open file
+            os.chmod(name, 0o644)
+            os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-    sync(path.parent)
+    return True
 
 
 def _sync_tree(folder: Path) -> None:
@@ -159,18 +225,37 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ConfigError: it is a pipe or a device, which may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{cut(path)} is no file; restore it.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
+def refuse_to_replace(folders: Sequence[Path], *, force: bool, read: Sequence[Path | str | None] = ()) -> None:
     """Keep what is there from being written over.
 
+    Args:
+        folders: to be written.
+        force: replace what is ours.
+        read: folders and files that the work itself reads; names that are no paths, and `None`, do not count.
+
     Raises:
-        ConfigError: one of the folders exists, and ``force`` is not set; or it holds what is not ours.
+        ConfigError: one of the folders exists, and ``force`` is not set; it holds what is not ours, or what is read; or
+            no folder can be written there.
     """
     for folder in folders:
+        refuse_place(folder)
+        _settle(Path(os.path.abspath(folder)))
+    for folder in folders:
+        whole = Path(os.path.realpath(folder))
+        for source in read:
+            if source is not None and whole in places(source):
+                raise ConfigError(f"{cut(folder)} is or holds {cut(source)}, which is read; give another --out.")
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")
         _refuse(folder, replace=True)
@@ -178,5 +263,5 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool) -> None:
 
 def folder_name(text: str, *, words: int = 8) -> str:
     """A name for a folder from the first words of a text."""
-    found: Sequence[str] = re.findall(r"[a-z0-9]+", text.casefold())
+    found: Sequence[str] = re.findall(r"[a-z0-9]+", text[:2_000].casefold())
     return "-".join(found[:words])[:80] or "task"

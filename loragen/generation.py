@@ -15,7 +15,7 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.conditions.condition import Conditioner, Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import AdapterError, ConfigError, GeneratorError
+from loragen.errors import AdapterError, ConfigError, GeneratorError, shown
 from loragen.exporters.card import GeneratedCard, card_of
 from loragen.generators.base import Generation, Generator
 from loragen.generators.registry import DEFAULT, open_generator, reading
@@ -23,8 +23,12 @@ from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
 from loragen.tasks.examples import Examples
+from loragen.training.threads import one_thread
+from loragen.values import checked_seed
 from loragen.zoo.zoo import Zoo, default_zoo
 
+MOST_SAMPLES = 10_000
+"""Adapters that are drawn at once."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """Text encoder of descriptions, unless another is named."""
 
@@ -65,7 +69,8 @@ class Pipeline:
         """
         opened = zoo if isinstance(zoo, Zoo) else Zoo.open(Path(zoo) if zoo else default_zoo())
         text_encoder = TextEncoder.load(encoder) if isinstance(encoder, str) else encoder
-        generator = open_generator(name, opened, text_encoder, licences=licences, top_k=top_k)
+        with one_thread():
+            generator = open_generator(name, opened, text_encoder, licences=licences, top_k=top_k)
         return cls(name, opened, text_encoder, generator)
 
     @cached_property
@@ -78,15 +83,17 @@ class Pipeline:
         return bool({"texts", "examples"} & set(self.generator.evidence))
 
     def generate(self, evidence: Evidence, *, seed: int = 0, samples: int = 1) -> list[Generation]:
-        """Generate adapters; the same seed gives the same adapters.
+        """Generate adapters; the same seed gives the same bytes on a machine, with any number of threads.
 
         Evidence of kinds that the generator does not read does not bear on them.
 
         Raises:
             GeneratorError: something that the generator needs is missing.
         """
-        condition = self._conditioner.condition(evidence)
-        return self.generator.generate(condition, rng=torch.Generator().manual_seed(seed), num_samples=samples)
+        rng = torch.Generator().manual_seed(checked_seed(seed))
+        with one_thread():
+            condition = self._conditioner.condition(evidence)
+            return self.generator.generate(condition, rng=rng, num_samples=samples)
 
     def fit(
         self,
@@ -161,9 +168,14 @@ def generate_samples(
         ConfigError: ``fit`` is asked for without examples, or a model is not at hand.
         AdapterError: the adapter would leave its base unchanged, or does not fit it.
     """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise ConfigError(f"{shown(samples)} adapters were asked for; 1 to {MOST_SAMPLES:,} can be drawn at once.")
+    checked_seed(seed)
     if fit and examples is None:
         raise ConfigError("Fitting wants labelled examples of the task; give a file of them with --examples.")
-    told = Examples.from_file(Path(examples), labels) if isinstance(examples, Path | str) else examples
+    told = Examples.from_file(examples, labels) if isinstance(examples, Path | str) else examples
+    if fit and told is not None:
+        told = told.checked_for_scores("Examples to fit to" if isinstance(examples, Examples) else str(examples))
     evidence = Evidence(
         description,
         None if labels is None else tuple(labels),
@@ -173,7 +185,7 @@ def generate_samples(
     pipeline = Pipeline.open(generator, zoo, encoder, licences=licences, top_k=top_k)
     if told is not None and not fit and not pipeline.reads_examples:
         raise GeneratorError(
-            f"The generator {generator!r} reads no examples; add --fit to fit its adapter to them, or choose a "
+            f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
             f"generator that reads them: {reading('examples')}."
         )
     generations = pipeline.generate(evidence, seed=seed, samples=samples)
@@ -181,8 +193,9 @@ def generate_samples(
     if recipe is not None:
         assert told is not None
         generations = pipeline.fit(generations, told, recipe, progress=progress)
+    told_of = () if told is None else told.notes
     return [
-        _finished(one, _card(pipeline, one, evidence, seed=seed, sample=sample, fitted=recipe), pipeline)
+        _finished(one, _card(pipeline, one, evidence, seed=seed, sample=sample, fitted=recipe), pipeline, told_of)
         for sample, one in enumerate(generations)
     ]
 
@@ -249,12 +262,12 @@ def _card(
     )
 
 
-def _finished(generation: Generation, card: GeneratedCard, pipeline: Pipeline) -> Adapter:
+def _finished(generation: Generation, card: GeneratedCard, pipeline: Pipeline, notes: tuple[str, ...]) -> Adapter:
     """A generated adapter that changes its base."""
     lora = generation.adapter
     if lora.norm() == 0:
         raise AdapterError("The generated adapter leaves the base unchanged: all its delta weights are zero.")
-    return Adapter.generated(lora, card, _notes(card, pipeline))
+    return Adapter.generated(lora, card, (*notes, *_notes(card, pipeline)))
 
 
 def _notes(card: GeneratedCard, pipeline: Pipeline) -> tuple[str, ...]:

@@ -8,23 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.combine import combined
+from loragen.adapters.folders import find_adapter
+from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
-from loragen.bases.hub import quiet_loading, resolve_model
+from loragen.bases.hub import resolve_model, split_revision
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
+from loragen.bases.saved_along import remarks
+from loragen.bases.sentence_modules import load_sentence_transformer
 from loragen.config import dump_yaml, read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
 from loragen.files import refuse_to_replace
+from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 CARD = "card.yaml"
+
+MOST_TOKENS = 100_000
+"""Tokens of a continuation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,8 @@ class Adapter:
     """Names of its task's labels, where they are known."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, such as a description that was too long."""
+    may_fetch_base: bool = True
+    """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
@@ -51,23 +60,33 @@ class Adapter:
         return cls(lora, card.base, card, card.description, card.labels, notes)
 
     @classmethod
-    def load(cls, folder: Path | str, *, base: str | None = None) -> "Adapter":
-        """Read a PEFT adapter folder; ``base`` stands in for the base that it names.
+    def load(cls, folder: Path | str, *, base: str | None = None, without_head: bool = False) -> "Adapter":
+        """Read an adapter folder: PEFT's, or one that is near to it, with remarks in ``notes``.
+
+        Args:
+            folder: of the adapter, or with one adapter in it.
+            base: stands in for the base that it names, and is fetched if need be.
+            without_head: read the adapter of a classifier (SEQ_CLS, TOKEN_CLS, QUESTION_ANS) as one of the model
+                inside, which gives features.
 
         Raises:
             AdapterError: the folder is missing, damaged, or holds something unsupported.
             ConfigError: neither the folder nor ``base`` names a base model.
         """
-        lora = _over(Lora.load(Path(folder)), base)
+        lora = _over(Lora.load(Path(folder), without_head=without_head), base)
         name = lora.settings.base
         if name is None:
             raise ConfigError("The adapter does not name its base model; give it with --base.")
-        facts = _facts(Path(folder))
+        if without_head:
+            Architecture.check_at_hand(name, lora)
+        inside, _ = find_adapter(Path(folder))
+        facts = _facts(inside) or _facts(Path(folder))
         listed = facts.get("labels")
         labels = tuple(label for label in listed if isinstance(label, str)) if isinstance(listed, list) else ()
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
-        return cls(lora, name, _generated_card(facts, Path(folder)), described, labels)
+        card, notes = _generated_card(facts, inside), remarks(lora, name)
+        return cls(lora, name, card, described, labels, notes, may_fetch_base=base is not None)
 
     @cached_property
     def opened_base(self) -> Base:
@@ -76,7 +95,9 @@ class Adapter:
         Raises:
             ConfigError: it is not at hand.
         """
-        return open_base(self.base, objective=objective_of(self.lora.settings.task_type, self.base))
+        task_type, may_fetch = self.lora.settings.task_type, self.may_fetch_base
+        folder = None if task_type else resolve_model(self.base, may_fetch=may_fetch)
+        return open_base(self.base, objective=objective_of(task_type, folder), may_fetch=may_fetch)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True
@@ -96,8 +117,9 @@ class Adapter:
         names = _listed(labels, "labels") if labels is not None else self.labels
         if not names:
             raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise TaskError(f"The labels are {', '.join(names)}; at least two different ones are wanted.")
+        names = checked_names(names, "The labels")
+        if len(names) < 2:
+            raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
         given = _worded(texts, "texts")
         return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
 
@@ -112,8 +134,11 @@ class Adapter:
         Raises:
             AdapterError: the base writes no text, or the adapter was made for another one.
             TaskError: a prompt is empty.
+            ConfigError: the longest continuation is below 1 or beyond all reason.
         """
         given = _worded(prompts, "prompts")
+        if not 1 <= max_tokens <= MOST_TOKENS:
+            raise ConfigError(f"{shown(max_tokens)} tokens were asked for; 1 to {MOST_TOKENS:,} can be written.")
         base = self.opened_base
         if not isinstance(base, LanguageModel):
             raise AdapterError(
@@ -149,7 +174,7 @@ class Adapter:
         refuse_to_replace([target], force=force)
         merge_into_base(
             self.lora,
-            resolve_model(self.base),
+            resolve_model(self.base, may_fetch=self.may_fetch_base),
             target,
             readme=merged_card(self.base, self.lora, self.card),
             replace=force,
@@ -163,15 +188,17 @@ class Adapter:
             AdapterError: the adapter is not of a text encoder.
             ConfigError: the base is not at hand.
         """
-        from sentence_transformers import SentenceTransformer
-
         if self.lora.settings.task_type != "FEATURE_EXTRACTION":
             raise AdapterError(
                 f"The adapter is of the task type {self.lora.settings.task_type}; a sentence transformer wants one of a"
                 " text encoder (FEATURE_EXTRACTION)."
             )
-        with tempfile.TemporaryDirectory() as folder, quiet_loading():
-            return SentenceTransformer(str(self.merge(Path(folder) / "merged")), device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            return load_sentence_transformer(self.merge(Path(folder) / "merged"))
+
+    def over(self, base: str) -> "Adapter":
+        """The same adapter over a base of another name, which may be fetched."""
+        return replace(self, base=base, lora=_over(self.lora, base), may_fetch_base=True)
 
     def with_base(self, base: Base) -> "Adapter":
         """The same adapter over a base that is loaded already."""
@@ -184,28 +211,29 @@ def classify(
     adapter: Adapter | Path | str, texts: Sequence[str], labels: Sequence[str] | None = None, *, base: str | None = None
 ) -> list[Prediction]:
     """Give each text the label that fits it best under an adapter; see `Adapter.classify`."""
-    return _opened(adapter, base).classify(texts, labels)
+    return opened_adapter(adapter, base).classify(texts, labels)
 
 
 def complete(
     adapter: Adapter | Path | str, prompts: Sequence[str], *, max_tokens: int = 32, base: str | None = None
 ) -> list[str]:
     """The most likely continuation of each prompt under an adapter; see `Adapter.complete`."""
-    return _opened(adapter, base).complete(prompts, max_tokens=max_tokens)
+    return opened_adapter(adapter, base).complete(prompts, max_tokens=max_tokens)
 
 
-def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
+def opened_adapter(adapter: Adapter | Path | str, base: str | None, *, without_head: bool = False) -> Adapter:
+    """An adapter, or that of a folder, over another base where one is given."""
     if not isinstance(adapter, Adapter):
-        return Adapter.load(adapter, base=base)
-    return adapter if base is None else replace(adapter, base=base, lora=_over(adapter.lora, base))
+        return Adapter.load(adapter, base=base, without_head=without_head)
+    return adapter if base is None else adapter.over(base)
 
 
 def _over(lora: Lora, base: str | None) -> Lora:
     """A LoRA that names another base, where one is given."""
     if base is None:
         return lora
-    name, _, revision = base.partition("@")
-    return replace(lora, settings=replace(lora.settings, base_model_name_or_path=name, revision=revision or None))
+    name, revision = split_revision(base)
+    return replace(lora, settings=replace(lora.settings, base_model_name_or_path=name, revision=revision))
 
 
 def _facts(folder: Path) -> dict[str, object]:
@@ -232,66 +260,15 @@ def _worded(texts: Sequence[str], what: str) -> tuple[str, ...]:
     given = _listed(texts, what)
     if not given:
         raise TaskError(f"There are no {what}; at least one was wanted.")
-    if not all(text.strip() for text in given):
-        raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
+    for text in given:
+        refuse_unreadable(text, f"One of the {what}")
+        if is_blank(text):
+            raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
     return given
 
 
 def _listed(texts: Sequence[str], what: str) -> tuple[str, ...]:
     """Texts as a tuple; one text, which is a sequence of letters too, is refused."""
     if isinstance(texts, str):
-        raise TaskError(f"The {what} are one text, {texts!r}; give a list of them.")
+        raise TaskError(f"The {what} are one text, {shown(texts)}; give a list of them.")
     return tuple(texts)
-
-
-@dataclass(frozen=True, eq=False)
-class Combination:
-    """Several adapters as one."""
-
-    adapter: Adapter
-    energy_kept: float
-    """Share of the full merge's squared Frobenius norm that the rank holds; 1 means all."""
-
-
-def combine(
-    adapters: Sequence[Adapter | Path | str],
-    weights: Sequence[float] | None = None,
-    *,
-    method: str = "sum",
-    rank: int | None = None,
-    density: float | None = None,
-    scale: float = 1.0,
-    seed: int = 0,
-    base: str | None = None,
-) -> Combination:
-    """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
-
-    Args:
-        adapters: at least one.
-        weights: one an adapter; by default equal shares.
-        method: ``sum``, ``ties`` or ``dare``.
-        rank: largest rank of a site; by default what an exact sum takes, or the largest among the adapters.
-        density: share of entries that ``ties`` and ``dare`` keep of each adapter, by default .2.
-        scale: factor of the whole merge.
-        seed: of the entries that ``dare`` drops.
-        base: stands in for the base that the adapters name.
-
-    Raises:
-        AdapterError: there is no such method, adapters do not go together, or a value is out of range.
-        ConfigError: a density is given for an exact sum.
-    """
-    import torch
-
-    if method == "sum" and density is not None:
-        raise ConfigError("--density does not apply to --method sum, which keeps every entry; give ties or dare.")
-    opened = [_opened(adapter, base) for adapter in adapters]
-    merged = combined(
-        [adapter.lora for adapter in opened],
-        [1 / len(opened) for _ in opened] if weights is None else weights,
-        method=method,
-        rank=rank,
-        density=0.2 if density is None else density,
-        scale=scale,
-        rng=torch.Generator().manual_seed(seed),
-    )
-    return Combination(Adapter(merged.adapter, opened[0].base), merged.energy_kept)

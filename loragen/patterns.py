@@ -14,7 +14,7 @@ from typing import Any
 
 import regex
 
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, shown
 
 LONGEST = 10_000
 """Characters of an expression."""
@@ -61,7 +61,7 @@ def matches(expression: str, text: str, *, whole: bool = True) -> bool:
         found = (pattern.fullmatch if whole else pattern.match)(text, timeout=SECONDS)
     except TimeoutError as error:
         raise ConfigError(
-            f"The pattern {expression!r:.80} takes over {SECONDS} s to match {text!r:.80}; write it without nested "
+            f"The pattern {shown(expression)} takes over {SECONDS} s to match {shown(text)}; write it without nested "
             "repetitions, or list the names of the modules."
         ) from error
     return found is not None

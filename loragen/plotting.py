@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loragen.errors import MissingExtraError
+from loragen.escaping import figure_text, plain
 from loragen.files import atomic_write
 
 try:
@@ -47,7 +48,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     names = dict.fromkeys(name for row in rows for name in row if name != "step")
     for name in names:
         known = [row for row in rows if name in row]
-        axes.plot([row["step"] for row in known], [row[name] for row in known], label=name, linewidth=1.5)
+        axes.plot([row["step"] for row in known], [row[name] for row in known], label=short_name(name), linewidth=1.5)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -67,10 +68,9 @@ def write_figure(figure: Figure, path: Path) -> list[Path]:
 
 
 def short_name(name: str, *, limit: int = 30) -> str:
-    """Cut a long name in its middle; a dollar sign is kept from starting a formula."""
-    half = (limit - 1) // 2
-    cut = name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
-    return cut.replace("$", r"\$")
+    """A name on one line and cut in its middle where it is long, as figures show it."""
+    line, half = plain(name), (limit - 1) // 2
+    return figure_text(line if len(line) <= limit else f"{line[:half]}…{line[-half:]}")
 
 
 def apart(values: Floats, gap: float, low: float, high: float) -> Floats:

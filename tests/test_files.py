@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loragen.errors import ConfigError
-from loragen.files import MANIFEST, atomic_folder, atomic_write, sha256_of
+from loragen.files import MANIFEST, atomic_folder, atomic_write, refuse_to_replace, sha256_of, sweep
 from loragen.renames import exchange, rename_to_new
 
 
@@ -167,6 +167,13 @@ def test_without_replacing_what_came_meanwhile_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_without_replacing_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    with atomic_folder(tmp_path / "adapter", replace=False) as staging:
+        (staging / "file.txt").write_text("new")
+    assert contents(tmp_path / "adapter") == {"file.txt": "new"}
+
+
 def test_a_file_in_the_place_of_a_folder_is_left(tmp_path):
     (tmp_path / "adapter").write_text("a file")
     with pytest.raises(ConfigError, match="is a file"), atomic_folder(tmp_path / "adapter"):
@@ -188,6 +195,55 @@ def test_a_folder_that_a_killed_process_moved_aside_is_put_back(tmp_path):
         assert (folder / "file.txt").read_text() == "old"
         raise ValueError("no luck")
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", ".adapter.b.abcd1234.partial"}
+
+
+def test_what_killed_writers_left_is_cleared_away_and_what_others_write_is_left(tmp_path):
+    left = (".file.txt.abcd1234.partial", ".adapter.abcd1234.partial", ".adapter.lock", ".gone.lock")
+    for name in left:
+        (tmp_path / name).touch()
+    kept = {".file.txt.swp", "adapter.partial", ".x.partial", ".adapter.b.lock.txt"}
+    for name in kept:
+        (tmp_path / name).touch()
+    atomic_write(tmp_path / "file.txt", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", *kept, *left[1:]}, "of this file alone"
+    refuse_to_replace([tmp_path / "adapter"], force=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", *kept, ".gone.lock"}
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt", *kept}
+
+
+def test_the_half_made_file_of_a_writer_that_still_runs_is_left(tmp_path):
+    script = "import os, sys, time; from pathlib import Path; from loragen.files import atomic_write\n"
+    script += "os.fsync = lambda _: (print('writing', flush=True), sys.stdin.readline())\n"
+    script += "atomic_write(Path(sys.argv[1]), 'theirs')"
+    path = tmp_path / "file.txt"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "writing\n"
+    atomic_write(path, "ours")
+    assert path.read_text() == "ours"
+    sweep(tmp_path)
+    other.communicate("go on\n" * 3)
+    assert other.returncode == 0
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_half_of_what_was_moved_aside_does_not_return(tmp_path, monkeypatch):
+    monkeypatch.setattr("loragen.files.exchange", lambda _one, _other: False)
+    folder = tmp_path / "adapter"
+    with atomic_folder(folder) as staging:
+        (staging / "file.txt").write_text("old")
+    monkeypatch.setattr("loragen.files.shutil.rmtree", lambda *_, **__: None)  # as if killed before it is removed
+    with atomic_folder(folder) as staging:
+        (staging / "file.txt").write_text("new")
+    monkeypatch.undo()
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    refuse_to_replace([folder], force=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 SCRIPT = """

@@ -92,8 +92,11 @@ def test_labels_are_kept_with_the_adapter_and_do_not_change_a_merge(ask):
     named = loragen.generate(TASK, labels=["bread", "cold"], **ask)
     assert named.labels == named.card.labels == ("bread", "cold")
     assert equal(named, loragen.generate(TASK, **ask), atol=0)
-    for labels in (["bread"], ["bread", "bread"]):
-        with pytest.raises(TaskError, match="at least two different"):
+    for labels, said in (
+        (["bread"], "at least two different"),
+        (["bread", "Bread "], "differs from 'bread' in capitals"),
+    ):
+        with pytest.raises(TaskError, match=said):
             loragen.generate(TASK, labels=labels, **ask)
 
 
@@ -147,8 +150,8 @@ def test_mistakes_are_errors_that_say_the_way_out(ask, changes, error, said):
 
 def test_examples_of_one_label_or_none_cannot_be_fitted_to(ask, tmp_path):
     for rows, said in (
-        ([{"text": "soup"}], "The examples have no labels"),
-        ([{"text": "soup", "label": "x"}, {"text": "tea", "label": "x"}], "all of one label"),
+        ([{"text": "soup"}], r"has no labels \(columns met: text\); the true label of every text"),
+        ([{"text": "soup", "label": "x"}, {"text": "tea", "label": "x"}], "holds one label alone, 'x'"),
     ):
         (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
         with pytest.raises(TaskError, match=said):

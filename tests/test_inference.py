@@ -138,7 +138,10 @@ def test_the_base_is_loaded_when_it_is_first_needed_and_kept(folder, encoder):
     [
         (TEXTS, None, ConfigError, "card names no labels; give them with --labels first,second"),
         (TEXTS, ["one"], TaskError, "at least two different ones are wanted"),
-        (TEXTS, ["one", "one"], TaskError, "at least two different ones are wanted"),
+        (TEXTS, ["one", "one"], TaskError, "the label name 'one' occurs twice; give each label one name of its own"),
+        (TEXTS, ["one", "\udce9"], TaskError, r"a label name holds the character U\+DCE9"),
+        (["soup", "\udce9"], ["a", "b"], TaskError, r"One of the texts holds the character U\+DCE9"),
+        (["soup", "\u200b"], ["a", "b"], TaskError, "One of the texts is empty"),
         (TEXTS, "one,two", TaskError, "The labels are one text, 'one,two'; give a list of them"),
         ("a text", ["a", "b"], TaskError, "The texts are one text, 'a text'; give a list of them"),
         ([], ["a", "b"], TaskError, "There are no texts"),

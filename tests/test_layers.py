@@ -8,20 +8,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
-    *("cli", "evaluation", "generation", "inference", "exporters", "generators", "zoo", "recipes", "conditions"),
+    *("cli", "evaluation", "generation", "combination", "inference", "exporters"),
+    *("generators", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *(
-        "bases",
-        "tasks",
-        "adapters",
-        "training",
-        "plotting",
         "bundled",
+        "config",
+        "yaml_text",
+        "values",
         "files",
         "locks",
         "renames",
         "patterns",
-        "config",
         "progress",
+        "escaping",
         "errors",
     ),
 )
@@ -33,7 +32,7 @@ MODULES = {
 }
 HEAVY = {"transformers", "peft", "lightning", "sentence_transformers", "datasets", "faiss", "sklearn", "matplotlib"}
 AT_HOME = {"training.lightning_fit": {"lightning"}, "plotting": {"matplotlib"}, "evaluation.figures": {"matplotlib"}}
-FOR_CLI = ("errors", "files")
+FOR_CLI = ("errors", "files", "escaping")
 """Beside the public library, all that the command line imports at run time."""
 
 

@@ -1,7 +1,8 @@
 """LoRA adapters as PEFT keeps them on disk, read and written without PEFT.
 
-The one module that parses keys, multiplies factors and writes adapters; `settings` reads the config. A folder is read
-exactly as PEFT reads it or refused by name: nothing that would change the update is dropped in silence.
+The one module that multiplies factors and writes adapters; `opened` reads their folders, `key_names` parses keys, and
+`settings` reads the config. A folder is read exactly as PEFT reads it or refused by name: nothing that would change the
+update is dropped in silence.
 
 A *site* is the path of an adapted linear module in the base model, such as ``encoder.layer.0.attention.self.query``.
 """
@@ -9,34 +10,26 @@ A *site* is the path of an adapted linear module in the base model, such as ``en
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from loragen.adapters.settings import CONFIG_NAME, NARROWING, LoraSettings, natural
-from loragen.errors import AdapterError, shown
+from loragen.adapters.folders import WEIGHTS_NAME
+from loragen.adapters.key_names import PREFIX
+from loragen.adapters.opened import opened
+from loragen.adapters.origin import Origin
+from loragen.adapters.settings import CONFIG_NAME, LoraSettings, natural
+from loragen.errors import AdapterError, ConfigError, shown
 from loragen.files import atomic_folder
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-# PEFT also loads keys that hold the adapter's name, when that name is "default".
-_KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
-_FOREIGN_KEYS = {
-    "lora_embedding_": "part of an adapted embedding, where only linear modules are supported",
-    "lora_magnitude_vector": "part of DoRA, whose update is more than B·A",
-    "lora_B.bias": "a bias trained beside B (lora_bias)",
-}
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,8 @@ class Lora:
     settings: LoraSettings
     lora_A: Mapping[str, Tensor]
     lora_B: Mapping[str, Tensor]
+    origin: Origin = field(default_factory=Origin)
+    """Remarks on the folder that it was read from."""
 
     def __post_init__(self) -> None:
         for name in ("lora_A", "lora_B"):
@@ -108,10 +103,15 @@ class Lora:
                 f"{site} has lora_A of shape {tuple(a.shape)} and lora_B of shape {tuple(b.shape)}, where the settings "
                 f"want ({rank}, in) and (out, {rank}); correct r or rank_pattern, or export the adapter again."
             )
+        if not _is_bounded(a, b, self.settings.scaling(site)):
+            raise AdapterError(
+                f"The update of {site}, scaling · B · A, overflows float32 at a scaling of "
+                f"{self.settings.scaling(site):g}; correct lora_alpha, or train the adapter again."
+            )
         if not self.settings.targets(site):
             raise AdapterError(
-                f"{site} has weights, but target_modules={self.settings.target_modules!r} leaves it out, so that PEFT "
-                "would not load them; name it there or drop its weights."
+                f"{site} has weights, but target_modules={shown(self.settings.target_modules)} leaves it out, so that "
+                "PEFT would not load them; name it there or drop its weights."
             )
 
     @property
@@ -186,20 +186,20 @@ class Lora:
         return cls(settings, lora_A, lora_B)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read a PEFT adapter folder.
+    def load(cls, folder: Path, *, without_head: bool = False) -> Self:
+        """Read an adapter folder: PEFT's, or what is near to it, with remarks in ``origin``.
+
+        Args:
+            folder: of the adapter, or with one adapter in it.
+            without_head: read the adapter of a classifier as one of the model inside (FEATURE_EXTRACTION).
 
         Raises:
             AdapterError: the folder is missing, damaged, or holds something unsupported; the message names it.
         """
         try:
-            config = _read_config(folder)
-            settings = LoraSettings.from_config(config)
-            lora_A, lora_B = _split_factors(_read_tensors(folder))
-            if any(config.get(key) not in (None, [], "") for key in NARROWING):
-                settings = replace(settings, target_modules=tuple(sorted(lora_A, key=natural)))
-            return cls(settings, lora_A, lora_B)
-        except AdapterError as error:
+            parts = opened(folder, without_head=without_head)
+            return cls(parts.settings, parts.lora_A, parts.lora_B, parts.origin)
+        except (AdapterError, ConfigError) as error:  # the latter of a pattern that takes too long
             raise AdapterError(f"The adapter {folder} cannot be used: {error}") from error
 
     def save(
@@ -213,71 +213,29 @@ class Lora:
             ConfigError: something stands there that may not be replaced.
         """
         assert not {CONFIG_NAME, WEIGHTS_NAME} & extra_files.keys(), "extra files take the adapter's own names"
+        with atomic_folder(folder, replace=replace) as staging:
+            for name, content in {**self.files(), **extra_files}.items():
+                (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def files(self) -> dict[str, bytes]:
+        """The files of its PEFT folder by name; equal adapters give equal bytes."""
         tensors = {}
         for site in self.sites:
             for letter, factor in (("A", self.lora_A[site]), ("B", self.lora_B[site])):
                 # Cloned, since the file format holds no shared storage, while sites may share an A.
                 copy = factor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                tensors[f"base_model.model.{site}.lora_{letter}.weight"] = copy
+                tensors[f"{PREFIX}{site}.lora_{letter}.weight"] = copy
         # The format's writer keeps no order among several entries of metadata.
         weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
         config = json.dumps(self.settings.to_config(), indent=2) + "\n"
-        with atomic_folder(folder, replace=replace) as staging:
-            for name, content in {CONFIG_NAME: config, WEIGHTS_NAME: weights, **extra_files}.items():
-                (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return {CONFIG_NAME: config.encode(), WEIGHTS_NAME: weights}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise AdapterError("there is no such folder; give the path of a folder that PEFT's save_pretrained wrote.")
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise AdapterError(f"it has no {CONFIG_NAME}; give the path of a folder that PEFT's save_pretrained wrote.")
-    try:
-        config = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{CONFIG_NAME} is not readable JSON ({error}); export the adapter again.") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{CONFIG_NAME} holds a {type(config).__name__}; a mapping of keys to values was wanted.")
-    return config
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_NAME
-    if not path.is_file() and (folder / "adapter_model.bin").is_file():
-        raise AdapterError(
-            "it holds adapter_model.bin, a pickle, which can run any code when it is read; if you trust it, load it "
-            f"with PEFT and save it again as {WEIGHTS_NAME}."
-        )
-    if not path.is_file():
-        raise AdapterError(f"it has no {WEIGHTS_NAME}; give the path of a folder that PEFT's save_pretrained wrote.")
-    data = path.read_bytes()
-    try:
-        tensors = safetensors.torch.load(data)
-        # The reader takes the last of several equal keys without a word.
-        json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")], object_pairs_hook=_without_duplicates)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype that torch does not have
-        raise AdapterError(
-            f"{WEIGHTS_NAME} is damaged or no safetensors file ({error}); fetch or export it again."
-        ) from error
-    return tensors
-
-
-def _split_factors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    factors: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            reasons = (reason for part, reason in _FOREIGN_KEYS.items() if part in key)
-            raise AdapterError(
-                f"{WEIGHTS_NAME} holds {key}: {next(reasons, 'no LoRA factor in PEFT naming')}; "
-                "export the adapter without it."
-            )
-        site, factor = match["site"], match["factor"]
-        if site in factors[factor]:
-            raise AdapterError(f"{WEIGHTS_NAME} holds lora_{factor} of {site} twice; remove one of them.")
-        factors[factor][site] = tensor
-    return factors["A"], factors["B"]
+def _is_bounded(a: Tensor, b: Tensor, scaling: float) -> bool:
+    """True if no entry of the update, nor of the scaled B, can be beyond float32."""
+    largest_a, largest_b = (float(factor.detach().float().abs().max()) for factor in (a, b))
+    scaled = abs(scaling) * largest_b
+    return max(scaled, scaled * largest_a * len(a)) <= torch.finfo(torch.float32).max
 
 
 def _check_factor(name: str, factor: Tensor) -> None:
@@ -293,11 +251,3 @@ def _check_factor(name: str, factor: Tensor) -> None:
         raise AdapterError(
             f"{name} holds {bad} values that are not finite in float32; train or export the adapter again."
         )
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"the key {shown(counts.most_common(1)[0][0])} stands twice")
-    return values

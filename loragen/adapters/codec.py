@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from loragen.errors import ZooError
+
 _CHUNK = 2**15
 """Coordinates that are worked on at once, where there may be millions."""
 _FEW = 100
@@ -102,11 +104,19 @@ class Codec:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Codec":
-        """Restore a codec from `tensors`."""
-        basis = tensors.get("codec.basis")
-        return cls(
-            tensors["codec.centre"].float(), tensors["codec.scale"].float(), None if basis is None else basis.float()
-        )
+        """Restore a codec from `tensors`.
+
+        Raises:
+            ZooError: they do not go together.
+        """
+        centre, scale, basis = (tensors.get(f"codec.{name}") for name in ("centre", "scale", "basis"))
+        if centre is None or scale is None or centre.ndim != 1 or not len(centre) or scale.shape != centre.shape:
+            raise ZooError("The codec has no centre and scale of one length.")
+        if not (scale > 0).all():
+            raise ZooError("The codec has a scale that is not above 0.")
+        if basis is not None and (basis.ndim != 2 or not len(basis) or basis.shape[1] != len(centre)):
+            raise ZooError(f"The codec has a basis of shape {tuple(basis.shape)} over {len(centre)} coordinates.")
+        return cls(centre.float(), scale.float(), None if basis is None else basis.float())
 
 
 def _principal(codec: Codec, samples: Tensor, components: int) -> tuple[Tensor, float]:

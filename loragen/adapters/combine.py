@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.ties_dare import dare, ties
-from loragen.errors import AdapterError
+from loragen.errors import AdapterError, shown
 
 METHODS = ("sum", "ties", "dare")
 
@@ -56,7 +56,7 @@ def combined(
         return _from_dense(adapters, weights, partial(ties, density=density), rank, scale)
     if method == "dare":
         return _from_dense(adapters, weights, partial(dare, density=density, rng=rng), rank, scale)
-    raise AdapterError(f"There is no merge {method!r}; choose one of {', '.join(METHODS)}.")
+    raise AdapterError(f"There is no merge {shown(method)}; choose one of {', '.join(METHODS)}.")
 
 
 def weighted_sum(adapters: Sequence[Lora], weights: Sequence[float]) -> Lora:
@@ -71,7 +71,25 @@ def weighted_sum(adapters: Sequence[Lora], weights: Sequence[float]) -> Lora:
     lora_a, lora_b = {}, {}
     for site, holders in _holders(adapters, weights).items():
         lora_a[site], lora_b[site] = _summed(site, holders)
-    return _alike(adapters[0], lora_a, lora_b)
+    return _alike(adapters, lora_a, lora_b)
+
+
+def common_task_type(adapters: Sequence[Lora], names: Sequence[str] | None = None) -> str | None:
+    """The one task type among adapters, `None` if none of them states it; ``names`` tells them apart in messages.
+
+    Raises:
+        AdapterError: they state several.
+    """
+    named = names or [f"adapter {number}" for number in range(1, len(adapters) + 1)]
+    kinds = {adapter.settings.task_type: name for adapter, name in zip(adapters, named, strict=True)}
+    stated = [kind for kind in kinds if kind is not None]
+    if len(stated) > 1:
+        told = ", ".join(f"{name} is {kind}" for kind, name in kinds.items() if kind is not None)
+        raise AdapterError(
+            f"Adapters of one merge must be of one task type, or each model would load a part of it; met {told}. Merge "
+            "those of one type, or correct task_type in adapter_config.json."
+        )
+    return stated[0] if stated else None
 
 
 def _holders(adapters: Sequence[Lora], weights: Sequence[float]) -> dict[str, list[tuple[Lora, float]]]:
@@ -81,10 +99,11 @@ def _holders(adapters: Sequence[Lora], weights: Sequence[float]) -> dict[str, li
             f"A merge takes one weight an adapter, and at least one; met {len(adapters)} and {len(weights)}."
         )
     if not all(map(math.isfinite, weights)):
-        raise AdapterError(f"The weights of the merge are {list(weights)}; finite numbers were wanted.")
+        raise AdapterError(f"The weights of the merge are {shown(list(weights))}; finite numbers were wanted.")
     bases = {adapter.settings.base_model_name_or_path for adapter in adapters}
     if len(bases) > 1:
         raise AdapterError(f"Adapters of one merge must share their base model; met {sorted(map(str, bases))}.")
+    common_task_type(adapters)
     if len({adapter.settings.fan_in_fan_out for adapter in adapters}) > 1:
         raise AdapterError(
             "Some adapters of the merge set fan_in_fan_out and some do not, so that they disagree on how their base "
@@ -109,14 +128,14 @@ def _summed(site: str, holders: Sequence[tuple[Lora, float]]) -> tuple[Tensor, T
     return torch.cat([a for a, _, _ in factors]), torch.cat([weight * b for _, b, weight in factors], dim=1)
 
 
-def _alike(adapter: Lora, lora_a: Mapping[str, Tensor], lora_b: Mapping[str, Tensor]) -> Lora:
-    """Other factors for the base of ``adapter``."""
-    settings = adapter.settings
+def _alike(adapters: Sequence[Lora], lora_a: Mapping[str, Tensor], lora_b: Mapping[str, Tensor]) -> Lora:
+    """Other factors for the base of some adapters."""
+    settings = adapters[0].settings
     return Lora.from_factors(
         lora_a,
         lora_b,
         base_model_name_or_path=settings.base_model_name_or_path,
-        task_type=settings.task_type,
+        task_type=common_task_type(adapters),
         fan_in_fan_out=settings.fan_in_fan_out,
     )
 
@@ -137,7 +156,7 @@ def truncated(adapter: Lora, r: int) -> Lora:
         rank = min(r, len(singular))
         lora_b[site] = (q_b @ left[:, :rank] * singular[:rank]).float()
         lora_a[site] = (right[:rank] @ q_a.T).float()
-    return _alike(adapter, lora_a, lora_b)
+    return _alike([adapter], lora_a, lora_b)
 
 
 def _from_dense(
@@ -156,7 +175,7 @@ def _from_dense(
         r = rank or max(len(adapter.lora_A[site]) for adapter, _ in holders)
         lora_a[site], lora_b[site] = _nearest(delta, r)
         full += float(delta.square().sum())
-    return _merged(_alike(adapters[0], lora_a, lora_b), full)
+    return _merged(_alike(adapters, lora_a, lora_b), full)
 
 
 def _nearest(delta: Tensor, r: int) -> tuple[Tensor, Tensor]:

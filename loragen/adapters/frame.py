@@ -11,12 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
-from loragen.errors import AdapterError, ZooError
+from loragen.adapters.tensor_file import read_tensors
+from loragen.errors import AdapterError, ZooError, cut, shown
+
+MOST_FEATURES = 10_000_000
+"""Features that a site of a frame may write."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +160,26 @@ class Frame:
         Raises:
             ZooError: the file is missing or damaged.
         """
+        tensors, metadata = read_tensors(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                outs = json.loads((file.metadata() or {})["out_features"])
-                return cls({site: file.get_tensor(site) for site in outs}, outs)
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise ZooError(f"The frame {path} cannot be read ({error}); train its generator again.") from error
+            outs = json.loads(metadata["out_features"])
+            return cls({site: _basis(tensors[site]) for site in outs}, {site: _size(outs[site]) for site in outs})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ZooError(
+                f"The frame {cut(path)} cannot be read ({cut(error)}); train its generator again."
+            ) from error
+
+
+def _basis(a: Tensor) -> Tensor:
+    if a.ndim != 2 or not a.numel() or not a.is_floating_point():
+        raise ValueError(f"an A of shape {tuple(a.shape)} and type {a.dtype}")
+    return a
+
+
+def _size(features: object) -> int:
+    if not isinstance(features, int) or not 1 <= features <= MOST_FEATURES:
+        raise ValueError(f"{shown(features)} features")
+    return features
 
 
 def _common_basis(site: str, adapters: Sequence[Lora], r: int | None) -> Tensor:

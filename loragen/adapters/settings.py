@@ -3,16 +3,30 @@
 import math
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from loragen.errors import AdapterError, shown
+from loragen.adapters.foreign import foreign_config
+from loragen.errors import AdapterError, named, shown
 from loragen.patterns import compiles, matches
 
 CONFIG_NAME = "adapter_config.json"
 
 T = TypeVar("T")
+
+HIGHEST_RANK = 65_536
+LONGEST_NAME = 4096
+"""Characters of a name in a config."""
+PATTERN_SECONDS = 10.0
+"""Longest time that the patterns of a config may take over all sites of its adapter."""
+HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Task types under which PEFT trains a head beside the adapter, and saves it along."""
+WITHOUT_HEAD = (
+    "read it without its head: --without-head for `loragen combine` and `loragen zoo import`, or without_head=True"
+)
 
 _TASK_TYPES = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
@@ -75,12 +89,12 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         self._check_names()
-        _require(_is_rank(self.r), "r", self.r, "a whole number of at least 1")
+        _require(_is_rank(self.r), "r", self.r, f"a whole number from 1 to {HIGHEST_RANK}")
         _require(_is_finite(self.lora_alpha), "lora_alpha", self.lora_alpha, "a finite number")
         for name in ("use_rslora", "fan_in_fan_out"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         for name, is_good, wanted in (
-            ("rank_pattern", _is_rank, "a mapping of module names to whole numbers of at least 1"),
+            ("rank_pattern", _is_rank, f"a mapping of module names to whole numbers from 1 to {HIGHEST_RANK}"),
             ("alpha_pattern", _is_finite, "a mapping of module names to finite numbers"),
         ):
             pattern = getattr(self, name)
@@ -90,13 +104,13 @@ class LoraSettings:
 
     def _check_names(self) -> None:
         base, task, targets = self.base_model_name_or_path, self.task_type, self.target_modules
-        _require(base is None or isinstance(base, str), "base_model_name_or_path", base, "a name or null")
-        _require(self.revision is None or isinstance(self.revision, str), "revision", self.revision, "a name or null")
+        _require(base is None or _is_name(base), "base_model_name_or_path", base, "a name or null")
+        _require(self.revision is None or _is_name(self.revision), "revision", self.revision, "a name or null")
         _require(task is None or task in _TASK_TYPES, "task_type", task, f"null or one of {', '.join(_TASK_TYPES)}")
         if isinstance(targets, str):
             _require(compiles(targets), "target_modules", targets, "a regular expression")
         else:
-            listed = isinstance(targets, tuple) and all(isinstance(target, str) for target in targets)
+            listed = isinstance(targets, tuple) and all(map(_is_name, targets))
             _require(listed, "target_modules", targets, "a list of module names or one regular expression")
 
     @property
@@ -108,27 +122,74 @@ class LoraSettings:
 
     def rank(self, site: str) -> int:
         """The rank at a site, patterns included."""
-        return _look_up(self.rank_pattern, site, self.r)
+        return self._look_up("rank_pattern", self.rank_pattern, site, self.r)
+
+    def alpha(self, site: str) -> float:
+        """The alpha at a site, patterns included."""
+        return self._look_up("alpha_pattern", self.alpha_pattern, site, self.lora_alpha)
 
     def scaling(self, site: str) -> float:
         """The factor before B·A at a site: alpha / r, or alpha / √r for rsLoRA, patterns included."""
-        rank = self.rank(site)
-        alpha = _look_up(self.alpha_pattern, site, self.lora_alpha)
+        rank, alpha = self.rank(site), self.alpha(site)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def targets(self, site: str) -> bool:
         """True if ``target_modules`` covers a module."""
         if isinstance(self.target_modules, str):
-            return self.target_modules.lower() == "all-linear" or matches(self.target_modules, site)
-        return any(site == target or site.endswith(f".{target}") for target in self.target_modules)
+            return self.target_modules.lower() == "all-linear" or self._timed(self.target_modules, site, whole=True)
+        parts = site.split(".")
+        return any(".".join(parts[place:]) in self._listed for place in range(len(parts)))
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(self.target_modules)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str], Any]:
+        """Values that were looked up already, since patterns may be slow and are asked again and again."""
+        return {}
+
+    @cached_property
+    def _spent(self) -> list[float]:
+        """Seconds that each match took so far, as one sum."""
+        return [0.0]
+
+    def _look_up(self, name: str, pattern: Mapping[str, T], site: str, default: T) -> T:
+        if not pattern:
+            return default
+        if (name, site) not in self._known:
+            key = next((key for key in pattern if self._timed(_ending(key), site, whole=False)), site)
+            self._known[name, site] = pattern.get(key, default)
+        known: T = self._known[name, site]
+        return known
+
+    def _timed(self, expression: str, site: str, *, whole: bool) -> bool:
+        """`matches`, within a bound of time over all sites.
+
+        Raises:
+            AdapterError: the patterns take too long.
+        """
+        begun = time.monotonic()
+        found = matches(expression, site, whole=whole)
+        self._spent[0] += time.monotonic() - begun
+        if self._spent[0] > PATTERN_SECONDS:
+            raise AdapterError(
+                f"its patterns take over {PATTERN_SECONDS:.0f} s, the last one {shown(expression)}; write them without "
+                "nested repetitions, or list the names of the modules."
+            )
+        return found
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any], *, without_head: bool = False) -> Self:
         """Take the supported settings from a parsed ``adapter_config.json``; keys left out get PEFT's defaults.
+
+        ``without_head`` looks over ``modules_to_save`` where PEFT adds the head of a classifier to it.
 
         Raises:
             AdapterError: the config holds something that changes the update in a way that is not supported.
         """
+        if without_head and config.get("task_type") in (None, *HEADED):
+            config = {key: value for key, value in config.items() if key != "modules_to_save"}
         _refuse_unsupported(config)
         targets: Any = config.get("target_modules")
         return cls(
@@ -169,8 +230,8 @@ class LoraSettings:
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{CONFIG_NAME} has peft_type={shown(config.get('peft_type'))}; only 'LORA' is supported.")
+    if told := foreign_config(config):
+        raise AdapterError(f"{CONFIG_NAME} {told}.")
     if config.get("bias", "none") != "none":
         raise AdapterError(
             f"{CONFIG_NAME} has bias={shown(config['bias'])}: base biases are trained too; only 'none' is supported."
@@ -183,18 +244,13 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         )
     for key, value in config.items():
         if key in _REFUSED and value not in (None, False, []):
-            raise AdapterError(
-                f"{CONFIG_NAME} sets {key}={shown(value)}: {_REFUSED[key]}; train the adapter without it."
-            )
+            is_head = key == "modules_to_save" and config.get("task_type") in (None, *HEADED)
+            way_out = f"where that is the head of a classifier, {WITHOUT_HEAD}" if is_head else "train it without that"
+            raise AdapterError(f"{CONFIG_NAME} sets {key}={shown(value)}: {_REFUSED[key]}; {way_out}.")
         if key not in _READ | _IGNORED | NARROWING | _REFUSED.keys() and value:
             raise AdapterError(
-                f"{CONFIG_NAME} sets {key}={shown(value)}, which is unknown here; if it is harmless, remove it."
+                f"{CONFIG_NAME} sets {named(key)}={shown(value)}, which is unknown here; if it is harmless, remove it."
             )
-
-
-def _look_up(pattern: Mapping[str, T], site: str, default: T) -> T:
-    key = next((key for key in pattern if matches(_ending(key), site, whole=False)), site)
-    return pattern.get(key, default)
 
 
 def _ending(key: str) -> str:
@@ -202,7 +258,14 @@ def _ending(key: str) -> str:
 
 
 def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= HIGHEST_RANK
+
+
+def _is_name(value: object) -> bool:
+    """True for a text of sensible length that can be written and handed to the system."""
+    if not isinstance(value, str) or len(value) > LONGEST_NAME or "\0" in value:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _is_finite(value: object) -> bool:

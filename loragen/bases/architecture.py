@@ -26,6 +26,8 @@ _AUTO_CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
+HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Task types of adapters whose head PEFT trains and keeps beside their factors."""
 # Classes that an adapter without a task type may have been made on, beside the one that its base's config names.
 _USUAL = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification")
 
@@ -102,15 +104,26 @@ class Architecture:
     ) -> "Architecture":
         """Lay out a base model with the class that an adapter of these sites was made on.
 
-        An adapter's task type settles it. Without one, the first class that has all of its sites is taken: the inner
-        model names them ``layers.0…``, the language model around it ``model.layers.0…``. If none has them all, it is
-        the class that has most.
+        An adapter's task type settles it, where the base has a class for it. Elsewhere the first class that has all of
+        its sites is taken: the inner model names them ``layers.0…``, the language model around it ``model.layers.0…``.
+        If none has them all, it is the class that has most.
 
         Raises:
             ConfigError: there is no such config, or transformers cannot lay it out.
         """
-        if task_type is not None:
+        if task_type is None:
+            return cls._with_most(name, sites, is_local=is_local)
+        try:
             return cls.of(name, task_type, is_local=is_local)
+        except ConfigError as error:  # such as no causal class of a vision model
+            try:
+                return cls._with_most(name, sites, is_local=is_local)
+            except ConfigError:
+                raise error from None
+
+    @classmethod
+    def _with_most(cls, name: str, sites: Collection[str], *, is_local: bool) -> "Architecture":
+        """The first class that has all of some sites, or else the one that has most."""
         best = None
         for candidate in cls._candidates(name, config_folder(name, is_local=is_local)):
             if all(site in candidate.linear for site in sites):

@@ -20,9 +20,11 @@ from loragen.bases.devices import DeviceName, choose_device
 from loragen.bases.hub import quiet_loading, resolve_model, weights_hash
 from loragen.bases.linear_sites import Factors, find_sites, low_rank_updates, stores_transposed
 from loragen.bases.losses import contrast_loss
+from loragen.bases.pretrained import load_pretrained, load_tokenizer
+from loragen.bases.renaming import names_in, refuse_fused
 from loragen.bases.scores import AnyScores
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
-from loragen.errors import ConfigError, TaskError
+from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
 Pooling = Literal["mean", "last", "cls"]
@@ -54,7 +56,13 @@ class Base(ABC):
 
     @classmethod
     def load(
-        cls, name: str, *, dtype: torch.dtype = torch.float32, device: DeviceName = "cpu", prompt: str = PROMPT
+        cls,
+        name: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: DeviceName = "cpu",
+        prompt: str = PROMPT,
+        may_fetch: bool = True,
     ) -> Self:
         """Load a base by its Hub name, a local path, or the name of the embedded MiniLM; no code of its own is run.
 
@@ -63,24 +71,19 @@ class Base(ABC):
             dtype: of the frozen weights.
             device: kind of device to compute on.
             prompt: template around labelled texts; bases other than language models have none.
+            may_fetch: download what is not on this machine; see `resolve_model`.
 
         Raises:
             ConfigError: there is no such model or device, or the model is of another kind.
         """
-        import transformers
-
-        folder = resolve_model(name)
-        kind = getattr(transformers, cls.model_class)
+        folder, chosen = resolve_model(name, may_fetch=may_fetch), choose_device(device)
+        loaded = load_pretrained(
+            name, folder, cls.model_class, dtype=dtype, use=f"a base for {cls.objective!r}, its objective"
+        )
+        loaded.refuse_made_up(name)
+        model = loaded.model.requires_grad_(False).to(chosen)
+        tokenizer = load_tokenizer(name, folder)
         with quiet_loading():
-            try:
-                model = kind.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{name} cannot be loaded as a base for {cls.objective!r} ({str(error).splitlines()[0]}); name a "
-                    "model of that kind, or another `objective`."
-                ) from error
-            model = model.eval().requires_grad_(False).to(choose_device(device))
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             return cls(name, model, tokenizer, weights_hash(folder), **cls._own_parts(name, folder, model, prompt))
 
     @classmethod
@@ -271,10 +274,19 @@ class Base(ABC):
 
     @contextmanager
     def adapted(self, adapter: Lora | None) -> Iterator[None]:
-        """Switch an adapter in while the block runs; ``None`` leaves the base as it is."""
-        factors = {} if adapter is None else {site: adapter.scaled_factors(site) for site in adapter.sites}
-        with self.using(factors):
+        """Switch an adapter in while the block runs; ``None`` leaves the base as it is.
+
+        Raises:
+            AdapterError: the base has no such site, or one of another shape.
+        """
+        with self.using({} if adapter is None else self._factors(adapter)):
             yield
+
+    def _factors(self, adapter: Lora) -> Factors:
+        """Scaled factors of an adapter under the names that its sites have in the model."""
+        names = names_in(self.model, adapter.sites)
+        refuse_fused(names, type(self.model).__name__)
+        return {new or site: adapter.scaled_factors(site) for site, new in names.items()}
 
 
 def with_contrast(parts: dict[str, Tensor], texts: Tensor, targets: Tensor, weight: float) -> dict[str, Tensor]:

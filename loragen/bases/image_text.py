@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from loragen.bases.base import Base, ObjectiveName, Pooling, with_contrast
 from loragen.bases.hub import quiet_loading
 from loragen.bases.losses import label_text_loss, pairing_loss
+from loragen.bases.pretrained import loading_errors
 from loragen.bases.scores import AnyScores, retrieval_scores, scores_of
 from loragen.bases.text_encoder import label_text_held_out
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
@@ -38,8 +39,8 @@ class ImageText(Base):
 
         if not hasattr(model, "get_image_features"):
             raise ConfigError(f"{name} has no image tower; 'image_text' wants a model such as CLIP.")
-        with quiet_loading():
-            return {"processor": AutoImageProcessor.from_pretrained(folder)}
+        with loading_errors(name, "with its image processor"), quiet_loading():
+            return {"processor": AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)}
 
     @property
     def body(self) -> nn.Module:

@@ -1,5 +1,7 @@
 """Opening of bases of all kinds, by their objectives."""
 
+from pathlib import Path
+
 import torch
 
 from loragen.bases.base import PROMPT, Base, ObjectiveName
@@ -22,6 +24,7 @@ def open_base(
     prompt: str = PROMPT,
     dtype: torch.dtype = torch.float32,
     device: DeviceName = "cpu",
+    may_fetch: bool = True,
 ) -> Base:
     """Load a base by its Hub name, a local path, or the name of the embedded MiniLM.
 
@@ -31,18 +34,19 @@ def open_base(
         prompt: template around labelled texts, for language models.
         dtype: of the frozen weights.
         device: kind of device to compute on.
+        may_fetch: download what is not on this machine; see `resolve_model`.
 
     Raises:
         ConfigError: there is no such model or device, or the model is of another kind.
     """
-    return KINDS[objective].load(name, dtype=dtype, device=device, prompt=prompt)
+    return KINDS[objective].load(name, dtype=dtype, device=device, prompt=prompt, may_fetch=may_fetch)
 
 
-def objective_of(task_type: str | None, base: str | None = None) -> ObjectiveName:
+def objective_of(task_type: str | None, base: Path | None = None) -> ObjectiveName:
     """The objective of an adapter's base.
 
-    PEFT's name for what the adapter is for says it; adapters of image-text models have none, and the config of the base
-    tells them from text encoders, where it is at hand.
+    PEFT's name for what the adapter is for says it; adapters of image-text models have none, and the config in the
+    base's folder tells them from text encoders, where it is given.
     """
     named = (kind.objective for kind in KINDS.values() if task_type and kind.task_type == task_type)
     return next(

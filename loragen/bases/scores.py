@@ -104,7 +104,7 @@ class RetrievalScores(StrictModel):
 
 def _kind(values: object) -> str:
     """Tag of the kind that scores are of, so that pydantic tells the faults of that kind alone."""
-    names = values if isinstance(values, Mapping) else type(values).__annotations__
+    names = values if isinstance(values, Mapping) else getattr(type(values), "__annotations__", ())
     return "language" if "perplexity" in names else "retrieval" if "image_to_text_1" in names else "labels"
 
 

@@ -1,6 +1,5 @@
 """Text encoders as bases, such as BERT, RoBERTa, ModernBERT or MPNet: mean-pooled, with label texts for a head."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from loragen.bases.base import Base, ObjectiveName, Pooling, with_contrast
 from loragen.bases.losses import LOGIT_SCALE, contrast_loss, label_text_loss
 from loragen.bases.scores import AnyScores, scores_of
+from loragen.bases.sentence_modules import modules_of
 from loragen.bases.tokenised import Input, Readout, TaskData
-from loragen.errors import ConfigError, TaskError
+from loragen.errors import ConfigError, TaskError, shown
 from loragen.tasks.examples import Examples
 
 
@@ -93,20 +93,16 @@ def pooling_of(folder: Path) -> Pooling:
     Raises:
         ConfigError: it pools in a way, or has a module, that is not supported here.
     """
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "mean"
-    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
-    if strange := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
+    modules = modules_of(folder)
+    if strange := [each.kind for each in modules if each.kind not in ("Transformer", "Pooling", "Normalize")]:
         raise ConfigError(
-            f"The base {folder.name} has a module {strange[0]} after its transformer, which adapters cannot be scored "
-            "through here; use a base of transformer and pooling alone."
+            f"The base {folder.name} has a module {shown(strange[0])} after its transformer, which adapters cannot be "
+            "scored through here; use a base of transformer and pooling alone."
         )
-    places = [module["path"] for module, kind in zip(modules, kinds, strict=True) if kind == "Pooling"]
-    if not places or not (folder / places[0] / "config.json").is_file():
+    settings = next((each.settings() for each in modules if each.kind == "Pooling"), {})
+    if not settings:
         return "mean"
-    modes = _pooling_modes(json.loads((folder / places[0] / "config.json").read_text(encoding="utf-8")))
+    modes = _pooling_modes(settings)
     known: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
     if len(modes) == 1 and modes <= known.keys():
         return known[modes.pop()]

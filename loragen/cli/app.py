@@ -1,9 +1,13 @@
 """The command line: every command parses, calls the library, and prints. One module a command."""
 
+import errno
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from loragen.cli import config
 from loragen.cli.check import check
@@ -12,6 +16,7 @@ from loragen.cli.combine import combine
 from loragen.cli.complete import complete
 from loragen.cli.evaluate import evaluate
 from loragen.cli.generate import generate
+from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
 from loragen.cli.train import train
 from loragen.cli.zoo_build import zoo_build, zoo_init
@@ -19,10 +24,51 @@ from loragen.cli.zoo_check import zoo_check
 from loragen.cli.zoo_import import zoo_import
 from loragen.cli.zoo_list import zoo_list, zoo_show
 from loragen.cli.zoo_search import zoo_search
-from loragen.errors import LoragenError
+from loragen.errors import LoragenError, cut
 
+INTERRUPTED = 130
+"""Status after Ctrl-C."""
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+"""Click's; newer versions of typer bring their own click along."""
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+_OF_NAMES = {
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+}
+"""Faults of a name that the user gave, rather than of the disk."""
+
+
+class _Commands(TyperGroup):
+    """Cuts what click repeats of values that do not fit."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _short_usage():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _short_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _short_usage() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)  # of click's errors; typer brings classes of its own, without a name
+        if isinstance(message, str):
+            error.message = cut(message, 400)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Describe a task in words; get a LoRA.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -72,31 +118,46 @@ def _options(
 def main() -> None:
     """Run the command line.
 
-    A user's mistake ends with status 2 and no traceback, a disk or file that fails with 1, Ctrl-C with 130.
+    A user's mistake ends with status 2 and no traceback, a disk or memory that fails with 1, Ctrl-C with 130.
     """
     from loragen.cli import console
 
+    console.prepare()
+    with one_line_at_ctrl_c(), _memory_that_is_too_small():
+        try:
+            try:
+                status = app(standalone_mode=False) or 0
+            finally:
+                sys.stdout.flush()  # here, where a full disk is still one line
+        except _UsageError as error:
+            console.say_usage(error)
+            sys.exit(2)
+        except LoragenError as error:
+            console.say_error(str(error))
+            sys.exit(2)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            sys.stdout = None  # or Python complains at its end
+            sys.exit(1)
+        except OSError as error:
+            place = f"{cut(error.filename)}: " if error.filename else ""
+            console.say_error(f"{place}{error.strerror or cut(error)}; nothing was half written.")
+            sys.stdout = None  # it may be what failed
+            sys.exit(2 if error.errno in _OF_NAMES else 1)
+        if status == INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(status)
+
+
+@contextmanager
+def _memory_that_is_too_small() -> Iterator[None]:
+    """End with one line where the memory is too small: torch's own errors are RuntimeErrors, told by their words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
     try:
-        app()
-    except LoragenError as error:
-        console.say_error(str(error))
-        sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        sys.stdout = None  # or Python complains at its end
-        sys.exit(1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
-        sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as end:
-        if not _is_interrupt(end):
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(part in str(error).lower() for part in words):
             raise
-        console.say_error("interrupted; what was finished is kept, and the same command goes on from there.")
-        sys.exit(130)
+        from loragen.cli import console
 
-
-def _is_interrupt(end: BaseException | None) -> bool:
-    """True if Ctrl-C is behind the end of a command: typer turns it into an exit."""
-    while end is not None and not isinstance(end, KeyboardInterrupt):
-        end = end.__cause__ or end.__context__
-    return end is not None
+        console.say_error("the memory is too small for this; choose smaller sizes. Nothing was half written.")
+        sys.exit(1)

@@ -29,6 +29,7 @@ def check(
                 "base": result.base,
                 "base_class": None if result.architecture is None else result.architecture.model_class,
                 "unchecked": result.remark,
+                "notes": result.notes,
                 "faults": result.faults,
                 "verdicts": [asdict(verdict) for verdict in result.verdicts],
             }
@@ -42,6 +43,8 @@ def check(
 def _show(adapter: Path, result: "CheckResult") -> None:
     from loragen.cli import console
 
+    for note in result.notes:
+        console.say(f"note: {note}")
     for fault in result.faults:
         console.say_error(fault)
     if result.architecture is None:
@@ -52,5 +55,5 @@ def _show(adapter: Path, result: "CheckResult") -> None:
     for verdict in result.verdicts:
         loads = "no" if not verdict.loads else "yes, wrongly" if verdict.problems else "yes"
         remarks = [*verdict.problems, *(f"note: {note}" for note in verdict.notes)]
-        rows.append((verdict.server, loads, "\n".join(remarks)))
+        rows.append((verdict.server, loads, remarks))
     console.table(str(adapter), ("server", "loads", "what to know"), rows)

@@ -1,6 +1,5 @@
 """`loragen classify`: an adapter tried on texts, beside the bare base."""
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -9,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loragen.cli.options import BaseOption, JsonOption, LabelsOption, label_names
-from loragen.errors import ConfigError
+from loragen.cli.options import (
+    BaseOption,
+    JsonOption,
+    LabelColumnOption,
+    LabelOption,
+    LabelsFileOption,
+    LabelsOption,
+    TextColumnOption,
+    label_names,
+)
+from loragen.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from loragen import Examples, Prediction
@@ -23,32 +31,50 @@ def classify(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.", show_default=False)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="A file of texts (CSV, JSONL, JSON, Parquet with a column text), or - for lines of input."),
+        typer.Option(
+            help="A file of texts (CSV, JSONL, JSON, Parquet with a column text; .txt, a text a line), or - for lines "
+            "of input."
+        ),
     ] = None,
     labels: LabelsOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the labels to this file (.csv or .jsonl).")] = None,
+    label: LabelOption = None,
+    labels_file: LabelsFileOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the labels to this file (.csv or .jsonl), texts as they are: a spreadsheet may take one for a "
+            "formula."
+        ),
+    ] = None,
     base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try an adapter on texts: the label that fits best, beside what the bare base says."""
-    names = label_names(labels)
+    names = label_names(labels, label, labels_file)
     if out is not None and out.suffix.lower() not in (".csv", ".jsonl"):
         raise ConfigError(f"--out {out} ends in neither .csv nor .jsonl; name a file of one of these kinds.")
+    if out is not None:
+        _refuse_others(out)
     _refuse_file_names(texts or [])
     import loragen
     from loragen.cli import console
 
     loaded = loragen.Adapter.load(adapter, base=base)
-    examples = _examples(texts or [], data)
+    examples = _examples(texts or [], data, names or loaded.labels, text_column, label_column)
     adapted = loaded.classify(examples.texts, names)
     bare = loaded.classify(examples.texts, names, adapted=False)
     rows = _rows(examples, adapted, bare)
     right = _accuracies(rows) if examples.labels is not None else None
+    notes = [*examples.notes, *_foreign(rows)]
     if out is not None:
         _write(rows, out)
     if as_json:
         console.say_json(rows)
         return
+    for note in loaded.notes:
+        console.warn(note)
     if out is None:
         columns = ("text", "label", "p", "bare base says", "p ")
         shown = [
@@ -58,6 +84,8 @@ def classify(
         console.table(str(adapter), columns, shown, numbers=("p", "p "))
     else:
         console.done(f"{out}: {len(rows)} labels")
+    for note in notes:
+        console.warn(note)
     if right is not None:
         console.say(
             f"Right: {right[0]} of {len(rows)} ({right[0] / len(rows):.0%}) with the adapter, {right[1]} "
@@ -65,13 +93,40 @@ def classify(
         )
 
 
+_OURS = ("text", "label", "probability")
+"""What the files of labels begin with, as columns or keys."""
+
+
+def _refuse_others(out: Path) -> None:
+    """Keep a file that is there, unless it holds labels of an earlier call."""
+    if not out.exists() or (out.is_file() and out.stat().st_size == 0):
+        return
+    try:
+        with out.open(encoding="utf-8") as file:
+            first = file.readline(1_000_000)
+        names = json.loads(first) if out.suffix.lower() == ".jsonl" else first.strip().split(",")
+    except (OSError, ValueError, RecursionError):
+        names = ()
+    if not (isinstance(names, list | dict) and tuple(names)[: len(_OURS)] == _OURS):
+        raise ConfigError(f"{out} is there and holds no labels of ours; give another --out, or move it away.")
+
+
 def _refuse_file_names(texts: Sequence[str]) -> None:
     for text in texts:
-        if text.lower().endswith((".csv", ".jsonl", ".json", ".parquet", ".txt")) and Path(text).is_file():
+        if text.lower().endswith((".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt", ".gz")) and _is_file(text):
             raise ConfigError(f"{text} is a file; to classify the texts in it, write --data {text}")
 
 
-def _examples(texts: Sequence[str], data: Path | None) -> "Examples":
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a text too long for a name, or with a NUL in it
+        return False
+
+
+def _examples(
+    texts: Sequence[str], data: Path | None, known: Sequence[str], text_column: str | None, label_column: str | None
+) -> "Examples":
     import loragen
 
     if bool(texts) == (data is not None):
@@ -79,9 +134,8 @@ def _examples(texts: Sequence[str], data: Path | None) -> "Examples":
     if data is None:
         return loragen.Examples(tuple(texts))
     if data == STDIN:
-        lines = [line.strip() for line in sys.stdin if line.strip()]
-        return loragen.Examples(tuple(lines))
-    return loragen.Examples.from_file(data)
+        return loragen.Examples.from_lines(sys.stdin, "standard input")
+    return loragen.Examples.from_file(data, known=known, text_column=text_column, label_column=label_column)
 
 
 def _rows(examples: "Examples", adapted: "list[Prediction]", bare: "list[Prediction]") -> list[dict[str, Any]]:
@@ -104,17 +158,24 @@ def _accuracies(rows: list[dict[str, Any]]) -> tuple[int, int]:
     return tuple(sum(row[name] == row["true_label"] for row in rows) for name in ("label", "base_label"))
 
 
-def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    from io import StringIO
+def _foreign(rows: list[dict[str, Any]]) -> list[str]:
+    """A note on true labels that no text can get, if there are such."""
+    foreign = list(
+        dict.fromkeys(
+            row["true_label"] for row in rows if row.get("true_label") not in (None, *rows[0]["probabilities"])
+        )
+    )
+    if not foreign:
+        return []
+    return [f"{len(foreign)} labels of the file are not among those to choose from, such as {shown(foreign[0])}."]
 
+
+def _write(rows: list[dict[str, Any]], out: Path) -> None:
+    from loragen.escaping import csv_text
     from loragen.files import atomic_write
 
     if out.suffix.lower() == ".jsonl":
         atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return
-    buffer = StringIO()
     columns = [name for name in rows[0] if name != "probabilities"]
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(out, buffer.getvalue())
+    atomic_write(out, csv_text([columns, *([row[name] for name in columns] for row in rows)]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loragen.cli.options import BaseOption, ForceOption, JsonOption, numbers
+from loragen.cli.options import BaseOption, ForceOption, JsonOption, WithoutHeadOption, numbers
 
 LOW_ENERGY = 0.9
 """Share of the merge's energy below which the merge is not called good."""
@@ -31,6 +31,7 @@ def combine(
     ] = None,
     seed: Annotated[int, typer.Option(help="What dare drops; same seed, same bytes.")] = 0,
     base: BaseOption = None,
+    without_head: WithoutHeadOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,16 +41,27 @@ def combine(
     from loragen.cli import console
     from loragen.files import refuse_to_replace
 
-    refuse_to_replace([out], force=force)
+    refuse_to_replace([out], force=force, read=(*adapters, base))
     merged = loragen.combine(
-        adapters, shares, method=method, rank=rank, density=density, scale=scale, seed=seed, base=base
+        adapters,
+        shares,
+        method=method,
+        rank=rank,
+        density=density,
+        scale=scale,
+        seed=seed,
+        base=base,
+        without_head=without_head,
     )
     written = merged.adapter.save(out, force=force)
     if as_json:
         facts = {"norm": round(written.norm, 6), "sites": written.sites, "r": written.r}
+        notes = {"notes": merged.adapter.notes} if merged.adapter.notes else {}
         told = {"folder": str(out), "method": method, "weights": shares or [1 / len(adapters)] * len(adapters)}
-        console.say_json(told | facts | {"energy_kept": round(merged.energy_kept, 6)})
+        console.say_json(told | facts | {"energy_kept": round(merged.energy_kept, 6)} | notes)
         return
+    for note in merged.adapter.notes:
+        console.warn(note)
     held = f"rank {written.r} at {written.sites} sites holds {merged.energy_kept:.1%} of the merge's energy"
     if merged.energy_kept >= LOW_ENERGY:
         console.done(f"{out}: {held}; verified on disk; update norm {written.norm:.2f}")

@@ -11,7 +11,7 @@ from loragen.cli.options import BaseOption, JsonOption
 def complete(
     adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
     prompts: Annotated[list[str], typer.Argument(help="Prompts to complete.", show_default=False)],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 32,
+    max_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Longest completion.")] = 32,
     base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -20,7 +20,7 @@ def config_list(as_json: JsonOption = False) -> None:
         console.say_json([{"name": name, "about": about} for name, about in rows])
         return
     console.table("Ready configs", ("config", "about"), rows)
-    console.say("\nCopy one to change it:  loragen config copy NAME --out FILE.yaml")
+    console.say("", "Copy one to change it:  loragen config copy NAME --out FILE.yaml")
 
 
 def config_show(name: NameArgument) -> None:
@@ -28,7 +28,7 @@ def config_show(name: NameArgument) -> None:
     import loragen
     from loragen.cli import console
 
-    console.say(loragen.config_text(name).rstrip())
+    console.say_text(loragen.config_text(name).rstrip())
 
 
 def config_copy(

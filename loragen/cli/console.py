@@ -1,6 +1,6 @@
 """Output of the command line: tables, progress with time left, and one shape for errors. Nothing else prints."""
 
-import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,42 +8,76 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from loragen.escaping import json_text, plain, plain_lines
 
 WIDTH = 80
 """Columns of a table where the width of the screen is not known."""
 NAME = 40
 """Columns of a name that is not broken over lines."""
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def say(text: object) -> None:
-    """Print a line as it is: brackets in it are no markup."""
-    out.print(escape(str(text)))
+def prepare() -> None:
+    """Make the streams take any text: letters that the terminal's encoding lacks are written as escapes.
+
+    A stream that was closed before the program began takes all and keeps nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the program runs
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(*lines: object) -> None:
+    """Print lines as they are: brackets in them are no markup, and a line break in one begins no other."""
+    for line in lines:
+        out.print(plain(str(line)))
+
+
+def say_text(text: str) -> None:
+    """Print a text of several lines."""
+    out.print(plain_lines(text))
 
 
 def done(text: object) -> None:
     """Print a line on work that succeeded."""
-    out.print(f"[green]✓[/] {escape(str(text))}")
+    _marked("✓", "green", text)
 
 
 def warn(text: object) -> None:
     """Print a line that wants attention."""
-    out.print(f"[yellow]![/] {escape(str(text))}")
+    _marked("!", "yellow", text)
+
+
+def _marked(mark: str, style: str, text: object) -> None:
+    out.print(Text.assemble((mark, style), " ", plain(str(text))))
 
 
 def say_json(value: Any) -> None:
     """Print JSON alone on standard output, for scripts."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
 
 
 def say_error(message: str) -> None:
-    """Print a user's mistake and the way out."""
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    """Print a user's mistake and the way out; its further lines are set in, so that none passes for another message."""
+    first, *rest = plain_lines(message).split("\n")
+    set_in = (line if line.startswith(" ") else f"  {line}" for line in rest)
+    err.print(Text.assemble(("error:", "bold red"), " ", "\n".join([first, *set_in])))
+
+
+def say_usage(error: Any) -> None:
+    """Print what is wrong with a command line, and where its help is, unless the error is that help itself."""
+    if type(error).__name__ != "NoArgsIsHelpError":
+        help_of = f"; see `{error.ctx.command_path} --help`." if error.ctx is not None else ""
+        say_error(plain(error.format_message()).rstrip(". ") + help_of)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
@@ -52,22 +86,26 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     Args:
         title: a line above it.
         columns: their headings.
-        rows: cells, which are shown as they are: brackets in them are no markup.
+        rows: cells, which are shown as they are: brackets in them are no markup. A list of texts is one a line.
         numbers: headings of columns that are set flush right.
     """
     shown = Table(
-        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+        title=Text(plain(title)), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
     )
-    cells = [tuple(map(str, row)) for row in rows]
+    cells = [tuple(map(_cell, row)) for row in rows]
     for place, column in enumerate(columns):
         is_number = column in numbers
         is_name = column in ("expert", "adapter", "config") and all(len(row[place]) <= NAME for row in cells)
         shown.add_column(
-            escape(column), justify="right" if is_number else "left", no_wrap=is_number or is_name, overflow="fold"
+            Text(plain(column)), justify="right" if is_number else "left", no_wrap=is_number or is_name, overflow="fold"
         )
     for row in cells:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*map(Text, row))
     out.print(shown, soft_wrap=False, width=out.width if out.is_terminal else WIDTH)
+
+
+def _cell(value: object) -> str:
+    return "\n".join(plain(str(line)) for line in value) if isinstance(value, list) else plain(str(value))
 
 
 @contextmanager
@@ -87,7 +125,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -100,7 +138,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         def update(stage: str, done: int, total: int) -> None:
             if stage not in known:
                 # Work that an earlier run left done is not speed: the bar starts there.
-                known[stage] = bars.add_task(stage, total=total, completed=done)
+                known[stage] = bars.add_task(plain(stage), total=total, completed=done)
             bars.update(known[stage], completed=done)
 
         yield update
@@ -129,7 +167,7 @@ class _Lines:
         elapsed = now - begun
         left = "" if is_end or done <= first else f", {_duration(elapsed * (total - done) / (done - first))} left"
         spent = f", {_duration(elapsed)}" if elapsed >= 1 else ""
-        err.print(escape(f"{stage}: {done} of {total}{spent}{left}"))
+        err.print(plain(f"{stage}: {done} of {total}{spent}{left}"))
 
 
 def _duration(seconds: float) -> str:

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loragen.cli.options import ENCODER, BaseOption, EncoderOption, JsonOption, SetOption, ZooOption
+from loragen.cli.options import (
+    ENCODER,
+    BaseOption,
+    EncoderOption,
+    JsonOption,
+    LabelColumnOption,
+    LabelOption,
+    LabelsFileOption,
+    SetOption,
+    TextColumnOption,
+    ZooOption,
+    label_names,
+)
 from loragen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +32,14 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Labelled texts (columns text, label) to judge an adapter on.")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Label names of the texts, separated by commas; numbers are positions among them."),
+    ] = None,
+    label: LabelOption = None,
+    labels_file: LabelsFileOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     description: Annotated[
         str | None, typer.Option(help="The task in words (default: what the adapter's card says).")
     ] = None,
@@ -30,6 +50,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Judge one adapter on your own labelled texts, or generators on tasks their zoo has not seen."""
+    names = label_names(labels, label, labels_file)
     import loragen
     from loragen.cli import console
 
@@ -38,7 +59,16 @@ def evaluate(
             raise ConfigError(f"{target} is an adapter; give the labelled texts to judge it on with --data.")
         with console.progress() as update:
             judged = loragen.evaluate(
-                target, data, description=description, base=base, zoo=zoo, encoder=encoder, progress=update
+                target,
+                data,
+                labels=names,
+                text_column=text_column,
+                label_column=label_column,
+                description=description,
+                base=base,
+                zoo=zoo,
+                encoder=encoder,
+                progress=update,
             )
         _show_own(judged, data, as_json=as_json)
         return
@@ -79,7 +109,7 @@ def _show_own(report: "OwnDataReport", data: Path, *, as_json: bool) -> None:
         console.say("Centroid and logistic regression learn from the labels of the other texts, over the bare base.")
     for note in report.notes:
         console.warn(note)
-    console.say(f"\n{report.verdict}")
+    console.say("", report.verdict)
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loragen.cli.options import ENCODER, EncoderOption, ForceOption, JsonOption, LicenceOption, ZooOption, label_names
+from loragen.cli.options import (
+    ENCODER,
+    MOST_SAMPLES,
+    EncoderOption,
+    ForceOption,
+    JsonOption,
+    LabelColumnOption,
+    LabelOption,
+    LabelsFileOption,
+    LicenceOption,
+    TextColumnOption,
+    ZooOption,
+    label_names,
+)
 
 if TYPE_CHECKING:
     from loragen import Adapter
@@ -22,12 +35,16 @@ def generate(
         str | None,
         typer.Option(help="The task's label names, separated by commas; kept with the adapter for `loragen classify`."),
     ] = None,
+    label: LabelOption = None,
+    labels_file: LabelsFileOption = None,
     examples: Annotated[
         Path | None,
         typer.Option(
             help="A few texts of the task (columns text, label) for --fit, or for a generator that reads them."
         ),
     ] = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     fit: Annotated[bool, typer.Option("--fit", help="Then fit the adapter to the labelled --examples.")] = False,
     generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
     own_adapter: Annotated[
@@ -35,8 +52,8 @@ def generate(
         typer.Option(help="An adapter of this very task, for generators that follow a paper in needing it."),
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Experts to draw on.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Adapters to draw.")] = 1,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Adapters to draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes on a machine.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: adapters/NAME-OF-TASK).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter merged in.")] = False,
     force: ForceOption = False,
@@ -46,19 +63,23 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Generate a LoRA for a task described in words."""
-    names = label_names(labels)
+    names = label_names(labels, label, labels_file)
     import loragen
     from loragen.cli import console
     from loragen.files import folder_name, refuse_to_replace
 
     folder = out or Path("adapters") / folder_name(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
-    refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force)
+    read = (zoo or loragen.Zoo.open().root, own_adapter, examples, generator, encoder)
+    refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force, read=read)
+    told = None
+    if examples is not None:
+        told = loragen.Examples.from_file(examples, names, text_column=text_column, label_column=label_column)
     with console.progress() as update:
         adapters = loragen.generate_samples(
             description,
             labels=names,
-            examples=examples,
+            examples=told,
             fit=fit,
             generator=generator,
             zoo=zoo,
@@ -114,7 +135,7 @@ def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) 
         )
         if merged:
             console.done(f"{_merged(made.folder)}: the base with the adapter merged in")
-    console.say(f"\nTry it:     loragen {_trial(written[0], card.labels)}")
+    console.say("", f"Try it:     loragen {_trial(written[0], card.labels)}")
     if written[0].task_type == "FEATURE_EXTRACTION":
         if card.fitted is None:
             console.say("Improve it: add --examples FILE --fit; words alone often gain little")

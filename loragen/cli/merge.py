@@ -18,9 +18,14 @@ def merge(
     """Merge an adapter into its base: a plain model folder for transformers and sentence-transformers."""
     import loragen
     from loragen.cli import console
+    from loragen.files import refuse_to_replace
 
-    loragen.Adapter.load(adapter, base=base).merge(out, force=force)
+    refuse_to_replace([out], force=force, read=(adapter, base))
+    loaded = loragen.Adapter.load(adapter, base=base)
+    loaded.merge(out, force=force)
     if as_json:
-        console.say_json({"folder": str(out)})
+        console.say_json({"folder": str(out)} | ({"notes": loaded.notes} if loaded.notes else {}))
         return
+    for note in loaded.notes:
+        console.warn(note)
     console.done(f"{out}: a plain model folder; transformers loads it by from_pretrained")

@@ -1,5 +1,6 @@
 """`loragen zoo build` and `zoo init`: experts trained on one's own tasks."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +47,10 @@ def _show_plan(plan: "BuildPlan") -> None:
 def zoo_init(
     table: Annotated[
         Path,
-        typer.Argument(help="A table of tasks: CSV or JSONL (id, description, labels as in a|b, train, test)."),
+        typer.Argument(
+            help="A table of tasks: CSV or JSONL (id, description, labels as in a|b, train, test); or labelled texts "
+            "(task, text, label)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the configs, new or empty.")],
     as_json: JsonOption = False,
@@ -61,4 +65,5 @@ def zoo_init(
         return
     for path in written:
         console.done(path)
-    console.say(f"\nNext:  loragen zoo build {out / 'zoo.yaml'}\n       loragen train {out / 'train-sg.yaml'}")
+    build, train = (shlex.quote(str(out / name)) for name in ("zoo.yaml", "train-sg.yaml"))
+    console.say("", f"Next:  loragen zoo build {build}", f"       loragen train {train}")

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loragen.cli.options import JsonOption, one_each
+from loragen.cli.options import JsonOption, WithoutHeadOption, one_each
 
 if TYPE_CHECKING:
     from loragen.zoo.import_adapters import ImportPlan
 
 
 def zoo_import(
-    sources: Annotated[list[str], typer.Argument(help="Adapter folders, or hub:ORG/NAME.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(help="Adapter folders, or hub:ORG/NAME@COMMIT/SUBFOLDER.", show_default=False)
+    ],
     zoo: Annotated[Path, typer.Option("--zoo", help="Folder of the zoo, new or there already.")],
     description: Annotated[
         list[str] | None,
@@ -26,6 +28,7 @@ def zoo_import(
     max_loss: Annotated[
         float, typer.Option(min=0, max=1, help="Share of an adapter's energy that the frame may lose.")
     ] = 0.05,
+    without_head: WithoutHeadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring adapters that were trained elsewhere into a zoo; they need not share rank, alpha or target modules."""
@@ -43,6 +46,7 @@ def zoo_import(
             base=base,
             rank=rank,
             max_loss=max_loss,
+            without_head=without_head,
             progress=update,
         )
     _show(plan, zoo, as_json=as_json)
@@ -67,6 +71,7 @@ def _show(plan: "ImportPlan", zoo: Path, *, as_json: bool) -> None:
                         "description": one.description,
                         "description_source": one.description_source,
                         "licence": one.licence,
+                        "notes": one.notes,
                     }
                     | facts.model_dump(mode="json", exclude={"kind"})
                     for one, facts in pairs
@@ -85,6 +90,9 @@ def _show(plan: "ImportPlan", zoo: Path, *, as_json: bool) -> None:
     )
     if told := [one.id for one in plan.adapters if one.description_source == "model card"]:
         console.say(f"Descriptions of {', '.join(told)} are from model cards; give better ones with --description.")
+    for one in plan.adapters:
+        for note in one.notes:
+            console.warn(f"{one.id}: {note}")
     if any(facts.missing for _, facts in pairs):
         console.say("Sites that an adapter lacks are zero in the zoo.")
     if not plan.is_checked:

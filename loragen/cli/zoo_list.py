@@ -61,4 +61,4 @@ def zoo_show(
     if as_json:
         console.say_json(card.model_dump(mode="json"))
         return
-    console.say(card.to_yaml().rstrip())
+    console.say_text(card.to_yaml().rstrip())

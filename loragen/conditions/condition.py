@@ -13,6 +13,7 @@ from loragen.conditions.task_vectors import EvidenceKind, Reader, Reading
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError, TaskError
 from loragen.tasks.examples import Examples
+from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,11 @@ class Evidence:
     """An adapter trained on the very task: only for a generator whose paper reads it, never for an unseen task."""
 
     def __post_init__(self) -> None:
-        if not self.description.strip():
+        refuse_unreadable(self.description, "The task description")
+        if is_blank(self.description):
             raise TaskError('The task description is empty; say the task in words, as in: loragen generate "Sort …".')
-        if self.labels is not None and (len(set(self.labels)) < len(self.labels) or len(self.labels) < 2):
-            raise TaskError(f"The labels are {', '.join(self.labels)}; at least two different ones are wanted.")
+        if self.labels is not None and len(checked_names(self.labels, "The labels")) < 2:
+            raise TaskError(f"The labels are {listed(self.labels)}; at least two different ones are wanted.")
 
 
 @dataclass(frozen=True, eq=False)

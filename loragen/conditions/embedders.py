@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from loragen.bases.hub import is_dual_encoder, quiet_loading
+from loragen.bases.hub import is_dual_encoder
 from loragen.bases.plain_bert import TOKENIZER, Bert
+from loragen.bases.pretrained import load_pretrained, load_tokenizer
+from loragen.bases.sentence_modules import load_sentence_transformer, modules_of
 
 Embed = Callable[[list[str]], Tensor]
 """One batch of texts → (n, d)."""
@@ -22,7 +23,7 @@ Embed = Callable[[list[str]], Tensor]
 
 def load_embedder(folder: Path) -> Embed:
     """The model of a folder, loaded."""
-    if is_dual_encoder(str(folder)):
+    if is_dual_encoder(folder):
         return _text_tower(folder)
     pooling = _plain_mean_pooling(folder)
     return _sentence_transformer(folder) if pooling is None else _mean_pooled(folder, pooling.max_length)
@@ -36,7 +37,7 @@ def stated_size(folder: Path) -> int | None:
 
 def stated_max_tokens(folder: Path) -> int | None:
     """Tokens of a text that the model reads, where the settings beside its weights state it."""
-    if is_dual_encoder(str(folder)):
+    if is_dual_encoder(folder):
         most = _read_json(folder / "config.json")["text_config"].get("max_position_embeddings")
     else:
         most = (_read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
@@ -67,11 +68,13 @@ class _MeanPooling:
 
 def _plain_mean_pooling(folder: Path) -> _MeanPooling | None:
     """Settings of an encoder that is a transformer and the mean over its tokens; None for any other."""
-    modules = _read_json(folder / "modules.json") or []
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or modules[0]["path"]:
+    modules = modules_of(folder)
+    kinds = [module.kind for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         return None
-    pooling = _read_json(folder / modules[1]["path"] / "config.json") or {}
+    if modules[0].folder != folder:
+        return None
+    pooling = modules[1].settings()
     modes = [key for key, value in pooling.items() if key.startswith("pooling_mode") and value]
     settings = _read_json(folder / "sentence_bert_config.json") or {}
     prompts = _read_json(folder / "config_sentence_transformers.json") or {}
@@ -94,11 +97,7 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
     if (bert := Bert.open(folder, max_length)) is not None:
         return bert.mean_pooled
 
-    from transformers import AutoModel, AutoTokenizer
-
-    with quiet_loading():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = _loaded(folder)
 
     def embed(texts: list[str]) -> Tensor:
         batch = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
@@ -110,12 +109,15 @@ def _mean_pooled(folder: Path, max_length: int) -> Embed:
     return embed
 
 
-def _text_tower(folder: Path) -> Embed:
-    from transformers import AutoModel, AutoTokenizer
+def _loaded(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder."""
+    loaded = load_pretrained(str(folder), folder, "AutoModel", option="--encoder")
+    loaded.refuse_made_up(str(folder), option="--encoder")
+    return loaded.model, load_tokenizer(str(folder), folder, option="--encoder")
 
-    with quiet_loading():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+
+def _text_tower(folder: Path) -> Embed:
+    model, tokenizer = _loaded(folder)
     length = model.config.text_config.max_position_embeddings
 
     def embed(texts: list[str]) -> Tensor:
@@ -128,10 +130,7 @@ def _text_tower(folder: Path) -> Embed:
 
 
 def _sentence_transformer(folder: Path) -> Embed:
-    from sentence_transformers import SentenceTransformer
-
-    with quiet_loading():
-        model = SentenceTransformer(str(folder), device="cpu")
+    model = load_sentence_transformer(folder)
 
     def embed(texts: list[str]) -> Tensor:
         vectors: Tensor = model.encode(texts, convert_to_tensor=True, show_progress_bar=False)

@@ -17,6 +17,7 @@ from loragen.bases.open import open_base
 from loragen.config import StrictModel
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
+from loragen.values import MOST_TOKENS
 
 EvidenceKind = Literal["description", "labels", "texts", "examples"]
 """Sources of a task vector: the description; the names of the labels; texts without labels; texts, each with its label
@@ -36,7 +37,7 @@ class Reading(StrictModel):
     """Mean over the tokens of a prompt, or its last token: the natural choice for causal models."""
     through: Literal["base", "own_adapter"] = "base"
     """``own_adapter`` is the paper's way: through the adapter of the very task, which must then exist already."""
-    max_length: int = Field(64, ge=8)
+    max_length: int = Field(64, ge=8, le=MOST_TOKENS)
     """Tokens of a prompt."""
 
 

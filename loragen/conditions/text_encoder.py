@@ -3,23 +3,29 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from loragen.bases.hub import EMBEDDED_MODEL, resolve_model, weights_hash
+from loragen.bases.pretrained import MODEL_CONFIG, check_folder, loading_errors
 from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
-from loragen.errors import TaskError
+from loragen.config import LONGEST_STRING
+from loragen.errors import ConfigError, TaskError, shown
 from loragen.files import atomic_write
+from loragen.paths import read_capped
+from loragen.training.threads import one_thread
 
 BATCH_SIZE = 32
+LARGEST_CACHE = 2**30
+"""Bytes of a cache that is read."""
 
 
 def default_cache() -> Path:
@@ -45,25 +51,35 @@ class TextEncoder:
         """Find an encoder by a name that :func:`resolve_model` knows; ``cache`` is a folder, ``None`` keeps nothing.
 
         Raises:
-            ConfigError: there is no such model, or it has no safetensors weights.
+            ConfigError: there is no such model, it is damaged or quantised, or it has no safetensors weights.
         """
-        folder = resolve_model(name)
+        folder = resolve_model(name, option="--encoder")
+        if (folder / MODEL_CONFIG).is_file() or not (folder / "modules.json").is_file():  # else in folders of its own
+            check_folder(name, folder, option="--encoder")
         return cls(name, folder, weights_hash(folder)[:16], cache)
 
     @cached_property
     def size(self) -> int:
         """Dimension d of the vectors."""
-        size = stated_size(self.folder)
+        size = self.stated_size
         return self._embed(["size"]).shape[1] if size is None else size
+
+    @property
+    def stated_size(self) -> int | None:
+        """The same, where the settings beside the weights state it."""
+        with self._reading():
+            return stated_size(self.folder)
 
     @cached_property
     def max_tokens(self) -> int | None:
         """Tokens of a text that are read; `None` where the settings beside the weights do not state it."""
-        return stated_max_tokens(self.folder)
+        with self._reading():
+            return stated_max_tokens(self.folder)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
         """Tokens of each text, uncut, with those of its beginning and end; `None` without a ``tokenizer.json``."""
-        return count_tokens(self.folder, texts)
+        with self._reading():
+            return count_tokens(self.folder, texts)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as unit vectors, float32 of shape (n, d); what exceeds the encoder's length is cut off.
@@ -75,7 +91,7 @@ class TextEncoder:
         if not texts:
             return torch.empty(0, self.size)
         keys = [_key(text) for text in texts]
-        known = {} if self.cache is None else _read_vectors(self._cache_file)
+        known = {} if self.cache is None else _read_vectors(self._cache_file, self.stated_size)
         if fresh := self._embed_all({key: text for key, text in zip(keys, texts, strict=True) if key not in known}):
             known |= fresh
             if self.cache is not None:
@@ -88,13 +104,19 @@ class TextEncoder:
         vectors: dict[bytes, Tensor] = {}
         for start in range(0, len(by_length), BATCH_SIZE):
             batch = by_length[start : start + BATCH_SIZE]
-            embedded = self._embed([texts[key] for key in batch])
+            with one_thread():
+                embedded = self._embed([texts[key] for key in batch])
             vectors.update(zip(batch, F.normalize(embedded.float(), dim=-1), strict=True))
         return vectors
 
     @cached_property
     def _embed(self) -> Embed:
-        return load_embedder(self.folder)
+        with self._reading():
+            return load_embedder(self.folder)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Turn the faults of damaged files, which other libraries read, into errors that name the encoder."""
+        return loading_errors(self.name, "as a text encoder", option="--encoder")
 
     @cached_property
     def _cache_file(self) -> Path:
@@ -107,8 +129,12 @@ class TextEncoder:
 
 
 def _key(text: str) -> bytes:
-    if not text.strip():
-        raise TaskError(f"The text {text!r} is empty; there is nothing to embed.")
+    if not any(character.isprintable() and not character.isspace() for character in text[:LONGEST_STRING]):
+        raise TaskError(f"The text {shown(text)} is empty; there is nothing to embed.")
+    if len(text) > LONGEST_STRING:
+        raise TaskError(
+            f"A text has {len(text):,} characters; descriptions have at most {LONGEST_STRING:,}. Say it shorter."
+        )
     try:
         return hashlib.sha256(text.encode()).digest()
     except UnicodeEncodeError as error:
@@ -117,14 +143,21 @@ def _key(text: str) -> bytes:
         ) from error
 
 
-def _read_vectors(file: Path) -> dict[bytes, Tensor]:
-    """Vectors by the SHA-256 of their text; none where the file is missing or damaged, for a cache can be lost."""
+def _read_vectors(file: Path, size: int | None = None) -> dict[bytes, Tensor]:
+    """Vectors (d,) by the SHA-256 of their text; none where the file is missing or damaged, for a cache can be lost.
+
+    ``size`` is d, where it is known.
+    """
     try:
-        tensors = safetensors.torch.load(file.read_bytes())
+        tensors = safetensors.torch.load(read_capped(file, LARGEST_CACHE, kind="cache"))
         keys, vectors = tensors["keys"], tensors["vectors"]
-    except (OSError, safetensors.SafetensorError, KeyError):
+    except (ConfigError, SafetensorError, KeyError, ValueError):
         return {}
-    if keys.dtype != torch.uint8 or keys.shape != (len(vectors), 32) or not vectors.isfinite().all():
+    if vectors.ndim != 2 or vectors.dtype != torch.float32 or size not in (None, vectors.shape[1]):
+        return {}
+    if keys.dtype != torch.uint8 or keys.shape != (len(vectors), 32):
+        return {}
+    if not ((vectors.square().sum(1) - 1).abs() < 1e-3).all():  # no unit vectors, or no numbers
         return {}
     return {bytes(key): vector for key, vector in zip(keys.tolist(), vectors, strict=True)}
 

@@ -9,14 +9,17 @@ from pydantic import ConfigDict
 
 from loragen.bases.scores import AnyScores
 from loragen.config import StrictModel
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, cut
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.novelty import Novelty
 from loragen.files import atomic_write
+from loragen.paths import read_capped
 
 Key = tuple[str, str, str, int]
 CELLS = "cells.jsonl"
 """Name of the file."""
+LARGEST = 2**30
+"""Bytes of the file."""
 ALL = "all"
 """Name of the group of all tasks; no split may be called so."""
 
@@ -65,7 +68,8 @@ class CellFile:
         """
         if not self.path.exists():
             return
-        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), 1):
+        content = read_capped(self.path, LARGEST, kind="cells")
+        for number, line in enumerate(content.splitlines(keepends=True), 1):
             if line.endswith(b"\n"):
                 yield Cell.checked(_parsed(line, f"{self.path}:{number}"), source=f"{self.path}:{number}")
 
@@ -84,5 +88,7 @@ class CellFile:
 def _parsed(line: bytes, place: str) -> object:
     try:
         return json.loads(line.decode())
-    except ValueError as error:  # no JSON, or not even text
-        raise ConfigError(f"{place} is damaged ({error}); remove the line, and its cell is computed again.") from error
+    except (ValueError, RecursionError) as error:  # no JSON, or not even text
+        raise ConfigError(
+            f"{place} is damaged ({cut(error)}); remove the line, and its cell is computed again."
+        ) from error

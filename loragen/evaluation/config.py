@@ -10,6 +10,7 @@ from loragen.config import StrictModel
 from loragen.evaluation.cells import ALL
 from loragen.generation import ENCODER
 from loragen.recipes.few_shot import FewShotRecipe
+from loragen.values import MOST_EXAMPLES, MOST_PARTS, Seed
 
 BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
 """Names of the methods that are no generators."""
@@ -21,7 +22,7 @@ class FewShot(StrictModel):
     Beside them stands the multi-task LoRA, fitted to the same examples in the same way.
     """
 
-    shots: int = Field(8, ge=1)
+    shots: int = Field(8, ge=1, le=MOST_EXAMPLES)
     """Examples of each class."""
     generators: tuple[str, ...] = ("sg",)
     """Generators whose adapters are fitted; they must be among those that are evaluated."""
@@ -55,13 +56,13 @@ class EvaluateConfig(StrictModel):
     """A zoo that holds an adapter trained on each of the tasks."""
     encoder: str = ENCODER
     out: Path
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, max_length=MOST_PARTS)
     with_controls: bool = True
-    short: int = Field(100, ge=20)
+    short: int = Field(100, ge=20, le=MOST_EXAMPLES)
     """Number of test texts on which controls are compared."""
-    unrelated: int = Field(5, ge=0)
+    unrelated: int = Field(5, ge=0, le=MOST_PARTS)
     """Number of tasks of other families on which forgetting is measured."""
-    unrelated_texts: int = Field(50, ge=20)
+    unrelated_texts: int = Field(50, ge=20, le=MOST_EXAMPLES)
     """Number of test texts of each of those."""
     dtype: DtypeName = "auto"
     device: DeviceName = "cpu"

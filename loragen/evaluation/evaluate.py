@@ -16,6 +16,8 @@ from loragen.evaluation.report_model import Report
 from loragen.evaluation.run_record import adapter_digest, keep_record
 from loragen.evaluation.scoring import Scorer
 from loragen.evaluation.workspace import Workspace, task_rng
+from loragen.files import sweep
+from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.tasks.task_set import Task
 
@@ -33,20 +35,28 @@ def evaluate_generators(
         overrides: ``key.sub=value`` each, for a YAML file.
 
     Raises:
-        ConfigError: the folder holds cells of other settings, tasks or adapters; or a task, or its family where that
-            is checked, is among the zoo's experts; or zoo, oracles and base do not go together.
+        ConfigError: the folder holds cells of other settings, tasks or adapters, or a report of others, or another
+            process writes there; or a task, or its family where that is checked, is among the zoo's experts; or zoo,
+            oracles and base do not go together.
         TaskError: there is no such split, or a task's file cannot be used.
         ZooError: there is no such zoo, or an oracle is missing.
         GeneratorError: there is no such generator.
     """
     settings = config if isinstance(config, EvaluateConfig) else EvaluateConfig.from_yaml(config, overrides)
-    report = make_report(*evaluate_cells(settings, progress))
-    write_report(report, settings.out)
+    with lock(settings.out):
+        report = make_report(*_cells(settings, progress))
+        write_report(report, settings.out)
+        sweep(settings.out)
     return report
 
 
 def evaluate_cells(config: EvaluateConfig, progress: Progress = silent) -> tuple[Workspace, list[Cell]]:
     """Compute every cell that is not on disk, without a report; arguments and errors as in `evaluate_generators`."""
+    with lock(config.out):
+        return _cells(config, progress)
+
+
+def _cells(config: EvaluateConfig, progress: Progress) -> tuple[Workspace, list[Cell]]:
     workspace = Workspace.open(config)
     file = CellFile(config.out / CELLS)
     keep_record(workspace, file)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from loragen.escaping import markdown as escaped
+from loragen.escaping import markdown_code
 from loragen.evaluation.cells import ALL
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.report_model import TITLES, Report
@@ -15,7 +17,7 @@ def markdown(report: Report) -> str:
     parts = ["# Evaluation", _about(report)]
     for group in report.shown_groups():
         count = next(row.tasks for row in summary.rows if row.group == group)
-        parts.append(f"## {group} ({count} tasks)\n\n{main_table(summary, group)}")
+        parts.append(f"## {escaped(group)} ({count} tasks)\n\n{main_table(summary, group)}")
         if not group.startswith(KIND):
             parts.append(score_table(summary, group))
     if summary.controls:
@@ -26,10 +28,11 @@ def markdown(report: Report) -> str:
 
 
 def _about(report: Report) -> str:
+    zoo, splits = markdown_code(str(report.config.zoo)), ", ".join(map(escaped, report.config.splits))
     return (
-        f"Zoo `{report.config.zoo}` ({report.zoo_hash[:12]}), {len(report.tasks)} tasks of "
-        f"{', '.join(report.config.splits)}, seeds {', '.join(map(str, report.config.seeds))}. Intervals hold the "
-        "central 95 % of resampled tasks and seeds; differences are paired."
+        f"Zoo {zoo} ({escaped(report.zoo_hash[:12])}), {len(report.tasks)} tasks of {splits}, seeds "
+        f"{', '.join(map(str, report.config.seeds))}. Intervals hold the central 95 % of "
+        "resampled tasks and seeds; differences are paired."
     )
 
 
@@ -46,7 +49,7 @@ def _time(report: Report) -> str:
         texts
         + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in rest.items())
         + ". By row, controls and forgetting included: "
-        + ", ".join(f"{method} {seconds:.0f} s" for method, seconds in slowest)
+        + ", ".join(f"{escaped(method)} {seconds:.0f} s" for method, seconds in slowest)
         + "."
     )
 
@@ -61,12 +64,12 @@ def main_table(summary: Summary, group: str) -> str:
             TITLES[score],
             "mean",
             "recovered gain",
-            *(f"above {r}" for r in rivals),
-            *(f"beats {r}" for r in rivals),
+            *(f"above {escaped(r)}" for r in rivals),
+            *(f"beats {escaped(r)}" for r in rivals),
         ]
         body = [
             [
-                row.method,
+                escaped(row.method),
                 span(row.mean),
                 span(row.gain, digits=2) if row.gain else "",
                 *(span(row.above[r], signed=True) if r in row.above else "" for r in rivals),
@@ -85,7 +88,7 @@ def score_table(summary: Summary, group: str) -> str:
         if row.group == group:
             found.setdefault(row.method, {})[row.score] = row
     others = [score for score in next(iter(found.values())) if score not in summary.main]
-    body = [[method, *(f"{by[score].mean.mean:.3f}" for score in others)] for method, by in found.items()]
+    body = [[escaped(method), *(f"{by[score].mean.mean:.3f}" for score in others)] for method, by in found.items()]
     return markdown_table(["other scores", *(TITLES[score] for score in others)], body)
 
 
@@ -99,13 +102,13 @@ def control_table(summary: Summary, group: str) -> str:
         costs = {(row.method, row.control): row.cost for row in rows if row.score == score}
         body = [
             [
-                method,
+                escaped(method),
                 *(span(costs[method, name], signed=True) if (method, name) in costs else "" for name in names),
                 span(spreads[method, score]) if (method, score) in spreads else "",
             ]
             for method in dict.fromkeys(row.method for row in rows)
         ]
-        head = [f"{TITLES[score]}: right description minus", *names, "spread over wordings"]
+        head = [f"{TITLES[score]}: right description minus", *map(escaped, names), "spread over wordings"]
         blocks.append(markdown_table(head, body))
     return "\n\n".join(blocks)
 
@@ -114,7 +117,7 @@ def behaviour_table(summary: Summary) -> str:
     """Forgetting and novelty."""
     body = [
         [
-            row.method,
+            escaped(row.method),
             span(row.forgetting, signed=True) if row.forgetting else "",
             *("" if value is None else f"{value:.2f}" for value in (row.to_mean, row.to_nearest, row.to_mixture)),
             "" if row.replays is None else f"{row.replays:.0%}",

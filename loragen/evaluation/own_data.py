@@ -1,14 +1,13 @@
 """One adapter on one's own labelled texts: beside the base, merges of a zoo, and classifiers fitted to the labels."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import ConfigError, TaskError
+from loragen.errors import ConfigError
 from loragen.evaluation.config import BASE
 from loragen.evaluation.labelled_rivals import classes_of_one, cross_validated
 from loragen.evaluation.own_data_rows import ADAPTER, OwnDataReport, Predictions
@@ -17,6 +16,7 @@ from loragen.generation import ENCODER, Pipeline
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.tasks.examples import Examples
+from loragen.tasks.words import listed
 from loragen.zoo.card import ZOO_MANIFEST
 from loragen.zoo.zoo import Zoo, default_zoo
 
@@ -30,6 +30,9 @@ def evaluate(
     adapter: Adapter | Path | str,
     data: Path | Examples,
     *,
+    labels: Sequence[str] | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     description: str | None = None,
     zoo: Zoo | Path | None = None,
     encoder: str = ENCODER,
@@ -41,6 +44,10 @@ def evaluate(
     Args:
         adapter: an adapter, or its folder.
         data: labelled texts, or a file of them with the columns ``text`` and ``label``.
+        labels: names of all classes of the file, in order; by default those that occur. Numbers go by the names of the
+            adapter's card too.
+        text_column: name of the file's column of texts.
+        label_column: name of the file's column of labels.
         description: the task in words, by which the zoo is searched; by default that of the adapter's card.
         zoo: the zoo of the merges; by default the bundled one, whose rows are left out if it is of another base.
         encoder: text encoder of descriptions.
@@ -48,17 +55,23 @@ def evaluate(
         progress: called with the stage, the methods done and their total.
 
     Raises:
-        TaskError: the texts have no labels, or only one, or the file cannot be used.
+        TaskError: the texts have no labels, or only one, or are all equal, or the file cannot be used.
         ConfigError: the base is not at hand, or the zoo named here is of another one.
         ZooError: there is no zoo of that name.
         AdapterError: the adapter's folder is damaged, or the adapter does not fit the base.
     """
-    opened, examples = _opened(adapter, base), _labelled(data)
+    opened, name = _opened(adapter, base), "The data"
+    if not isinstance(data, Examples):
+        name, data = (
+            str(data),
+            Examples.from_file(data, labels, known=opened.labels, text_column=text_column, label_column=label_column),
+        )
+    examples = data.checked_for_scores(name)
     words, model = description or opened.description, opened.opened_base
     merges, notes = _zoo_merges(zoo, encoder, model, words)
     predictions, fitting_notes = _predictions(model, {BASE: None, **merges, ADAPTER: opened.lora}, examples, progress)
     compared = predictions.compared
-    notes += [*fitting_notes, *_lead_notes(compared, merges), *_origin_notes(opened, examples)]
+    notes = [*examples.notes, *notes, *fitting_notes, *_lead_notes(compared, merges), *_origin_notes(opened, examples)]
     if remark := resolution_note(compared[BASE]):
         notes.append(remark)
     return OwnDataReport(
@@ -83,7 +96,7 @@ def _predictions(
     progress("methods", len(adapters), len(adapters))
     targets = data.targets.cpu()
     if alone := classes_of_one(targets):
-        names = ", ".join(repr(examples.label_names[one]) for one in alone)
+        names = listed([repr(examples.label_names[one]) for one in alone], most=5)
         note = f"Classifiers fitted to the labels are left out: they want two texts a label, and {names} has one."
         return Predictions(read, {}, targets), [note]
     return Predictions(read, cross_validated(read[BASE].texts, targets), targets), []
@@ -91,19 +104,8 @@ def _predictions(
 
 def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
     if isinstance(adapter, Adapter):
-        return adapter if base is None else replace(adapter, base=base)
+        return adapter if base is None else adapter.over(base)
     return Adapter.load(adapter, base=base)
-
-
-def _labelled(data: Path | Examples) -> Examples:
-    """Examples of at least two labels."""
-    examples, name = (Examples.from_file(data), str(data)) if isinstance(data, Path) else (data, "The data")
-    if examples.labels is None:
-        raise TaskError(f"{name} has no column 'label'; scores need the true label of every text.")
-    met = {examples.label_names[label] for label in examples.labels}
-    if len(met) < 2:
-        raise TaskError(f"{name} holds one label alone, {', '.join(met)!r}; at least two are wanted.")
-    return examples
 
 
 def _zoo_merges(
@@ -151,7 +153,7 @@ def _origin_notes(adapter: Adapter, examples: Examples) -> list[str]:
         )
     if missing := [label for label in adapter.labels if label not in examples.label_names]:
         notes.append(
-            f"The adapter's card names labels that the data does not hold: {', '.join(missing)}. Here it chooses among "
+            f"The adapter's card names labels that the data does not hold: {listed(missing)}. Here it chooses among "
             "the labels of the data alone."
         )
     return notes

@@ -10,6 +10,7 @@ from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import CellFile
 from loragen.evaluation.config import INSTRUCTED, MULTITASK, ORACLE
+from loragen.evaluation.report_model import MARKDOWN, REPORT
 from loragen.evaluation.workspace import Workspace
 from loragen.files import atomic_write
 from loragen.generators.registry import generator_folder
@@ -42,7 +43,7 @@ def keep_record(workspace: Workspace, file: CellFile) -> None:
     """Write the run's record beside its cells.
 
     Raises:
-        ConfigError: there are cells of other settings, tasks or adapters.
+        ConfigError: there are cells of other settings, tasks or adapters, or files of others in the place of ours.
     """
     path, wanted = file.path.parent / RUN, record_of(workspace)
     if file.path.exists():
@@ -55,6 +56,12 @@ def keep_record(workspace: Workspace, file: CellFile) -> None:
             )
         if met:
             wanted = wanted.model_copy(update={"rows": met.rows | wanted.rows})
+    elif path.exists():
+        RunRecord.from_yaml(path)  # of a run that was interrupted; anything else is not ours to replace
+    elif there := [name for name in (REPORT, MARKDOWN) if (path.parent / name).exists()]:
+        raise ConfigError(
+            f"{path.parent / there[0]} is there and of no evaluation that lies there; give another 'out'."
+        )
     file.mend()
     atomic_write(path, wanted.to_yaml())
 

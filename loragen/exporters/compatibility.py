@@ -18,6 +18,7 @@ def verdicts(
     base: Architecture | None = None,
     loading: PeftLoading | None = None,
     served: Architecture | None = None,
+    found: Lora | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge an adapter for PEFT, vLLM and LoRAX.
 
@@ -27,11 +28,12 @@ def verdicts(
         base: its base as the class that the adapter was made on; `None` if it is not at hand.
         loading: result of loading it with PEFT on that base; `None` if that was not tried.
         served: its base as servers build it, as the class that its config names; by default ``base``.
+        found: the adapter under the names by which PEFT finds its sites; by default as it is.
     """
     config = adapter.settings.to_config() if config is None else config
     served = served or base
     return (
         judge_peft(adapter, config, base, loading),
-        judge_vllm(adapter, config, served),
+        judge_vllm(found or adapter, config, served, is_renamed=found is not None and found.sites != adapter.sites),
         judge_lorax(adapter, served),
     )

@@ -5,7 +5,6 @@ else: it reads the config, adapts modules, renames keys where transformers has n
 """
 
 import json
-import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.key_names import site_of
 from loragen.adapters.settings import CONFIG_NAME, natural
 from loragen.bases.architecture import Architecture
 from loragen.bases.empty_model import config_folder, empty_model
 from loragen.errors import shown
-from loragen.exporters.verdict import OTHER_BASE, UNCHECKED, Verdict, counted, way_to_rename
+from loragen.exporters.verdict import OTHER_BASE, REWRITE, UNCHECKED, Verdict, counted, way_to_rename
 from loragen.patterns import SECONDS_OF_RE, finishes_in_re
-
-_KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_[AB](?:\.default)?\.weight")
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class PeftLoading:
     """Sites whose weights PEFT drops without an error."""
     unfilled: tuple[str, ...] = ()
     """Modules that PEFT adapts, and for which the file has no weights."""
+    is_no_op: bool = False
+    """True if no module got any of the adapter's weights."""
     sets_flag_right: bool = False
     """True if PEFT found a wrong fan_in_fan_out and took the right one."""
 
@@ -68,9 +68,11 @@ def load_with_peft(folder: Path, base: Architecture) -> PeftLoading:
             keys: Any = peft.set_peft_model_state_dict(loaded, weights, low_cpu_mem_usage=True)
         except Exception as error:  # a foreign adapter can fail at any place of PEFT
             return PeftLoading(error=_one_line(error))
+    unfilled = _sites(key for key in keys.missing_keys if "lora_" in key)
     return PeftLoading(
         left_out=_sites(keys.unexpected_keys),
-        unfilled=_sites(key for key in keys.missing_keys if "lora_" in key),
+        unfilled=unfilled,
+        is_no_op={*_sites(name for name, _ in loaded.named_parameters() if "lora_" in name)} <= {*unfilled},
         sets_flag_right=any("fan_in_fan_out" in str(each.message) for each in said),
     )
 
@@ -87,7 +89,7 @@ def _expressions(config: Mapping[str, Any]) -> list[str]:
 
 def _sites(keys: Iterable[str]) -> tuple[str, ...]:
     """The modules of PEFT's keys; a key of another form stands for itself."""
-    found = {match["site"] if (match := _KEY.fullmatch(key)) else key for key in keys}
+    found = {site_of(key) or key for key in keys}
     return tuple(sorted(found, key=natural))
 
 
@@ -116,8 +118,9 @@ def judge_peft(
         return Verdict.of("PEFT", [f"PEFT ends with: {loading.error.rstrip('.')}; {_way_out(adapter, base)}."])
     silent, notes = [], []
     if left_out := loading.left_out:
-        way_out = way_to_rename(base, left_out) or OTHER_BASE
-        silent.append(f"PEFT leaves out {counted(left_out, adapter)} without an error; {way_out}.")
+        lost = adapter.sites if loading.is_no_op else left_out  # PEFT has other names for experts that it fuses
+        way_out = REWRITE if adapter.origin.is_rewritten else way_to_rename(base, left_out) or OTHER_BASE
+        silent.append(f"PEFT leaves out {counted(lost, adapter)} without an error; {way_out}.")
     elif renamed := base.unknown(adapter.sites):
         notes.append(f"PEFT finds {counted(renamed, adapter)} under the base's new names; other readers may not")
     if loading.unfilled and config.get("init_lora_weights") is False:
@@ -137,6 +140,8 @@ def judge_peft(
 
 def _way_out(adapter: Lora, base: Architecture) -> str:
     """The way out of an error of PEFT's, from what of the adapter does not fit the base."""
+    if adapter.origin.is_rewritten:
+        return REWRITE
     if base.misshapen(adapter.spec):
         return OTHER_BASE
     if strays := base.strays(adapter.sites):

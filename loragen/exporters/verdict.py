@@ -8,6 +8,7 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import Architecture
 
 MERGE = "`loragen merge ADAPTER --out MODEL` makes a plain model of it"
+REWRITE = "`loragen combine ADAPTER --out OUT` writes it as PEFT does"
 OTHER_BASE = "serve it on the base it was made for"
 UNCHECKED = "not compared with the base, whose config is not at hand"
 

@@ -41,13 +41,15 @@ _VLLM_SERVES_BARE = """
 _VLLM_SINCE = {"ModernBertModel": "pull request 57148 of September 2026"}
 
 
-def judge_vllm(adapter: Lora, config: Mapping[str, Any], base: Architecture | None) -> Verdict:
+def judge_vllm(
+    adapter: Lora, config: Mapping[str, Any], base: Architecture | None, *, is_renamed: bool = False
+) -> Verdict:
     """Judge by vLLM's rules: vllm/lora/peft_helper.py, lora_model.py, model_manager.py and vllm/config/lora.py.
 
     Three keys must be there; modules_to_save, DoRA, trained biases and ranks above max_lora_rank are refused; r and
     lora_alpha alone give one scaling for all sites. A site whose last name no module has is refused. One whose last
     name is known, but whose path is not, is never applied, and the base answers (issue 34186); only a pooling model is
-    also searched without the ``model.`` in front.
+    also searched without the ``model.`` in front. ``is_renamed`` says that the file has older names for the sites.
     """
     refusals = [f"adapter_config.json does not say {key}; add it." for key in _VLLM_REQUIRED if config.get(key) is None]
     for key, taken in _VLLM_REFUSED.items():
@@ -62,6 +64,8 @@ def judge_vllm(adapter: Lora, config: Mapping[str, Any], base: Architecture | No
     elif rank > VLLM_DEFAULT_RANK:
         room = next(allowed for allowed in VLLM_RANKS if allowed >= rank)
         notes.append(f"rank {rank} needs --max-lora-rank {room}, since {VLLM_DEFAULT_RANK} is the default")
+    if is_renamed:
+        notes.append("the file has older names for its sites, which vLLM maps as it maps those of checkpoints: try it")
     if base is None:
         return Verdict.of("vLLM", refusals, silent, [*notes, UNCHECKED])
     on_base = _vllm_on(base, adapter)

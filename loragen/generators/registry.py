@@ -5,13 +5,13 @@ A new generator is one file (or folder) beside this one and one row of `ROWS`.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from loragen.conditions.task_vectors import EvidenceKind
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import read_yaml
-from loragen.errors import ConfigError, GeneratorError
+from loragen.errors import ConfigError, GeneratorError, shown
 from loragen.generators.base import Generator
 from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
@@ -23,6 +23,7 @@ from loragen.generators.ridge import Ridge
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.generators.sg.model import SG
 from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator
+from loragen.paths import is_file
 from loragen.zoo.expert_index import ExpertIndex
 from loragen.zoo.zoo import SPLIT, Zoo
 
@@ -129,6 +130,8 @@ def open_generator(
         GeneratorError: there is no such generator, it was trained on other experts, or it cannot do what is asked.
         ZooError: no expert has a licence asked for.
     """
+    if top_k is not None and top_k < 1:
+        raise GeneratorError(f"{shown(top_k)} experts were asked for; at least 1 was wanted.")
     experts = zoo.select(splits={SPLIT})
     allowed = experts.select(licences=licences) if licences is not None else experts
     row = rows().get(name)
@@ -147,8 +150,10 @@ def open_generator(
 
 def generator_folder(name: str, zoo: Zoo) -> Path | None:
     """The folder of a trained generator by its path, or by its name in a zoo; `None` where there is none."""
-    folders = (Path(name), zoo.root / "generators" / name)
-    return next((folder for folder in folders if (folder / GENERATOR_MANIFEST).is_file()), None)
+    folders = [Path(name)]
+    if PurePath(name).parts == (name,) and name != "..":  # or it would be a way out of the zoo
+        folders.append(zoo.root / "generators" / name)
+    return next((folder for folder in folders if is_file(folder / GENERATOR_MANIFEST)), None)
 
 
 def config_type(kind: Any, source: Path) -> type[TrainConfig]:
@@ -160,7 +165,7 @@ def config_type(kind: Any, source: Path) -> type[TrainConfig]:
     row = rows().get(kind) if isinstance(kind, str) else None
     if row is None or row.config is None:
         known = ", ".join(row.name for row in ROWS if row.is_trained)
-        raise ConfigError(f"{source} trains the generator {kind!r}; generators that are trained: {known}.")
+        raise ConfigError(f"{source} trains the generator {shown(kind)}; generators that are trained: {known}.")
     return row.config
 
 
@@ -189,7 +194,7 @@ def _folder(name: str, zoo: Zoo) -> Path:
         hint = ""
         if name in rows():
             hint = f" To train it on this zoo: loragen train CONFIG with 'generator: {name}' (loragen config list)."
-        raise GeneratorError(f"There is no generator {name!r}; this zoo has {', '.join(available(zoo))}.{hint}")
+        raise GeneratorError(f"There is no generator {shown(name)}; this zoo has {', '.join(available(zoo))}.{hint}")
     return folder
 
 
@@ -201,18 +206,18 @@ def _load(folder: Path) -> tuple[TrainedGenerator, Row]:
     row = rows().get(kind) if isinstance(kind, str) else None
     if row is None or row.load is None:
         known = ", ".join(row.name for row in ROWS if row.is_trained)
-        raise GeneratorError(f"{folder} holds a generator of the kind {kind!r}; known are {known}.")
+        raise GeneratorError(f"{folder} holds a generator of the kind {shown(kind)}; known are {known}.")
     return row.load(folder), row
 
 
 def _refuse_unsupported(row: Row, name: str, *, top_k: int | None, has_exclusions: bool) -> None:
     if top_k is not None and not row.takes_top_k:
         takers = ", ".join(other.name for other in ROWS if other.takes_top_k)
-        raise GeneratorError(f"--top-k does not apply to {name!r}; it applies to {takers}.")
+        raise GeneratorError(f"--top-k does not apply to {shown(name)}; it applies to {takers}.")
     if has_exclusions and not row.takes_licences:
         takers = ", ".join(other.name for other in ROWS if other.takes_licences)
         raise GeneratorError(
-            f"--licence does not apply to {name!r}, which has learnt from all experts; choose one of {takers}, or "
+            f"--licence does not apply to {shown(name)}, which has learnt from all experts; choose one of {takers}, or "
             "train it on a zoo of the experts you may use."
         )
 

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
-from loragen.files import atomic_folder, atomic_write
+from loragen.files import atomic_folder, atomic_write, sweep
 from loragen.generators.registry import config_type, row_of
 from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator
 from loragen.locks import lock
@@ -65,12 +66,14 @@ def train_generator(
         GeneratorError: an unfinished run with other settings or experts lies there.
         ZooError: the zoo is missing, empty or damaged.
     """
+    state = config.out.with_name(f".{config.out.name}.unfinished")
+    _sweep_finished(config.out, state)
     _refuse_to_replace(config.out, force=force)
     zoo = Zoo.open(config.zoo).select(splits=config.splits)
-    state = config.out.with_name(f".{config.out.name}.partial")
     encoder = TextEncoder.load(config.encoder)
-    state.mkdir(parents=True, exist_ok=True)
     with lock(state):
+        _refuse_to_replace(config.out, force=force)  # another run may have ended meanwhile
+        state.mkdir(exist_ok=True)
         settings = f"{config.to_yaml()}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
         if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
             raise GeneratorError(
@@ -80,19 +83,35 @@ def train_generator(
         row = row_of(config)
         assert row.fit is not None
         generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
-        plotted = _write(config, generator, history, replace=force)
+        plotted = _write(config, settings, generator, history, replace=force)
         shutil.rmtree(state)
     tail = history[-max(1, len(history) // 10) :]
     final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
     return TrainingResult(config.out, zoo.ids, final, config.out / PLOT if plotted else None)
 
 
-def _write(config: TrainConfig, generator: TrainedGenerator, history: list[dict[str, float]], *, replace: bool) -> bool:
+def _sweep_finished(out: Path, state: Path) -> None:
+    """Clear away the state of a run whose generator is there: it was killed between the two."""
+    sweep(out.parent)
+    runs = (out / RUN, state / RUN)
+    if all(run.is_file() for run in runs) and runs[0].read_bytes() == runs[1].read_bytes():
+        with suppress(ConfigError), lock(state):
+            shutil.rmtree(state)
+
+
+def _write(
+    config: TrainConfig,
+    settings: str,
+    generator: TrainedGenerator,
+    history: list[dict[str, float]],
+    *,
+    replace: bool,
+) -> bool:
     """Write the folder of a generator; returns if the loss curves were drawn."""
     with atomic_folder(config.out, replace=replace) as folder:
         for name, content in generator.files().items():
             atomic_write(folder / name, content)
-        atomic_write(folder / RUN, config.to_yaml())
+        atomic_write(folder / RUN, settings)
         atomic_write(folder / LOSSES, json.dumps(_thinned(history)))
         return _plot(history, folder / PLOT)
 

@@ -1,7 +1,7 @@
 """Shared by all trained generators: origin, folder, training settings and latent Gaussians."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import StrictModel
-from loragen.errors import ConfigError, GeneratorError, ZooError
+from loragen.errors import GeneratorError, LoragenError, ZooError, cut
 from loragen.generators.base import Generator
+from loragen.values import MOST_EXAMPLES, MOST_STEPS, Seed
 from loragen.zoo.zoo import Zoo
 
 GENERATOR_MANIFEST = "generator.yaml"
@@ -110,10 +111,37 @@ def rounded(network: Network) -> Network:
     return network
 
 
-def load_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put what `network_tensors` named back into a network, frozen for generating."""
-    network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+def load_network(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
+    """A network of what `network_tensors` named, frozen for generating.
+
+    It is made without memory and takes the tensors as they are, so that no config asks for more than the file holds.
+
+    Raises:
+        RuntimeError: names or shapes are not the network's.
+    """
+    with torch.device("meta"):
+        network = make()
+    wanted = network.state_dict()
+    given = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
+    # Copied: arithmetic rounds in other ways over a mapped file, where tensors are not aligned.
+    state = {
+        name: value.to(wanted[name].dtype, copy=True) if name in wanted else value for name, value in given.items()
+    }
+    network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
+    return network
+
+
+def require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int | None, ...]]) -> None:
+    """Refuse tensors that are missing or of other shapes; `None` stands for any size.
+
+    Raises:
+        ZooError: one is.
+    """
+    for name, shape in shapes.items():
+        met = tuple(tensors[name].shape) if name in tensors else ()
+        if len(met) != len(shape) or any(size not in (None, there) for size, there in zip(shape, met, strict=True)):
+            raise ZooError(f"{name} has the shape {met}, where {shape} was wanted")
 
 
 @contextmanager
@@ -121,9 +149,10 @@ def reading_folder(folder: Path, kind: str) -> Iterator[None]:
     """Turn the faults of a damaged generator's folder into a GeneratorError that names it."""
     try:
         yield
-    except (ConfigError, ZooError, OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (LoragenError, OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise GeneratorError(
-            f"{folder} does not hold a whole {kind} generator ({error}); train it again with `loragen train`."
+            f"{cut(folder)} does not hold a whole {kind} generator ({cut(error, 400)}); train it again with `loragen "
+            "train`."
         ) from error
 
 
@@ -137,12 +166,12 @@ class TrainConfig(StrictModel):
     encoder: str
     """Embeds descriptions; a generator and its library share one."""
     out: Path
-    epochs: int = Field(20, ge=1)
-    steps_per_epoch: int = Field(100, ge=1)
-    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(20, ge=1, le=MOST_STEPS)
+    steps_per_epoch: int = Field(100, ge=1, le=MOST_STEPS)
+    batch_size: int = Field(64, ge=1, le=MOST_EXAMPLES)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

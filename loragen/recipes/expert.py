@@ -11,11 +11,12 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.base import PROMPT, Base, ObjectiveName
 from loragen.bases.tokenised import TaskData
 from loragen.config import StrictModel
-from loragen.errors import TaskError
+from loragen.errors import ConfigError, TaskError
 from loragen.patterns import compiles
 from loragen.tasks.task_set import Task
 from loragen.training.objective import Objective
 from loragen.training.schedule import Schedule
+from loragen.values import LARGEST_LAYER, MOST_EXAMPLES, MOST_PARTS, MOST_STEPS, MOST_TOKENS, Seed
 
 
 class ExpertRecipe(StrictModel):
@@ -26,26 +27,26 @@ class ExpertRecipe(StrictModel):
     and their captions. The base must be a model of that kind."""
     prompt: str = PROMPT
     """Template of a labelled text, ``{text}``, for a language model; the label follows after a space."""
-    r: int = Field(4, ge=1)
+    r: int = Field(4, ge=1, le=LARGEST_LAYER)
     target_modules: tuple[str, ...] | str = ("query", "value")
     """Names of linear modules or their dotted endings, or one regular expression for whole names, as in PEFT."""
-    steps: int = Field(60, ge=2)
-    batch_size: int = Field(32, ge=2)
+    steps: int = Field(60, ge=2, le=MOST_STEPS)
+    batch_size: int = Field(32, ge=2, le=MOST_EXAMPLES)
     learning_rate: float = Field(1e-2, gt=0)
     contrast_weight: float = Field(0.0, ge=0)
     """Weight of supervised contrast beside the label-text loss."""
-    max_length: int = Field(64, ge=8)
+    max_length: int = Field(64, ge=8, le=MOST_TOKENS)
     """Tokens of a text in training; scoring uses ``score_length``."""
-    score_length: int = Field(128, ge=8)
-    held_out: int = Field(128, ge=1)
+    score_length: int = Field(128, ge=8, le=MOST_TOKENS)
+    held_out: int = Field(128, ge=1, le=MOST_EXAMPLES)
     """Examples of the train file (at most a fifth of it) that choose the number of steps."""
-    choices: int = Field(5, ge=1)
+    choices: int = Field(5, ge=1, le=MOST_PARTS)
     """Number of lengths of the trajectory that are compared on them."""
-    window: int = Field(10, ge=2)
+    window: int = Field(10, ge=2, le=MOST_STEPS)
     """Steps whose mean is the expert and whose variance is kept."""
-    snapshots: int = Field(4, ge=1)
+    snapshots: int = Field(4, ge=1, le=MOST_PARTS)
     """Points of the window that are kept."""
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("target_modules")
     @classmethod
@@ -71,7 +72,16 @@ class Start:
 
     @classmethod
     def random(cls, sites: Mapping[str, tuple[int, int]], r: int, *, rng: torch.Generator) -> "Start":
-        """Random orthonormal A, zero B."""
+        """Random orthonormal A, zero B.
+
+        Raises:
+            ConfigError: the rank exceeds the features that a site reads.
+        """
+        for site, (_, width) in sites.items():
+            if r > width:
+                raise ConfigError(
+                    f"The rank is {r}, but {site} reads {width} features; give a rank of at most {width}."
+                )
         frames = {site: torch.linalg.qr(torch.randn(size[1], r, generator=rng))[0].T for site, size in sites.items()}
         return cls(
             {site: _bfloat16(frame) for site, frame in frames.items()},

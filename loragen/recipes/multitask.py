@@ -12,14 +12,15 @@ from loragen.config import StrictModel
 from loragen.recipes.expert import AdapterObjective, ExpertRecipe, Start
 from loragen.tasks.task_set import Task
 from loragen.training.schedule import Schedule
+from loragen.values import MOST_STEPS
 
 
 class MultitaskRecipe(StrictModel):
     """Settings of the training of one adapter for all experts' tasks; all others are those of the expert recipe."""
 
-    steps: int = Field(2000, ge=1)
+    steps: int = Field(2000, ge=1, le=MOST_STEPS)
     learning_rate: float = Field(3e-3, gt=0)
-    steps_per_checkpoint: int = Field(50, ge=1)
+    steps_per_checkpoint: int = Field(50, ge=1, le=MOST_STEPS)
     """State is kept this often; ``steps`` is rounded up to whole rounds."""
 
 

@@ -1,16 +1,22 @@
 """Examples of a task: texts with their labels, pairs, completions or images."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TextIO, TypeVar
 
 import torch
 
-from loragen.errors import TaskError
-from loragen.tasks.tables import Row, label, read_rows, text
+from loragen.errors import TaskError, shown
+from loragen.tasks.columns import all_or_none, find_column, missing_column, optional_text, text
+from loragen.tasks.labels import read_labels
+from loragen.tasks.table_files import lines_of, reading
+from loragen.tasks.tables import Table, read_table
+from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 T = TypeVar("T")
+_MANY = 20
+"""Rows from which it is strange that each has a label of its own."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,8 @@ class Examples:
     """Texts of one task, each part in the same order; a part is `None` where nothing is known of it.
 
     Raises:
-        TaskError: a part has more or fewer entries than there are texts, or a label has no name.
+        TaskError: a part has more or fewer entries than there are texts, a label has no name, or a text cannot be
+            read.
     """
 
     texts: tuple[str, ...]
@@ -32,12 +39,18 @@ class Examples:
     """Texts that follow the texts."""
     images: tuple[Path, ...] | None = None
     """Files that the texts are captions of."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Remarks for the user, such as which columns of a file were taken."""
+    columns: tuple[str, ...] = field(default=(), compare=False)
+    """All columns of the file that they were read from."""
 
     def __post_init__(self) -> None:
         for name in ("pairs", "labels", "completions", "images"):
             part = getattr(self, name)
             if part is not None and len(part) != len(self):
                 raise TaskError(f"There are {len(part)} {name} for {len(self)} texts; give one a text, or none at all.")
+        for one in (*self.texts, *(self.pairs or ()), *(self.completions or ()), *self.label_names):
+            refuse_unreadable(one, "A text")
         strange = [label for label in self.labels or () if not 0 <= label < len(self.label_names)]
         if strange:
             raise TaskError(
@@ -85,55 +98,101 @@ class Examples:
         return replace(self, labels=None, completions=None)
 
     @classmethod
-    def from_file(cls, path: Path, label_names: Sequence[str] | None = None) -> Self:
+    def from_file(
+        cls,
+        path: Path | str,
+        label_names: Sequence[str] | None = None,
+        *,
+        known: Sequence[str] = (),
+        text_column: str | None = None,
+        label_column: str | None = None,
+    ) -> Self:
         """Read JSONL, JSON, CSV or Parquet: a column ``text``, and ``text_pair`` and ``label`` where there are such.
+
+        A text file (.txt) holds a text a line. Where a column has another usual name, ``notes`` say which was taken.
 
         Args:
             path: the file.
             label_names: names of all classes, in order; by default those that occur, in the order in which they do.
+            known: names that numbers stand for where neither ``label_names`` nor the file says it.
+            text_column: name of the column of texts.
+            label_column: name of the column of labels.
 
         Raises:
-            TaskError: the file is missing, damaged or empty, only some of its rows have a label or a pair, or a label
-                is not among those named.
+            TaskError: the file is missing, damaged or empty, only some of its rows have a label or a pair, a label is
+                not among those named, or nothing says what numbers stand for.
         """
-        rows = read_rows(path)
-        if not rows:
-            raise TaskError(f"{path} holds no example; at least one row with a text was wanted.")
-        if missing := next((row for row in rows if "text" not in row[1]), None):
+        table = read_table(Path(path))
+        place = table.name
+        if not table.rows:
+            raise TaskError(f"{place} holds no example; at least one row with a text was wanted.")
+        of_texts = find_column(table.columns, "text", chosen=text_column, place=place)
+        if of_texts is None:
+            raise missing_column(place, "text", table.columns)
+        texts = tuple(text(row, of_texts) for row in table.rows)
+        seconds = [optional_text(row, "text_pair") for row in table.rows]
+        pairs = all_or_none(table.rows, "text_pair", seconds, place)
+        labels, names, notes = _labels(table, label_names, known, label_column)
+        if of_texts not in ("text", text_column):
+            notes = (f"Texts are taken from the column {of_texts!r} of {place}.", *notes)
+        return cls(texts, pairs, labels, names, notes=notes, columns=table.columns)
+
+    @classmethod
+    def from_lines(cls, stream: TextIO, name: str) -> Self:
+        """Read a text a line, such as those of standard input; empty lines are left aside.
+
+        Raises:
+            TaskError: the stream is not UTF-8, a line is too long, or there are too many.
+        """
+        with reading(Path(name)):
+            lines = [line.strip() for line in lines_of(stream, name)]
+        return cls(tuple(line for line in lines if not is_blank(line)))
+
+    def checked_for_scores(self, name: str) -> Self:
+        """The same examples, if something can be told apart by them; ``name`` is what messages call them.
+
+        Raises:
+            TaskError: they have no labels or only one, or all texts are equal.
+        """
+        if self.labels is None:
+            met = f" (columns met: {listed(self.columns)})" if self.columns else ""
+            told = f" {' '.join(self.notes)}" if self.notes else ""
             raise TaskError(
-                f"{missing[0]} has no column 'text'; columns met: {', '.join(map(str, missing[1]))}. Rows hold text, "
-                "and text_pair and label if any."
+                f"{name} has no labels{met}; the true label of every text is wanted, in a column 'label' beside 'text' "
+                f"or in one named with --label-column.{told}"
             )
-        found, pairs = _column(rows, "label", path), _column(rows, "text_pair", path)
-        texts = tuple(text(row, "text") for row in rows)
-        second = None if pairs is None else tuple(map(str, pairs))
-        if found is None:
-            return cls(texts, second, label_names=tuple(label_names or ()))
-        if label_names is None and any(isinstance(value, int) for value in found):
+        classes = {self.label_names[label] for label in self.labels}
+        if len(classes) < 2:
             raise TaskError(
-                f"The labels of {path} are numbers, such as {found[0]}; name them in their order, as in --labels "
-                "first,second, or write names into the column 'label'."
+                f"{name} holds one label alone, {shown(next(iter(classes), None))}; at least two are wanted."
             )
-        names = tuple(dict.fromkeys(map(str, found))) if label_names is None else tuple(label_names)
-        return cls(texts, second, tuple(_position(value, names, path) for value in found), names)
+        if len(set(zip(self.texts, self.pairs or self.texts, self.images or self.texts, strict=True))) == 1:
+            raise TaskError(
+                f"The {len(self)} texts of {name} are all equal: {shown(self.texts[0])}; name the column of texts with "
+                "--text-column."
+            )
+        return self
 
 
-def _column(rows: Sequence[Row], name: str, path: Path) -> tuple[str | int, ...] | None:
-    """The values of a column that all rows have, or none."""
-    values = [label(row, name) if name in row[1] else None for row in rows]
-    missing = [place for (place, _), value in zip(rows, values, strict=True) if value is None]
-    if missing and len(missing) < len(rows):
-        raise TaskError(f"{missing[0]} has no {name!r}, but other rows of {path} have; fill it in all rows or in none.")
-    return None if missing else tuple(value for value in values if value is not None)
-
-
-def _position(value: str | int, names: Sequence[str], path: Path) -> int:
-    """The place of a label among the names: by its name, or by its number counted from 0 where no name is a number."""
-    if str(value) in names:
-        return names.index(str(value))
-    is_number = str(value).isdecimal() and not any(name.isdecimal() for name in names)
-    if is_number and int(value) < len(names):
-        return int(value)
-    raise TaskError(
-        f"An example of {path} has the label {value!r}, which is not among those named: {', '.join(names)}."
-    )
+def _labels(
+    table: Table, names: Sequence[str] | None, known: Sequence[str], chosen: str | None
+) -> tuple[tuple[int, ...] | None, tuple[str, ...], tuple[str, ...]]:
+    """Positions of labels, the names of all classes, and notes; a column of another name need not hold any."""
+    bare = None, () if names is None else checked_names(names, "The labels given")
+    try:
+        column = find_column(table.columns, "label", chosen=chosen, place=table.name)
+        if column is None:
+            return *bare, ()
+        read = read_labels(table, column, names, known=known)
+    except TaskError as error:
+        if chosen is not None or "label" in table.columns:
+            raise
+        return *bare, (f"No labels are read: {error}",)
+    if read is None:
+        return *bare, ()
+    notes = []
+    if column not in ("label", chosen):
+        notes.append(f"Labels are taken from the column {column!r} of {table.name}.")
+    if names is None and len(read[1]) == len(table.rows) >= _MANY:
+        notes.append(f"Each of the {len(table.rows)} rows of {table.name} has a label of its own in {column!r}.")
+    return *read, tuple(notes)

@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from loragen.config import StrictModel
 from loragen.errors import MissingExtraError, TaskError
-from loragen.tasks.tables import Row, read_rows, text
+from loragen.tasks.columns import Row, optional_text, text
+from loragen.tasks.tables import Table, read_table
 
 Part = Literal["train", "test"]
 
 
 class TaskSource(StrictModel):
-    """Place of a task's examples: local files (JSONL, JSON, CSV or Parquet by suffix) or a data set of the Hub.
+    """Place of a task's examples: local files (JSONL, JSON, CSV, text or Parquet by suffix) or a data set of the Hub.
 
     ``text``, ``text_pair``, ``label``, ``completion`` and ``image`` name columns. A file in which no row has a
     ``text_pair`` holds single texts. An image is a file, relative to the one that names it; its text is its caption.
-    A Hub data set's numbered labels go by its own names where those are the task's, else by position.
+    Numbered labels go by the data set's own names where those are the task's, else by position.
     """
 
     train: str | None = None
@@ -56,7 +57,7 @@ class TaskSource(StrictModel):
             values[key] = str(root / values[key]) if values[key] else None
         return TaskSource(**values)
 
-    def rows(self, part: Part, task_id: str, labels: Sequence[str]) -> list[Row]:
+    def table(self, part: Part, task_id: str) -> Table:
         """Rows of the train or the test part; at least one.
 
         Raises:
@@ -65,19 +66,19 @@ class TaskSource(StrictModel):
         """
         file, split = (self.train, self.train_split) if part == "train" else (self.test, self.test_split)
         if self.hub:
-            rows = _hub_rows(self, split, labels)
+            table = _hub_table(self, split)
         elif file:
-            rows = read_rows(Path(file))
+            table = read_table(Path(file))
         else:
             raise TaskError(f"Task {task_id} names no {part} file; add 'source: {{{part}: FILE}}' to its config.")
-        if not rows:
-            raise TaskError(f"{file or f'{self.hub}[{split}]'} holds no examples for task {task_id}.")
-        return rows
+        if not table.rows:
+            raise TaskError(f"{table.name} holds no examples for task {task_id}.")
+        return table
 
     def pairs(self, rows: Sequence[Row]) -> tuple[str, ...] | None:
         """Second texts; `None` where no row has one."""
         column = self.text_pair
-        if column is None or not any(_is_filled(cells.get(column)) for _, cells in rows):
+        if column is None or not any(optional_text(row, column) for row in rows):
             return None
         return tuple(text(row, column) for row in rows)
 
@@ -100,7 +101,7 @@ class TaskSource(StrictModel):
         return files
 
 
-def _hub_rows(source: TaskSource, split: str, labels: Sequence[str]) -> list[Row]:
+def _hub_table(source: TaskSource, split: str) -> Table:
     try:
         import datasets
     except ImportError as error:
@@ -117,15 +118,6 @@ def _hub_rows(source: TaskSource, split: str, labels: Sequence[str]) -> list[Row
     finally:
         if shows_bars:
             datasets.enable_progress_bars()
-    names = getattr(data.features.get(source.label), "names", ())
-    if set(names) == set(labels):  # the task may list them in another order
-        data = ({**row, source.label: _named(names, row[source.label])} for row in data)
-    return [(f"{place} (row {number})", row) for number, row in enumerate(data, 1)]
-
-
-def _named(names: Sequence[str], value: int) -> str | int:
-    return names[value] if 0 <= value < len(names) else value  # -1 marks a hidden test label
-
-
-def _is_filled(value: Any) -> bool:
-    return value is not None and bool(str(value).strip())
+    names = getattr(data.features.get(source.label), "names", None)
+    rows = tuple((f"{place} (row {number})", row) for number, row in enumerate(data, 1))
+    return Table(place, rows, {} if names is None else {source.label: tuple(names)})

@@ -15,12 +15,18 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 
 from loragen.config import StrictModel
 from loragen.errors import TaskError
+from loragen.tasks.columns import Row, cell, is_nan, text
 from loragen.tasks.examples import Examples
+from loragen.tasks.json_tables import parse_json
+from loragen.tasks.labels import read_labels
 from loragen.tasks.source import Part, TaskSource
-from loragen.tasks.tables import Row, cell, label, parse_json, read_rows, reading, text
+from loragen.tasks.table_files import reading, text_of
+from loragen.tasks.tables import Table, read_table
+from loragen.tasks.templates import filled
+from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
+from loragen.values import Name
 
 NonBlank = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 _FILES = ("train", "test")
@@ -34,7 +40,7 @@ class Task(StrictModel):
     themselves, for a language model to learn.
     """
 
-    id: Slug
+    id: Name
     description: NonBlank
     paraphrases: tuple[NonBlank, ...] = ()
     labels: tuple[NonBlank, ...] = ()
@@ -54,11 +60,20 @@ class Task(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        for words in self.descriptions:
+            refuse_unreadable(words, "a description")
+            if is_blank(words):
+                raise ValueError("a description shows nothing; say the task in words")
+        return self
+
+    @model_validator(mode="after")
     def _has_distinct_labels(self) -> Self:
         if len(self.labels) == 1:
             raise ValueError("one label leaves nothing to tell apart; wanted at least two, or none for an open task")
         if repeated := _repeated(self.labels):
-            raise ValueError(f"labels occur more than once: {', '.join(repeated)}")
+            raise ValueError(f"labels occur more than once: {listed(repeated)}")
+        checked_names(self.labels, "labels")
         return self
 
     @property
@@ -82,32 +97,28 @@ class Task(StrictModel):
         return self._load("test")
 
     def _load(self, part: Part) -> Examples:
-        source, rows = self.source, self.source.rows(part, self.id, self.labels)
+        source, table = self.source, self.source.table(part, self.id)
+        rows = table.rows
         is_captioned = source.image is None or not self.labels
         return Examples(
             texts=tuple(text(row, source.text) if is_captioned else "" for row in rows),
             pairs=source.pairs(rows),
-            labels=self._label_positions(rows) if self.labels else None,
+            labels=self._label_positions(table) if self.labels else None,
             label_names=self.labels,
             completions=None if source.completion is None else tuple(text(row, source.completion) for row in rows),
             images=source.images(rows, part),
         )
 
-    def _label_positions(self, rows: Sequence[Row]) -> tuple[int, ...]:
-        positions = {label: position for position, label in enumerate(self.labels)}
-        if not any(label.isdecimal() for label in self.labels):
-            positions |= {str(position): position for position in range(len(self.labels))}
-        found = []
-        for row in rows:
-            value = label(row, self.source.label)
-            position = None if value is None else positions.get(str(value))
-            if position is None:
-                raise TaskError(
-                    f"{row[0]}: the label {value!r} is not among those of task {self.id}: {', '.join(self.labels)}. "
-                    "Mend the row or the task's labels."
-                )
-            found.append(position)
-        return tuple(found)
+    def _label_positions(self, table: Table) -> tuple[int, ...]:
+        column = self.source.label
+        for row in table.rows:
+            cell(row, column)
+        read = read_labels(table, column, self.labels)
+        if read is None:
+            raise TaskError(
+                f"{table.name} has no value in the column {column!r}; task {self.id} wants its labels there."
+            )
+        return read[0]
 
 
 @dataclass(frozen=True)
@@ -172,11 +183,11 @@ class TaskSetConfig(StrictModel):
     """The YAML form of a task set: ``tasks`` in full, or a ``table`` with ``columns`` and a ``source`` template.
 
     ``columns`` maps fields of :class:`Task`, and the files ``train`` and ``test`` of its source, to columns of the
-    table; a cell of a CSV table holds several labels or paraphrases with ``|`` between them, and an empty cell holds
-    the field's default. Strings of ``source`` may hold ``{id}``. A ``description`` template makes descriptions of the
-    table's columns, such as "a photo of a {name}". ``splits`` maps names to lists of ids, or names a JSON file that
-    does. Paths are relative to ``root``, and that to the YAML file. ``missing`` is a hint, added to the error where the
-    table or the splits are not there.
+    table; a cell of a CSV table holds several labels or paraphrases with ``|`` between them or as a JSON array, and an
+    empty cell holds the field's default. Strings of ``source`` may hold ``{id}``. A ``description`` template makes
+    descriptions of the table's columns, such as "a photo of a {name}". ``splits`` maps names to lists of ids, or names
+    a JSON file that does. Paths are relative to ``root``, and that to the YAML file. ``missing`` is a hint, added to
+    the error where the table or the splits are not there.
     """
 
     root: str = "."
@@ -222,7 +233,7 @@ def overlap(train: Sequence[Task], held_out: Sequence[Task], by: Literal["id", "
 
 def _tabled(config: TaskSetConfig, folder: Path) -> Iterator[Task]:
     assert config.table is not None
-    for row in read_rows(folder / config.table):
+    for row in read_table(folder / config.table).rows:
         yield task_of_row(row, config.columns, description=config.description, source=config.source)
 
 
@@ -236,18 +247,25 @@ def task_of_row(
         ConfigError: its values do not fit.
     """
     values = {name: cell(row, column) for name, column in columns.items()}
-    values = {name: value for name, value in values.items() if value not in (None, "")}
+    values = {name: value for name, value in values.items() if value not in (None, "") and not is_nan(value)}
     values |= {name: _parts(values[name]) for name in _LISTS if name in values}
     if description is not None:
-        values["description"] = _filled(description, row)
+        values["description"] = filled(description, row)
     files = {name: values.pop(name) for name in _FILES if name in values}
     template = {} if source is None else source.model_dump(exclude_unset=True)
     return Task.checked({**values, "source": template | files}, source=row[0])
 
 
 def _parts(value: Any) -> Any:
-    """The parts of a cell that names several; a list, which tables other than CSV can hold, stays as it is."""
-    return [part.strip() for part in value.split("|")] if isinstance(value, str) and "|" in value else value
+    """The parts of a cell that names several: a JSON array of them, or texts with | between them; lists stay lists."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().startswith("["):
+        try:
+            return parse_json(value, "The cell")
+        except TaskError:
+            pass  # a label that begins with a bracket
+    return [part.strip() for part in value.split("|")] if "|" in value else value
 
 
 @contextmanager
@@ -261,20 +279,9 @@ def _hinting(hint: str) -> Iterator[None]:
         raise
 
 
-def _filled(template: str, row: Row) -> str:
-    place, cells = row
-    try:
-        return template.format_map(cells)
-    except (KeyError, ValueError, IndexError) as error:
-        raise TaskError(
-            f"{place}: the description template {template!r} cannot be filled ({error}); the columns are: "
-            f"{', '.join(cells)}."
-        ) from error
-
-
 def _read_splits(path: Path) -> dict[str, tuple[str, ...]]:
     with reading(path):
-        values = parse_json(path.read_text(encoding="utf-8-sig"), str(path))
+        values = parse_json(text_of(path), str(path))
     try:
         return TypeAdapter(dict[str, tuple[str, ...]]).validate_python(values)
     except ValidationError as error:

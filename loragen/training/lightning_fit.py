@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins import CheckpointIO
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
@@ -101,6 +103,25 @@ class _Calls(Callback):
             self.on_epoch(trainer.current_epoch + 1)
 
 
+class _PlainFiles(CheckpointIO):
+    """Writes a state where it is to be; Lightning's own writer goes through the folder of temporary files.
+
+    That may be full, or on another disk, and keeps the states of runs that were killed.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        path.write_bytes(buffer.getbuffer())
+
+    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def remove_checkpoint(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+
 class _Checkpoints(Checkpoint):
     """Keeps the state after every epoch, whole or not at all, and the state before it."""
 
@@ -163,6 +184,7 @@ def fit(
             gradient_clip_val=schedule.clip_norm,
             callbacks=callbacks,
             enable_checkpointing=checkpoints is not None,
+            plugins=[_PlainFiles()],
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,

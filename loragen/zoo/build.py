@@ -3,21 +3,22 @@
 Everything is whole or not there.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loragen.bases.devices import choose_dtype
 from loragen.errors import ZooError
-from loragen.files import atomic_write
+from loragen.files import atomic_write, sweep
 from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.build_config import ZooConfig
-from loragen.zoo.build_jobs import BuildContext, Job, open_base_of
+from loragen.zoo.build_jobs import BuildContext, Job, checkpoints_of, open_base_of
 from loragen.zoo.build_plan import BuildPlan, plan_work
 from loragen.zoo.build_start import make_start
 from loragen.zoo.build_work import BuildWork, manifest_there
-from loragen.zoo.card import ZOO_MANIFEST, Manifest
+from loragen.zoo.card import EXPERTS, ZOO_MANIFEST, Manifest
 from loragen.zoo.executors import choose_executor
 from loragen.zoo.folds import FOLDS, fold_folders, read_plan
 from loragen.zoo.zoo import Zoo
@@ -55,12 +56,13 @@ def build_zoo(
         on_plan(plan_work(work, base))
     if only_plan:
         return None
-    work.config.out.mkdir(parents=True, exist_ok=True)
     with lock(work.config.out):
+        _agreed_manifest(work.config, base.fingerprint)  # another build may have ended meanwhile
         _write_manifest(build)
         make_start(work.config, work.pooled, base, progress)
         del base
         _train(build, work, progress)
+        _sweep(work.config.out)
     return Zoo.open(work.config.out)
 
 
@@ -70,6 +72,14 @@ def _train(build: BuildContext, work: BuildWork, progress: Progress) -> None:
     for stage, jobs, total in reversed(stages) if work.config.start == "folds" else stages:
         if total or stage == "experts":
             _run(build, stage, jobs, total, progress)
+
+
+def _sweep(zoo: Path) -> None:
+    """Clear away what earlier builds left that were killed."""
+    for folder in (zoo, zoo / EXPERTS, zoo / FOLDS):
+        sweep(folder)
+    for fold in fold_folders(zoo / FOLDS):
+        shutil.rmtree(checkpoints_of(fold), ignore_errors=True)
 
 
 def _run(build: BuildContext, stage: str, jobs: Sequence[Job], total: int, progress: Progress) -> None:

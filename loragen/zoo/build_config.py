@@ -11,6 +11,7 @@ from loragen.errors import ConfigError
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.tasks.task_set import Task, TaskSet
+from loragen.values import MOST_PARTS, Name
 from loragen.zoo.card import Manifest
 from loragen.zoo.folds import FoldRecipe
 from loragen.zoo.zoo import SPLIT
@@ -21,7 +22,7 @@ Recipe = TypeVar("Recipe", bound=MultitaskRecipe)
 class ZooConfig(StrictModel):
     """Settings of `loragen zoo build`."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: Name
     out: Path
     """The zoo's folder, relative to where the command runs."""
     base: str
@@ -50,7 +51,7 @@ class ZooConfig(StrictModel):
     """Score base and expert on each task's test file."""
     dtype: DtypeName = "auto"
     device: DeviceName = "cpu"
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=MOST_PARTS)
     """Processes that train experts and folds; 0 takes one a core, and with 1 it is this one."""
 
     @model_validator(mode="after")

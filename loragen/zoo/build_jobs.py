@@ -139,7 +139,7 @@ class TrainFold(Job):
         recipe = build.manifest.folds
         assert recipe is not None
         worker.check_stop()  # a pool hands out work ahead, which cannot be taken back
-        checkpoints = folder.with_name(f".{self.number}.partial")
+        checkpoints = checkpoints_of(folder)
         if not (checkpoints / FOLD_PLAN).exists() or read_plan(checkpoints) != self.plan:
             shutil.rmtree(checkpoints, ignore_errors=True)  # its state may have seen tasks that it must not see now
             atomic_write(checkpoints / FOLD_PLAN, self.plan.to_yaml())
@@ -155,6 +155,11 @@ class TrainFold(Job):
         )
         write_fold(folder, Fold(self.plan, adapter_of(trained, worker.base)), history)
         shutil.rmtree(checkpoints)
+
+
+def checkpoints_of(fold: Path) -> Path:
+    """Folder of the state that the training of a fold is in."""
+    return fold.with_name(f".{fold.name}.partial")
 
 
 def _start_for(task: Task, worker: WorkerContext) -> Start:

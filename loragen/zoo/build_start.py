@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.tensor_file import read_tensors
 from loragen.bases.base import Base
-from loragen.errors import ZooError
+from loragen.errors import ZooError, cut
 from loragen.files import atomic_write
 from loragen.progress import Progress
 from loragen.recipes.expert import Start
@@ -32,10 +33,21 @@ def write_start(zoo: Path, start: Start) -> None:
 
 
 def read_start(zoo: Path) -> Start:
-    """The frame and start that a zoo's experts were trained from."""
-    tensors = load_file(zoo / START)
+    """The frame and start that a zoo's experts were trained from.
+
+    Raises:
+        ZooError: the file is missing, damaged or replaced.
+    """
+    tensors, _ = read_tensors(zoo / START)
     sites = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
-    return Start({s: tensors[f"{s}.lora_A"] for s in sites}, {s: tensors[f"{s}.lora_B"] for s in sites})
+    if not sites or {f"{s}.lora_{factor}" for s in sites for factor in "AB"} != tensors.keys():
+        raise ZooError(f"{cut(zoo / START)} does not hold lora_A and lora_B of the same sites; restore it.")
+    start = Start({s: tensors[f"{s}.lora_A"] for s in sites}, {s: tensors[f"{s}.lora_B"] for s in sites})
+    for site in sites:
+        a, b = start.lora_A[site], start.lora_B[site]
+        if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not a.dtype == b.dtype == torch.float32:
+            raise ZooError(f"{cut(zoo / START)} holds factors of {site} that do not go together; restore it.")
+    return start
 
 
 def make_start(config: ZooConfig, pooled: Sequence[Task], base: Base, progress: Progress) -> None:
@@ -50,7 +62,7 @@ def make_start(config: ZooConfig, pooled: Sequence[Task], base: Base, progress: 
         taken = config.start_of / START
         if not taken.is_file():
             raise ZooError(f"`start_of` names {config.start_of}, which has no {START}; name the folder of a zoo.")
-        atomic_write(config.out / START, taken.read_bytes())
+        write_start(config.out, read_start(config.start_of))
         return
     recipe = config.recipe
     rng = torch.Generator().manual_seed(recipe.seed)
@@ -81,7 +93,7 @@ def _multitask(config: ZooConfig, pooled: Sequence[Task], base: Base, start: Sta
                 on_step=lambda step: progress("multi-task steps", min(step, total), total),
             )
         adapter_of(trained, base).save(folder, extra_files={"losses.json": json.dumps(history)})
-        shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)
     return Lora.load(folder)
 
 

@@ -83,6 +83,8 @@ class BuildWork:
 def manifest_there(zoo: Path) -> Manifest | None:
     """The manifest of a zoo; None where there is no zoo yet, nor anything but a manifest of a build that failed."""
     path = zoo / ZOO_MANIFEST
-    if not path.exists() or all(other.name == ZOO_MANIFEST or other.name.startswith(".") for other in zoo.iterdir()):
+    if not path.exists():
         return None
-    return Manifest.from_yaml(path)
+    there = Manifest.from_yaml(path)  # even if it stands alone: a file of that name may be anything
+    is_alone = all(other.name == ZOO_MANIFEST or other.name.startswith(".") for other in zoo.iterdir())
+    return None if is_alone else there

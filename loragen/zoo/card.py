@@ -12,6 +12,7 @@ from loragen.config import StrictModel
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.tasks.task_set import Task
+from loragen.values import LARGEST_LAYER, MOST_STEPS, Name
 from loragen.zoo.folds import FoldRecipe
 
 ZOO_MANIFEST = "zoo.yaml"
@@ -54,7 +55,7 @@ class Trained(StrictModel):
 
     kind: Literal["trained"] = "trained"
     recipe: ExpertRecipe
-    steps: int
+    steps: int = Field(ge=0, le=MOST_STEPS)
     """Length of training, chosen on a slice of the train file."""
     held_out_losses: dict[int, float]
     """Length → loss on that slice."""
@@ -67,7 +68,7 @@ class Imported(StrictModel):
     """Facts of an adapter from elsewhere, and of its place in the frame of a zoo."""
 
     kind: Literal["imported"] = "imported"
-    r: int
+    r: int = Field(ge=1, le=LARGEST_LAYER)
     """Largest rank of a site."""
     lora_alpha: float
     use_rslora: bool
@@ -75,12 +76,16 @@ class Imported(StrictModel):
     """Share of the squared Frobenius norm of its delta weights that the frame holds."""
     missing: tuple[str, ...]
     """Sites that other adapters of the zoo update and it does not; they are zero."""
+    commit: str = ""
+    """Of its repository on the Hub; empty where it came from a folder."""
+    sha256: str = ""
+    """Of the weights file that it was read from; empty on older cards."""
 
 
 class Card(StrictModel):
     """Facts of one expert."""
 
-    id: str
+    id: Name
     split: str
     description: str
     paraphrases: tuple[str, ...] = ()

@@ -4,9 +4,10 @@ import os
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
@@ -61,7 +62,8 @@ class Processes(Executor):
             initargs=(build, self.threads, stop),
         )
         try:
-            pending = {pool.submit(_run_job, job) for job in jobs}
+            with _interrupts_held_back():  # a worker takes this over, from its first moment
+                pending = {pool.submit(_run_job, job) for job in jobs}
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -75,6 +77,19 @@ class Processes(Executor):
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Have Ctrl-C wait until the block ends; processes that are started meanwhile never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def choose_executor(workers: int) -> Executor:

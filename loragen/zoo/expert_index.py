@@ -14,7 +14,7 @@ from loragen.adapters.raw_factors import RawFactors
 from loragen.bases.hub import EMBEDDED_MODEL
 from loragen.conditions.index import Index
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import TaskError
+from loragen.errors import ConfigError, TaskError, ZooError, shown
 from loragen.zoo.card import Card
 from loragen.zoo.zoo import SPLIT, Zoo
 
@@ -80,10 +80,12 @@ def search(
     Raises:
         TaskError: the description is empty.
         ZooError: there is no such zoo, or no expert has a licence asked for.
-        ConfigError: there is no such encoder.
+        ConfigError: there is no such encoder, or ``top_k`` is below 1.
     """
     if not description.strip():
         raise TaskError("The task description is empty; say the task in words.")
+    if top_k < 1:
+        raise ConfigError(f"{shown(top_k)} experts were asked for; at least 1 was wanted.")
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     text_encoder = TextEncoder.load(encoder) if isinstance(encoder, str) else encoder
     experts = opened.select(splits=None if all_splits else {SPLIT}, licences=licences)
@@ -121,6 +123,9 @@ def samples_of(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Lora]) ->
     """For each expert its mean and its snapshots as vectors, (n, 1 + snapshots, d).
 
     Where adapters come from elsewhere, nothing is known but themselves, and the mean stands for the snapshots.
+
+    Raises:
+        ZooError: experts have different numbers of snapshots, or statistics that do not fit their adapter.
     """
     trained = [expert for expert in zoo.ids if zoo.card(expert).is_trained]
     points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
@@ -128,7 +133,13 @@ def samples_of(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Lora]) ->
     for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):
         sample[:] = space.coordinates(adapter)
         if expert in trained:
-            for at, snapshot in enumerate(_snapshots(zoo, expert, adapter), 1):
+            found = _snapshots(zoo, expert, adapter)
+            if len(found) != points - 1:
+                raise ZooError(
+                    f"The expert {expert} of {zoo.root} has {len(found)} snapshots, others have {points - 1}; restore "
+                    "it, or remove its folder and build again."
+                )
+            for at, snapshot in enumerate(found, 1):
                 sample[at] = space.coordinates(snapshot)
     return samples
 

@@ -1,19 +1,29 @@
 """Adapter folders from elsewhere, on disk or on the Hub, with what their model cards say of them."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from loragen.adapters.adapter import WEIGHTS_NAME, Lora
-from loragen.adapters.settings import CONFIG_NAME
-from loragen.bases.hub import quiet_loading
+from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import FILES, WEIGHTS_NAME, find_adapter
+from loragen.bases.hub import quiet_loading, weights_hash
+from loragen.bases.hub_files import HubName, Limits, NotFetchedError, Snapshot, fetched
+from loragen.bases.saved_along import remarks
 from loragen.config import read_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError
+from loragen.errors import AdapterError, ConfigError, TaskError, cut, shown
+from loragen.files import sha256_of
+from loragen.paths import expanded
+from loragen.values import LONGEST_NAME, checked_name
 from loragen.zoo.card import CARD
 from loragen.zoo.model_card import MODEL_CARD, ModelCard
 
 HUB = "hub:"
+LONGEST_DESCRIPTION = 5_000
+"""Characters of a description."""
+_FILES = (*FILES, CARD, MODEL_CARD)
+_LIMITS = Limits(files=100, size=4_000_000_000)
 NO_LICENCE = "none stated"
 
 DescriptionSource = Literal["given", "card.yaml", "model card"]
@@ -32,59 +42,105 @@ class ExternalAdapter:
     licence: str = NO_LICENCE
     origin: str = ""
     labels: tuple[str, ...] = ()
+    commit: str = ""
+    """Of its repository on the Hub; empty for an adapter from a folder."""
+    sha256: str = ""
+    """Of its weights file."""
+    notes: tuple[str, ...] = ()
+    """Remarks on its folder, such as keys that were renamed."""
 
     @classmethod
     def open(
-        cls, source: str, *, name: str | None = None, description: str | None = None, base: str | None = None
+        cls,
+        source: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        base: str | None = None,
+        without_head: bool = False,
     ) -> "ExternalAdapter":
-        """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME``.
+        """Read an adapter from a folder, or from the Hub as ``hub:ORG/NAME@COMMIT/SUBFOLDER``.
+
+        Commit (or branch, or tag) and subfolder are given where they are needed.
 
         Args:
             source: see above.
             name: its id; by default the name of the folder or repository.
             description: in place of what its card says.
             base: in place of the base that it names.
+            without_head: read the adapter of a classifier as one of the model inside.
 
         Raises:
+            ConfigError: ``name`` is no name of a folder.
             AdapterError: the adapter is missing, damaged, does nothing, or names no base.
             TaskError: no description is given, and no card holds one.
         """
-        folder = _fetched(source)
-        adapter = Lora.load(folder)
+        snapshot = _fetched(source)
+        folder = snapshot.folder
+        adapter = Lora.load(folder, without_head=without_head)
         if adapter.norm() == 0:
             raise AdapterError(f"The adapter {source} does nothing: all its delta weights are zero; leave it out.")
         named = base or adapter.settings.base_model_name_or_path
         if not named:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
-        own_card, model_card = _own_card(folder), ModelCard.read(folder)
+        notes = remarks(adapter, named)
+        inside, _ = find_adapter(folder)
+        own_card = _own_card(inside) or _own_card(folder)
+        model_card = ModelCard.read(inside if (inside / MODEL_CARD).exists() else folder)
         told, told_by = _described(source, description, own_card, model_card)
-        plain = source.removeprefix(HUB)
         return cls(
-            id=re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(plain).resolve().name).strip("-._") or "adapter",
+            id=_id_of(source, name),
             adapter=adapter,
             base=named,
             description=told,
             description_source=told_by,
             licence=model_card.licence or _licence_of(own_card) or NO_LICENCE,
-            origin=source if source.startswith(HUB) else Path(plain).name,
+            origin=source if source.startswith(HUB) else Path(source).name,
             labels=tuple(label for label in own_card.get("labels") or () if isinstance(label, str)),
+            commit=snapshot.commit,
+            sha256=_weights_hash(inside),
+            notes=notes,
         )
 
 
-def _fetched(source: str) -> Path:
-    if not source.startswith(HUB):
-        return Path(source).expanduser()
-    from huggingface_hub import snapshot_download
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of an adapter's weights: of their file or, where they are in shards, of the list of hashes."""
+    file = folder / WEIGHTS_NAME
+    return sha256_of(file) if file.is_file() else weights_hash(folder)
 
-    name = source.removeprefix(HUB)
+
+def _fetched(source: str) -> Snapshot:
+    """The folder of an adapter, and its commit if it is from the Hub."""
+    if not source.startswith(HUB):
+        return Snapshot(expanded(source), "")
     try:
         with quiet_loading():
-            return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CARD, MODEL_CARD]))
-    except (OSError, ValueError) as error:  # both of them roots of the Hub's own errors
-        reason = str(error).partition("\n")[0]
+            return fetched(HubName.parse(source.removeprefix(HUB), has_subfolder=True), _FILES, _LIMITS)
+    except NotFetchedError as error:
         raise AdapterError(
-            f"The Hub gave no adapter {name!r} ({reason}); check the name as ORG/NAME, or go online once to fetch it."
+            f"The Hub gave no adapter {shown(source.removeprefix(HUB))} ({error}); name it as "
+            "hub:ORG/NAME@COMMIT/SUBFOLDER, the last two where they are needed, or go online once to fetch it."
         ) from error
+
+
+def _id_of(source: str, given: str | None) -> str:
+    """The id of an expert: the given name, or else what the folder or repository is called, made a name.
+
+    Raises:
+        ConfigError: it is no name, or one that a system keeps for something else.
+    """
+    plain = given
+    if plain is None and source.startswith(HUB):
+        name = HubName.parse(source.removeprefix(HUB), has_subfolder=True)
+        plain = "-".join([name.repo.rpartition("/")[2], *name.subfolder.split("/")])
+    elif plain is None:
+        plain = Path(os.path.realpath(source)).name
+    if given is None:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:LONGEST_NAME].strip("-._") or "adapter"
+    try:
+        return checked_name(plain)
+    except ValueError as error:
+        raise ConfigError(f"No expert can be called {shown(plain)}: {error}; give another name with --id.") from error
 
 
 def _own_card(folder: Path) -> dict[str, Any]:
@@ -105,9 +161,25 @@ def _described(
     )
     for told, told_by in found:
         if isinstance(told, str) and told.strip():
-            return " ".join(told.split()), told_by
+            return _short(told, source, told_by), told_by
     met = "its model card holds the text of a template alone" if model_card.text else "it has no model card"
     raise TaskError(f"The adapter {source} comes without a description ({met}); say its task with --description.")
+
+
+def _short(told: str, source: str, told_by: DescriptionSource) -> str:
+    """A description in one line; that of a model card is cut, for encoders read its beginning alone.
+
+    Raises:
+        TaskError: the one that was given is too long, or it is no valid Unicode.
+    """
+    line = " ".join(told[: 10 * LONGEST_DESCRIPTION].split())
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        raise TaskError(f"The description {shown(line)} of {cut(source)} is no valid Unicode; write it anew.")
+    if len(line) > LONGEST_DESCRIPTION and told_by == "given":
+        raise TaskError(
+            f"The description of {cut(source)} has over {LONGEST_DESCRIPTION:,} characters; say its task in fewer."
+        )
+    return line[:LONGEST_DESCRIPTION]
 
 
 def _licence_of(card: dict[str, Any]) -> str | None:

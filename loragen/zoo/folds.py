@@ -17,6 +17,7 @@ from loragen.adapters.adapter import Lora
 from loragen.config import StrictModel
 from loragen.errors import ConfigError, ZooError
 from loragen.recipes.multitask import MultitaskRecipe
+from loragen.values import MOST_PARTS, MOST_STEPS
 
 FOLDS = "folds"
 """Folder of a zoo for its folds, a numbered folder each."""
@@ -29,9 +30,9 @@ _Item = TypeVar("_Item")
 class FoldRecipe(MultitaskRecipe):
     """The number of folds and the training of each; other settings are those of the zoo's expert recipe."""
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=1, le=MOST_STEPS)
     learning_rate: float = Field(5e-3, gt=0)
-    number: int = Field(6, ge=3)
+    number: int = Field(6, ge=3, le=MOST_PARTS)
 
 
 class FoldPlan(StrictModel):

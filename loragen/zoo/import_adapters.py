@@ -4,6 +4,7 @@ Ranks, alphas, rsLoRA and target modules may differ: what counts is the update. 
 the frame cannot hold is told for each adapter, and refused where it is more than was allowed.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,12 @@ import torch
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.architecture import Architecture
+from loragen.bases.hub import local_model
 from loragen.bases.open import objective_of
-from loragen.errors import AdapterError, ConfigError, ZooError
-from loragen.files import atomic_folder, atomic_write
+from loragen.bases.renaming import renamed
+from loragen.errors import AdapterError, ConfigError, ZooError, shown
+from loragen.files import atomic_folder, atomic_write, sweep
+from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
@@ -37,6 +41,10 @@ class ImportPlan:
     """Facts of each adapter, in the same order."""
     is_checked: bool
     """True if sites and shapes were compared with the base's config; else they were with one another alone."""
+    there: tuple[str, ...] = ()
+    """Ids of experts that the zoo holds already, to the byte: an earlier import was interrupted."""
+    zoo: str | None = None
+    """Fingerprint of the zoo that the plan is for; None for a new one."""
 
 
 def import_adapters(
@@ -48,34 +56,46 @@ def import_adapters(
     base: str | None = None,
     rank: int | None = None,
     max_loss: float = 0.05,
+    without_head: bool = False,
     progress: Progress = silent,
 ) -> ImportPlan:
     """Bring adapters from elsewhere into a zoo, new or there already; returns what was written.
 
+    An import that was interrupted goes on where it was: experts that it has written already are kept.
+
     Args:
-        sources: adapter folders, or ``hub:ORG/NAME``.
+        sources: adapter folders, or ``hub:ORG/NAME@COMMIT/SUBFOLDER``, the last two where they are needed.
         zoo: folder of the zoo.
         descriptions: of the adapters, in the same order; by default what their cards say.
         ids: names of the experts, in the same order; by default those of the folders or repositories.
         base: name of the base; by default the one that the adapters name.
         rank: of a new zoo's frame; by default what the adapters need.
         max_loss: share of an adapter's squared norm that the frame may lose.
+        without_head: read adapters of classifiers (SEQ_CLS, TOKEN_CLS, QUESTION_ANS) as adapters of the model inside.
         progress: called with the stage, the adapters done and their total.
 
     Raises:
         AdapterError: an adapter is missing or damaged, does not fit the base or the others, or loses more.
         TaskError: an adapter comes without a description.
-        ConfigError: the numbers of adapters and of descriptions or ids differ.
-        ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
+        ConfigError: the numbers of adapters and of descriptions or ids differ, a number is out of range, or ``base`` is
+            a path that is not here.
+        ZooError: the zoo is of another base, has another expert of that name, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
+    if not 0 <= max_loss <= 1:
+        raise ConfigError(f"The share that may be lost is {shown(max_loss)}; a number from 0 to 1 was wanted.")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"The rank of the frame is {shown(rank)}; at least 1 was wanted.")
+    if base is not None:
+        local_model(base)  # refuses a path that is not here
     told, named = _one_each(descriptions, sources, "descriptions"), _one_each(ids, sources, "ids")
     adapters = []
     for done, (source, description, name) in enumerate(zip(sources, told, named, strict=True)):
         progress("reading adapters", done, len(sources))
-        adapters.append(ExternalAdapter.open(source, name=name, description=description, base=base))
+        one = ExternalAdapter.open(source, name=name, description=description, base=base, without_head=without_head)
+        adapters.append(one)
     progress("reading adapters", len(sources), len(sources))
-    plan = plan_import(adapters, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
+    plan = plan_import(adapters, zoo, name=Path(os.path.realpath(zoo)).name, rank=rank, max_loss=max_loss)
     write_import(plan, zoo, progress)
     return plan
 
@@ -100,7 +120,7 @@ def plan_import(
 
     Raises:
         AdapterError: an adapter does not fit the base or the others, or loses more.
-        ZooError: the zoo is of another base, has an expert of that name already, or has a frame, so no rank can be
+        ZooError: the zoo is of another base, has another expert of that name, or has a frame, so no rank can be
             asked for; or something that is no zoo lies there.
     """
     if not adapters:
@@ -113,34 +133,66 @@ def plan_import(
         raise ZooError(
             f"{root} is there already and is no zoo (it has no {ZOO_MANIFEST}); name another folder with --zoo."
         )
-    is_checked = _check_base(adapters, zoo)
+    adapters, is_checked = _checked(adapters, zoo)
     frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
-    imported = tuple(_imported(one.adapter, frame) for one in adapters)
+    imported = tuple(_imported(one, frame) for one in adapters)
+    there = _there(zoo, adapters, imported, frame) if zoo is not None else ()
     _refuse_losses(adapters, imported, frame, max_loss)
-    manifest = _manifest(adapters, frame, name) if zoo is None else zoo.manifest
-    return ImportPlan(manifest, frame, tuple(adapters), imported, is_checked)
+    if zoo is None:
+        return ImportPlan(_manifest(adapters, frame, name), frame, tuple(adapters), imported, is_checked)
+    return ImportPlan(zoo.manifest, frame, tuple(adapters), imported, is_checked, there, zoo.fingerprint)
 
 
 def write_import(plan: ImportPlan, root: Path, progress: Progress = silent) -> None:
     """Write a plan: a new zoo whole or not at all, and into one that is there one whole expert after another.
 
     ``progress`` is called with "writing experts", the number done, and their total.
+
+    Raises:
+        ZooError: the zoo was changed since it was planned for.
+        ConfigError: another process writes there, or has written there.
     """
-    if (root / ZOO_MANIFEST).is_file():
-        _write_experts(plan, root, progress)
+    if plan.zoo is not None:
+        with lock(root):
+            if Zoo.open(root).fingerprint != plan.zoo:
+                raise ZooError(f"The zoo {root} was changed while the adapters were read; import them again.")
+            _write_experts(plan, root, progress)
+            sweep(root / EXPERTS)
         return
-    with atomic_folder(root) as folder:
+    with atomic_folder(root, replace=False) as folder:
         atomic_write(folder / ZOO_MANIFEST, plan.manifest.to_yaml())
         _write_experts(plan, folder, progress)
 
 
 def _write_experts(plan: ImportPlan, root: Path, progress: Progress) -> None:
     for done, (one, imported) in enumerate(zip(plan.adapters, plan.imported, strict=True), 1):
-        card = _card(one, imported, plan.manifest)
-        brought(one.adapter, plan.frame, plan.manifest.base).save(
-            root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()}
-        )
+        if one.id not in plan.there:
+            card = _card(one, imported, plan.manifest)
+            brought(one.adapter, plan.frame, plan.manifest.base).save(
+                root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()}
+            )
         progress("writing experts", done, len(plan.adapters))
+
+
+def _there(
+    zoo: Zoo, adapters: Sequence[ExternalAdapter], imported: Sequence[Imported], frame: Frame
+) -> tuple[str, ...]:
+    """Ids of adapters that the zoo holds as an import would write them.
+
+    Raises:
+        ZooError: it holds another expert of such a name.
+    """
+    known = [(one, facts) for one, facts in zip(adapters, imported, strict=True) if one.id in zoo.cards]
+    others = []
+    for one, facts in known:
+        files = brought(one.adapter, frame, zoo.manifest.base).files()
+        card = _card(one, facts, zoo.manifest).to_yaml().encode()
+        folder = zoo.root / EXPERTS / one.id
+        if any((folder / name).read_bytes() != content for name, content in {**files, CARD: card}.items()):
+            others.append(one.id)
+    if others:
+        raise ZooError(f"The zoo {zoo.root} has {', '.join(others)} already; give other names with --id.")
+    return tuple(one.id for one, _ in known)
 
 
 def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
@@ -156,7 +208,8 @@ def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
     )
 
 
-def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
+def _checked(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> tuple[Sequence[ExternalAdapter], bool]:
+    """Adapters under the names of their base, and whether that was at hand to compare with."""
     bases = {str(one.base): one.id for one in adapters}
     if len(bases) > 1:
         told = ", ".join(f"{base} ({expert})" for base, expert in bases.items())
@@ -169,8 +222,6 @@ def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
             f"The zoo {zoo.root} is of the base {zoo.manifest.base}, the adapters of {base}; name another --zoo or, "
             "if that is the same base, its name with --base."
         )
-    if zoo is not None and (known := [one.id for one in adapters if one.id in zoo.cards]):
-        raise ZooError(f"The zoo {zoo.root} has {', '.join(known)} already; give other names with --id.")
     kinds = {(one.adapter.settings.task_type, one.adapter.settings.fan_in_fan_out) for one in adapters}
     if len(kinds) > 1:
         raise AdapterError(
@@ -179,10 +230,13 @@ def _check_base(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> bool:
         )
     sites = {site for one in adapters for site in one.adapter.sites}
     architecture = Architecture.at_hand(base, sites, adapters[0].adapter.settings.task_type)
-    for one in adapters:
-        if architecture is not None and (faults := architecture.faults(one.adapter)):
+    if architecture is None:
+        return adapters, False
+    found = [replace(one, adapter=renamed(one.adapter, architecture)) for one in adapters]
+    for one in found:
+        if faults := architecture.faults(one.adapter):
             raise AdapterError(f"The adapter {one.id} does not fit {base}. {' '.join(faults)}")
-    return architecture is not None
+    return found, True
 
 
 def _new_frame(adapters: Sequence[ExternalAdapter], rank: int | None, max_loss: float) -> Frame:
@@ -231,14 +285,16 @@ def _frame_of(zoo: Zoo, adapters: Sequence[ExternalAdapter], rank: int | None) -
     return frame
 
 
-def _imported(adapter: Lora, frame: Frame) -> Imported:
-    settings = adapter.settings
+def _imported(one: ExternalAdapter, frame: Frame) -> Imported:
+    adapter, settings = one.adapter, one.adapter.settings
     return Imported(
         r=max(site.r for site in adapter.spec.sites),
         lora_alpha=settings.lora_alpha,
         use_rslora=settings.use_rslora,
         energy_kept=round(frame.energy_kept(adapter), 6),
         missing=tuple(site for site in frame.lora_A if site not in adapter.lora_A),
+        commit=one.commit,
+        sha256=one.sha256,
     )
 
 

@@ -12,8 +12,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from loragen.errors import ConfigError
+from loragen.paths import read_capped
+from loragen.yaml_text import parse_yaml
 
+LARGEST = 200_000
+"""Bytes of a model card that are read; what stands further down says nothing of what the model is for."""
+LONGEST_HEADING = 300
+"""Characters of a line that can be a heading."""
 MODEL_CARD = "README.md"
 
 _DESCRIBING = {"model details", "model description", "uses", "direct use", "downstream use"}
@@ -38,6 +44,7 @@ _WRITTEN_BY_TOOLS = re.compile(
 """Sentences that training tools write."""
 _NO_PROSE = ("|", "-", "*", "!", "[", "<", ">")
 _HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
+_OPENING = re.compile(r"```|<!--")
 _JINJA_DEFAULT = re.compile(r"\{\{[^}]*?default\(\"(.*?)\"[^}]*\}\}")
 
 
@@ -54,13 +61,17 @@ class ModelCard:
         path = folder / MODEL_CARD
         if not path.is_file():
             return cls({}, "")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = read_capped(path, LARGEST, kind="model card", whole=False).decode("utf-8", errors="replace")
+        except ConfigError:
+            return cls({}, "")
+        text = text.replace("\r\n", "\n")
         match = re.match(r"---\n(.*?)\n---\n?(.*)", text, re.DOTALL)
         if match is None:
             return cls({}, text)
         try:
-            header = yaml.safe_load(match[1])
-        except yaml.YAMLError:
+            header = parse_yaml(match[1], str(path))
+        except ConfigError:
             header = None
         return cls(header if isinstance(header, dict) else {}, match[2])
 
@@ -78,12 +89,28 @@ class ModelCard:
 
     def _paragraphs(self) -> Iterator[str]:
         """Paragraphs of sentences on the model: no headings, tables, lists, images, code, comments or template text."""
-        text = re.sub(r"```.*?```|<!--.*?-->", "", self.text, flags=re.DOTALL)
+        text = _without_code_and_comments(self.text)
         for paragraph in re.split(r"\n\s*\n", "\n\n".join(_describing_sections(text))):
             lines = [line for line in map(_plain, paragraph.splitlines()) if line and line not in _template().lines]
             prose = " ".join(lines)
             if len(prose.split()) >= 3 and not prose.startswith(_NO_PROSE) and not _WRITTEN_BY_TOOLS.search(prose):
                 yield prose
+
+
+def _without_code_and_comments(text: str) -> str:
+    """A text without ``` blocks and comments; an opening without its end stays. In time linear in the text."""
+    kept, at, search_from = [], 0, 0
+    closings = {"```": "```", "<!--": "-->"}
+    while opening := _OPENING.search(text, search_from):
+        closing = closings.get(opening[0])
+        end = -1 if closing is None else text.find(closing, opening.end())
+        if closing is None or end < 0:
+            closings.pop(opening[0], None)  # nor has any later one an end
+            search_from = opening.start() + 1
+            continue
+        kept.append(text[at : opening.start()])
+        at = search_from = end + len(closing)
+    return "".join((*kept, text[at:]))
 
 
 @dataclass(frozen=True)
@@ -110,7 +137,7 @@ def _describing_sections(text: str) -> Iterator[str]:
     lines: list[str] = []
     skipped_level: int | None = None  # of the heading over the section that is being skipped
     for line in text.splitlines():
-        heading = _HEADING.match(line)
+        heading = _HEADING.match(line) if len(line) <= LONGEST_HEADING else None
         if heading and (skipped_level is None or len(heading[1]) <= skipped_level):
             yield "\n".join(lines)
             lines = []

@@ -1,24 +1,27 @@
 """A zoo on disk: expert adapters of one base, each with a card, training variance and snapshots; and folds, if any."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import WEIGHTS_NAME
+from loragen.adapters.tensor_file import read_tensors
 from loragen.bases.base import Base
 from loragen.bases.devices import DeviceName
 from loragen.bases.open import open_base
 from loragen.bases.scores import shown_scores
 from loragen.bundled import bundled_folder
 from loragen.config import read_yaml
-from loragen.errors import AdapterError, ConfigError, ZooError
+from loragen.errors import AdapterError, ConfigError, ZooError, cut, shown
 from loragen.files import sha256_of
+from loragen.paths import is_file
+from loragen.values import LONGEST_NAME
 from loragen.zoo.card import (
     CARD,
     EXPERTS,
@@ -33,6 +36,7 @@ from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
 
 SPLIT = "experts"
 """Split of a zoo that generators draw on, and no other; experts of other splits are there for choosing settings."""
+_RESTORE = "restore it, or remove its folder and build again."
 _SILENT = "all delta weights are zero: the adapter does nothing"
 
 
@@ -57,9 +61,12 @@ class Zoo:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
         root = root or default_zoo()
-        if not (root / ZOO_MANIFEST).is_file():
-            raise ZooError(f"There is no zoo in {root} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`.")
+        if not is_file(root / ZOO_MANIFEST):
+            raise ZooError(
+                f"There is no zoo in {cut(root)} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`."
+            )
         folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
+        _refuse_links_out(root, folders)
         try:
             manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
         except ConfigError as error:
@@ -72,7 +79,7 @@ class Zoo:
             ) from error
         for name, card in cards.items():
             if card.id != name:
-                raise ZooError(f"{root / EXPERTS / name} holds the card of {card.id!r}; restore it, or remove it.")
+                raise ZooError(f"{root / EXPERTS / name} holds the card of {shown(card.id)}; restore it, or remove it.")
         return cls(root, manifest, cards)
 
     def __len__(self) -> int:
@@ -131,9 +138,9 @@ class Zoo:
         if expert not in self.cards:
             from difflib import get_close_matches
 
-            near = get_close_matches(expert, self.cards, n=1)
+            near = get_close_matches(expert[:LONGEST_NAME], self.cards, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; `loragen zoo list` shows all."
-            raise ZooError(f"The zoo in {self.root} has no expert {expert!r}{hint}")
+            raise ZooError(f"The zoo in {self.root} has no expert {shown(expert)}{hint}")
         return self.cards[expert]
 
     def folder(self, expert: str) -> Path:
@@ -190,20 +197,28 @@ class Zoo:
         """Site → variance of B over the last steps of training, float32 (out, r); zero where that is not known."""
         if not self.card(expert).is_trained:
             return {site: torch.zeros_like(b, dtype=torch.float32) for site, b in self.adapter(expert).lora_B.items()}
-        return _read_tensors(self.folder(expert) / VARIANCE)
+        return _statistics(self.folder(expert) / VARIANCE, self.adapter(expert), points=False)
 
     def snapshots(self, expert: str) -> dict[str, Tensor]:
         """Site → points of B in training, float32 (snapshots, out, r); the adapter alone where none are known."""
         if not self.card(expert).is_trained:
             return {site: b.float()[None] for site, b in self.adapter(expert).lora_B.items()}
-        return _read_tensors(self.folder(expert) / SNAPSHOTS)
+        return _statistics(self.folder(expert) / SNAPSHOTS, self.adapter(expert), points=True)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over ids and adapter files of the experts selected: outputs name the zoo they come from by it."""
+        """SHA-256 over ids and adapter files of the experts selected: outputs name the zoo they come from by it.
+
+        Raises:
+            ZooError: a file is missing.
+        """
         digest = hashlib.sha256()
         for expert in self.ids:
-            digest.update(f"{expert} {sha256_of(self.folder(expert) / 'adapter_model.safetensors')}\n".encode())
+            path = self.folder(expert) / WEIGHTS_NAME
+            try:
+                digest.update(f"{expert} {sha256_of(path)}\n".encode())
+            except (OSError, ConfigError) as error:
+                raise ZooError(f"{path} cannot be read ({cut(error)}); {_RESTORE}") from error
         return digest.hexdigest()
 
     def check(self) -> Iterator[tuple[str, str | None]]:
@@ -241,23 +256,36 @@ class Zoo:
             return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
         if adapter.norm() == 0:
             return _SILENT
-        variance, snapshots = self.variance(card.id), self.snapshots(card.id)
-        for site in adapter.sites:
-            if site not in variance or site not in snapshots:
-                return f"statistics of {site} are missing"
-            shape = tuple(adapter.lora_B[site].shape)
-            if tuple(variance[site].shape) != shape or tuple(snapshots[site].shape[1:]) != shape:
-                return f"statistics of {site} do not have the adapter's shape {shape}"
-            if not (
-                variance[site].isfinite().all() and (variance[site] >= 0).all() and snapshots[site].isfinite().all()
-            ):
-                return f"statistics of {site} hold values that are not finite, or a negative variance"
+        self.variance(card.id), self.snapshots(card.id)  # which are refused where they do not fit
         return None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise ZooError(f"{path} cannot be read ({error}); restore it, or remove its folder and build again.") from error
+def _refuse_links_out(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse folders of experts that are links to places outside of their zoo: what is written there would leave it."""
+    for folder in (root / EXPERTS, *folders):
+        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
+            raise ZooError(f"{folder} is a link out of the zoo; put the folder itself there, or remove the link.")
+
+
+def _statistics(path: Path, adapter: Lora, *, points: bool) -> dict[str, Tensor]:
+    """Site → statistics of an expert's training, float32 of the shape of its B, or with ``points`` (n, out, r).
+
+    Raises:
+        ZooError: the file cannot be read, or does not fit the adapter.
+    """
+    tensors = {site: values.float() for site, values in read_tensors(path)[0].items()}
+    if strange := sorted(tensors.keys() ^ set(adapter.sites)):
+        raise ZooError(
+            f"{path} does not fit its adapter: statistics of {cut(strange[0])} are "
+            f"{'missing' if strange[0] in adapter.lora_B else 'there, which it does not update'}; {_RESTORE}"
+        )
+    numbers = {len(values) for values in tensors.values() if values.ndim} if points else {1}
+    for site, values in tensors.items():
+        wanted, met = tuple(adapter.lora_B[site].shape), tuple(values.shape)
+        if met[1:] != wanted if points else met != wanted:
+            raise ZooError(f"{path}: statistics of {site} do not have the adapter's shape {wanted}; {_RESTORE}")
+        if not points and (values < 0).any():
+            raise ZooError(f"{path}: statistics of {site} hold a negative variance; {_RESTORE}")
+    if len(numbers) != 1 or 0 in numbers:
+        raise ZooError(f"{path} holds points of training that differ in number, or none; {_RESTORE}")
+    return tensors

@@ -206,3 +206,20 @@ def test_dare_draws_from_its_generator_alone():
     one, same, other = dare(3), dare(3), dare(4)
     assert all(torch.equal(one.delta_weight(site), same.delta_weight(site)) for site in one.sites)
     assert not any(torch.allclose(one.delta_weight(site), other.delta_weight(site), atol=1e-2) for site in one.sites)
+
+
+def test_adapters_of_several_task_types_are_refused_by_name():
+    one, other, free = (make_of(kind) for kind in ("CAUSAL_LM", "SEQ_CLS", None))
+    for method in ("sum", "ties", "dare"):
+        with pytest.raises(AdapterError, match="met adapter 1 is CAUSAL_LM, adapter 3 is SEQ_CLS"):
+            combined([one, free, other], [1, 1, 1], method=method, rng=torch.Generator().manual_seed(0))
+    for pair in ([one, free], [free, one]):
+        merged = combined(pair, [1, 1], rng=torch.Generator()).adapter
+        assert merged.settings.task_type == "CAUSAL_LM"
+
+
+def make_of(task_type):
+    site = "model.layers.0.self_attn.q_proj"
+    return Lora.from_factors(
+        {site: torch.ones(1, 4)}, {site: torch.ones(4, 1)}, base_model_name_or_path="tiny", task_type=task_type
+    )

@@ -1,5 +1,7 @@
 import resource
+from pathlib import Path
 
+import hub_fakes
 import pytest
 import torch
 from models import tiny_gpt2, tiny_llama
@@ -7,6 +9,8 @@ from models import tiny_gpt2, tiny_llama
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import Architecture, Linear
 from loragen.errors import AdapterError, ConfigError
+
+hub = hub_fakes.hub
 
 # PEFT asks transformers for an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -184,19 +188,17 @@ def test_an_8b_llama_takes_no_memory(tmp_path):
 # --- where configs are found ------------------------------------------------------------------------------------------
 
 
-def test_from_the_hub_only_the_config_is_asked_for_and_at_hand_asks_nothing(tmp_path, llama, monkeypatch):
-    asked = []
-
-    def download(name, file, *, local_files_only):
-        asked.append((name, file, local_files_only))
-        return f"{llama}/config.json"
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+def test_from_the_hub_only_the_config_is_asked_for_and_at_hand_asks_nothing(tmp_path, llama, hub):
+    hub.repos["meta/llama", "main"] = hub.repos["meta/llama", "v2"] = Path(llama)
+    assert Architecture.at_hand("meta/llama", ["lm_head"]) is None
+    assert hub.asked == []
     assert Architecture.of("meta/llama").name == "meta/llama"
-    assert set(asked) == {("meta/llama", "config.json", False)}
-    asked.clear()
+    assert set(hub.fetched) == {"config.json"}
+    assert Architecture.of("meta/llama@v2").name == "meta/llama@v2"
+    hub.asked.clear()
+    hub.fetched.clear()
     assert Architecture.at_hand("meta/llama", ["lm_head"]).model_class == "LlamaForCausalLM"
-    assert set(asked) == {("meta/llama", "config.json", True)}
+    assert hub.asked == hub.fetched == []
 
 
 def test_a_cached_config_of_the_hub_is_at_hand(tmp_path, llama, monkeypatch):
@@ -220,9 +222,9 @@ def test_the_embedded_model_is_known_by_its_names():
 def test_a_base_without_a_config_is_refused_and_not_at_hand(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, message in {
-        "nobody/nothing": "no folder here.*Check the name, or go online",
+        "nobody/nothing": "no folder here.*Check the name, .*or go online",
         "not a name": "There is no config of the base 'not a name'",
-        str(tmp_path / "empty"): "holds no config.json; give the folder",
+        str(tmp_path / "empty"): "is empty; give the folder",
     }.items():
         with pytest.raises(ConfigError, match=message):
             Architecture.of(name)

@@ -141,14 +141,13 @@ def test_perplexity_and_bits_per_byte_are_those_of_the_tokens_and_bytes(llama, t
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_exact_match_counts_completions_that_are_the_most_likely_ones(kind, request, tmp_path) -> None:
+def test_exact_match_counts_completions_that_are_the_most_likely_ones(kind, request) -> None:
     base = request.getfixturevalue(kind)
     prompts = base.prompts(["a soup", "tea"])
     ((likely, unlikely), length) = base.continued(prompts, max_new_tokens=3), 3
     assert likely
-    rows = [{"text": "a soup", "answer": likely}, {"text": "tea", "answer": f"{unlikely}zzz"}]
-    task = task_of(tmp_path, rows, source=TaskSource(test=str(tmp_path / "rows.jsonl"), completion="answer"))
-    data = base.prepare(task.load_test(), max_length=40)
+    examples = Examples(("a soup", "tea"), completions=(likely, f"{unlikely}zzz"))
+    data = base.prepare(examples, max_length=40)
     found = [base.continued([row], max_new_tokens=length)[0] for row in data.ids]
     assert found == [likely, unlikely], "one at a time as in a batch of unlike lengths"
     wanted = [text.strip() for text in base.texts_of(data.label_ids)]

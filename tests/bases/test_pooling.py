@@ -46,7 +46,7 @@ def test_a_pooling_that_is_not_supported_is_refused(saved):
 def test_a_further_module_is_refused(tmp_path):
     modules = [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in ("Transformer", "Dense")]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ConfigError, match="has a module Dense after its transformer"):
+    with pytest.raises(ConfigError, match="has a module 'Dense' after its transformer"):
         pooling_of(tmp_path)
 
 

@@ -130,3 +130,39 @@ def test_generate_imports_neither_peft_nor_lightning_nor_sentence_transformers(t
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     assert cold("-c", script, folder=tmp_path).stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["\x1b[31mx\n✓ done"],
+        ["generate", "x", "--\x1b[2Jx"],
+        ["generate", "x", "--samples", "\x1b[2J\n✓ done"],
+        ["zoo", "\x9b31m[red]\u202e"],
+        ["generate", "a", "b\n✓ done\x1b[0m"],
+    ],
+)
+def test_a_wrong_command_line_is_one_line_in_which_nothing_is_forged(run, arguments) -> None:
+    result = run(*arguments)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith("error: ")
+    assert "--help`" in result.err
+    assert result.err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("command", ["merge", "check", "classify", "evaluate"])
+def test_a_path_forges_no_line(run, command) -> None:
+    name = "no/[red]such\n✓ done\x1b[2J\u202e"
+    more = {"merge": ["--out", "x"], "classify": ["text"], "evaluate": ["--data", "x.csv"]}
+    result = run(command, name, *more.get(command, []))
+    assert (result.status, result.out) == (2, "")
+    assert not any(line.startswith("✓") for line in result.err.splitlines())
+    assert all(line.isprintable() for line in result.err.splitlines())
+
+
+def test_letters_that_standard_output_does_not_have_are_escaped(tmp_path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "loragen", "zoo", "check"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\u2713 ")

@@ -9,6 +9,8 @@ import pytest
 from command_line import widest, write_adapter
 from models import write_tiny_encoder
 
+import loragen
+
 run = command_line.run
 TEXTS = ("cold soup", "warm bread", "tea, please")
 LABELS = "soup,bread"
@@ -33,6 +35,17 @@ def labelled(adapter, tmp_path):
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "card.yaml").write_text("labels: [soup, bread]\n")
     return folder
+
+
+ODD = ("=HYPERLINK(1)", "+1", "-x", "@SUM(A1)", 'a\rb, "c"', "\x1b[31m soup")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_texts_are_written_as_they_are_and_read_back(run, labelled, name) -> None:
+    data = "".join(json.dumps({"text": text}) + "\n" for text in ODD)
+    Path("texts.jsonl").write_text(data)
+    assert run("classify", labelled, "--data", "texts.jsonl", "--out", name).status == 0
+    assert loragen.Examples.from_file(Path(name)).texts == ODD
 
 
 def test_classify_shows_adapter_and_base_side_by_side(run, adapter) -> None:
@@ -108,10 +121,65 @@ def test_labels_are_written_as_csv(run, labelled, data) -> None:
         assert row == {name: str(value) for name, value in other.items() if name != "probabilities"}
 
 
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl"])
+def test_a_file_of_others_is_not_written_over(run, labelled, tmp_path, name) -> None:
+    texts = {"data.csv": "text,label\ntea,tea\n", "data.jsonl": '{"text": "tea", "label": "tea"}\n'}[name]
+    (tmp_path / name).write_text(texts)
+    refused = run("classify", labelled, "--data", name, "--out", name)
+    assert refused.status == 2
+    assert f"{name} is there and holds no labels of ours" in refused.err
+    assert (tmp_path / name).read_text() == texts
+    for _ in range(2):
+        assert run("classify", labelled, "tea", "--out", f"new-{name}").status == 0, (
+            "labels of an earlier call are ours"
+        )
+
+
 def test_labels_are_written_as_jsonl(run, labelled) -> None:
     run("classify", labelled, *TEXTS, "--out", "labels.JSONL")
     rows = [json.loads(line) for line in Path("labels.JSONL").read_text().splitlines()]
     assert rows == json.loads(run("classify", labelled, *TEXTS, "--json").out)
+
+
+def test_columns_are_chosen_or_found_and_said(run, labelled, tmp_path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("Review;n;Class\ncold soup;1;soup\nwarm bread;0;tea\n")
+    found = run("classify", labelled, "--data", path)
+    assert found.status == 0, found.err
+    assert f"! Texts are taken from the column 'Review' of {path}." in found.out
+    assert f"! Labels are taken from the column 'Class' of {path}." in found.out
+    assert "! 1 labels of the file are not among those to choose from, such as 'tea'." in found.out
+    chosen = ("classify", labelled, "--data", path, "--text-column", "Review", "--label-column", "n", "--json")
+    rows = json.loads(run(*chosen).out)
+    assert [row["true_label"] for row in rows] == ["bread", "soup"], "numbers by the labels of the card"
+    rows = json.loads(run(*chosen, "--labels", "warm,cold").out)
+    assert [row["true_label"] for row in rows] == ["cold", "warm"]
+    unknown = run("classify", labelled, "--data", path, "--text-column", "text")
+    assert unknown.status == 2
+    assert "no column 'text'; columns met: Review, n, Class" in unknown.err
+
+
+def test_labels_with_commas_and_a_text_file_of_texts(run, adapter, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("cold soup, today\n\nwarm bread\n")
+    (tmp_path / "names.txt").write_text("soup, hot\nbread\n")
+    ask = ("classify", adapter, "--data", tmp_path / "texts.txt", "--json")
+    by_name = run(*ask, "--label", "soup, hot", "--label", "bread")
+    assert by_name.status == 0, by_name.err
+    rows = json.loads(by_name.out)
+    assert [row["text"] for row in rows] == ["cold soup, today", "warm bread"]
+    assert list(rows[0]["probabilities"]) == ["soup, hot", "bread"]
+    assert json.loads(run(*ask, "--labels-file", tmp_path / "names.txt").out) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"caf\xe9\n", "standard input is not UTF-8"), (b"a\0b\n", "standard input:1 holds NUL bytes")],
+)
+def test_input_that_is_no_text_is_refused(run, labelled, monkeypatch, content, message) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    refused = run("classify", labelled, "--data", "-")
+    assert refused.status == 2
+    assert message in refused.err
 
 
 @pytest.mark.parametrize(
@@ -127,6 +195,10 @@ def test_labels_are_written_as_jsonl(run, labelled) -> None:
         (("tea", "--labels", "same,same"), "at least two different"),
         (("tea", "--labels", " , "), "at least two different"),
         ((" ",), "One of the texts is empty"),
+        (("\u200b",), "One of the texts is empty"),
+        (("caf\udce9",), "A text holds the character U+DCE9"),
+        (("tea", "--labels", "a,caf\udce9"), "a label name holds the character U+DCE9"),
+        (("tea", "--labels", "Soup,soup"), "differs from 'Soup' in capitals alone"),
     ],
 )
 def test_classify_refuses_with_a_reason_and_status_2(run, labelled, data, arguments, message) -> None:

@@ -1,7 +1,10 @@
+import io
+import json
 import re
 
 import pytest
 from command_line import widest
+from rich.console import Console
 
 from loragen.cli import console
 
@@ -114,6 +117,53 @@ def test_a_text_with_brackets_is_shown_as_it_is(text, capsys):
     assert lines[:3] == [text, f"✓ {text}", f"! {text}"]
     assert captured.err == f"error: {text}\n"
     assert [lines[3].strip(), lines[5].split()] == [text, [text, "1"]]
+
+
+FORGED = "out/x\n✓ all 12 experts whole\x1b[2J\x1b]8;;https://a.b\x1b\\y\x9b31m\u202e\udcff"
+SEEN = "out/x ✓ all 12 experts wholey\ufffd"
+
+
+def test_a_text_forges_no_line_and_no_colour(capsys, lines):
+    for show in (console.say, console.done, console.warn):
+        show(FORGED)
+    console.table(FORGED, ("text",), [(FORGED,)])
+    console.say_error(FORGED)
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[:3] == [SEEN, f"✓ {SEEN}", f"! {SEEN}"]
+    assert " ".join(captured.out.split("\n", 3)[3].split()) == f"{SEEN} text {SEEN}"
+    assert captured.err.splitlines() == ["error: out/x", "  ✓ all 12 experts wholey\ufffd"]
+    assert lines(0, FORGED, 0, 1) == [f"{SEEN}: 0 of 1"]
+
+
+def test_a_list_in_a_table_is_a_text_a_line(capsys):
+    console.table("T", ("a",), [(["one", "two\nthree"],)])
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()[2:]] == ["one", "two three"]
+
+
+def test_emoji_codes_and_links_are_shown_as_they_are(capsys):
+    console.say(":smile: [link=https://a.b]x[/link]")
+    console.table("T", ("text",), [(":smile:",)])
+    out = capsys.readouterr().out
+    assert out.startswith(":smile: [link=https://a.b]x[/link]\n")
+    assert out.count(":smile:") == 2
+
+
+def test_a_bar_shows_its_stage_as_it_is(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=200))
+    with console.progress() as update:
+        update("experts of [v1][/x] :smile:\x1b[2J\x1b[31m", 1, 1)
+    assert "experts of [v1][/x] :smile:" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "\x1b[2J" not in screen.getvalue()
+
+
+def test_json_stays_whole_whatever_is_in_it(capsys):
+    value = {"a\x1b": ["\x9b31m", "\ud800", "\u202e", float("inf"), "é"]}
+    console.say_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"a\x1b": ["\x9b31m", "\ud800", "\u202e", None, "é"]}
+    assert out.isascii() is False
+    assert not set("\x1b\x9b\u202e\ud800") & set(out)
 
 
 def test_long_lines_are_not_broken(capsys):

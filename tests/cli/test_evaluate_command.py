@@ -37,14 +37,38 @@ def test_evaluate_judges_an_adapter_on_own_data(run, adapter, data) -> None:
     assert widest(tables) <= 80
 
 
+def test_numbered_labels_are_named_and_columns_found(run, adapter, data, tmp_path) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    path = tmp_path / "numbered.csv"
+    lines = [f"{row['text']};{['kitchen', 'door'].index(row['label'])}" for row in rows]
+    path.write_text("\n".join(["Sentence;Target", *lines]) + "\n")
+    named = json.loads(run("evaluate", adapter, "--data", data, "--json").out)
+    numbered = json.loads(
+        run("evaluate", adapter, "--data", path, "--label", "kitchen", "--label", "door", "--json").out
+    )
+    assert numbered["labels"] == named["labels"] == ["kitchen", "door"]
+    assert numbered["rows"] == named["rows"]
+    assert any("Texts are taken from the column 'Sentence'" in note for note in numbered["notes"])
+
+
 def test_evaluate_refuses_with_a_reason_and_status_2(run, adapter, data, tiny_zoo, tmp_path) -> None:
     one = tmp_path / "one.jsonl"
     one.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n')
+    numbers, equal = tmp_path / "numbers.jsonl", tmp_path / "equal.jsonl"
+    numbers.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n')
+    equal.write_text('{"text": "a", "label": "x"}\n{"text": "a", "label": "y"}\n')
     config = tmp_path / "evaluate.yaml"
     config.write_text("zoo: z\n")
     for arguments, message in [
         ((adapter,), "--data"),
         ((adapter, "--data", one), "'x'"),
+        ((adapter, "--data", numbers), "are numbers, such as 1; name them in their order"),
+        ((adapter, "--data", numbers, "--labels", "a"), "at least two different"),
+        (
+            (adapter, "--data", numbers, "--labels", "a,b", "--text-column", "body"),
+            "no column 'body'; columns met: text",
+        ),
+        ((adapter, "--data", equal), "are all equal"),
         ((adapter, "--data", data, "--zoo", tiny_zoo.root), "zoo"),
         ((config, "--data", data), "--data goes with an adapter folder"),
         ((config,), "splits"),

@@ -107,6 +107,13 @@ def test_folders_with_brackets_are_written_and_shown_whole(run, ask, out) -> Non
         (("Mail.", "--generator", "topk", "--licence", "none"), "licences ['none']"),
         (("Mail.", "--labels", "spam"), "--labels 'spam' gives 1 names; at least two different"),
         (("Mail.", "--labels", " spam, spam,"), "at least two different"),
+        (("Mail \udce9.", "--generator", "topk"), "The task description holds the character U+DCE9"),
+        (("\u200b", "--generator", "topk"), "description is empty"),
+        (
+            ("a" * 1_000_001, "--generator", "topk", "--out", "x"),
+            "has 1,000,001 characters, and 1,000,000 are the most",
+        ),
+        (("Mail.", "--generator", "topk", "--label", "a,b", "--labels", "a,b"), "both name labels"),
         (("Mail.", "--generator", "topk", "--encoder", "no/model"), "no model 'no/model'"),
         (("Mail.", "--generator", "topk", "--fit"), "wants labelled examples of the task; give a file of them with"),
         (("Mail.", "--generator", "topk", "--examples", "lost.jsonl"), "lost.jsonl"),

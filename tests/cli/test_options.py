@@ -1,7 +1,7 @@
 import pytest
 
 from loragen.cli.options import label_names, numbers, one_each
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, LoragenError
 
 
 def test_label_names_are_split_at_commas():
@@ -10,6 +10,22 @@ def test_label_names_are_split_at_commas():
     for labels in ("", "one", "a,a", " , "):
         with pytest.raises(ConfigError, match="at least two different ones are wanted"):
             label_names(labels)
+
+
+def test_label_names_with_commas_are_given_one_by_one_or_in_a_file(tmp_path):
+    assert label_names(None, ["late, or never", " in time "]) == ["late, or never", "in time"]
+    (tmp_path / "names.txt").write_text("\ufefflate, or never\r\n\n in time \n")
+    assert label_names(None, None, tmp_path / "names.txt") == ["late, or never", "in time"]
+    assert label_names(None, []) is None
+    for given, message in (
+        (("a,b", ["c"], None), "--labels and --label both name labels; give them in one way"),
+        ((None, ["c", "d"], tmp_path / "names.txt"), "--label and --labels-file both name labels"),
+        ((None, ["c"], None), r"--label \['c'\] gives 1 names; at least two"),
+        ((None, None, tmp_path / "names.csv"), r"names\.csv is no \.txt file; write the label names into one"),
+        ((None, None, tmp_path / "lost.txt"), r"Cannot read .*lost\.txt"),
+    ):
+        with pytest.raises(LoragenError, match=message):
+            label_names(*given)
 
 
 def test_numbers_are_split_at_commas():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loragen.bases.hub import quiet_loading, resolve_model
 from loragen.conditions.text_encoder import TextEncoder, default_cache
-from loragen.errors import TaskError
+from loragen.errors import ConfigError, TaskError
 
 TEXTS = [
     "Sort short messages by what their writers want.",
@@ -149,7 +149,7 @@ def test_cached_texts_need_no_weights(tmp_path, monkeypatch):
     again = TextEncoder.load(cache=tmp_path)
     assert again.encode(["bread", "soup"]).equal(first.flip(0))
     assert again.size == 384
-    with pytest.raises(ImportError):
+    with pytest.raises(ConfigError, match="import of tokenizers halted"):
         again.encode(["stew"])
 
 

@@ -154,7 +154,9 @@ def test_texts_without_labels_and_with_one_label_are_refused(judge, helping, tmp
     bare, one = tmp_path / "bare.jsonl", tmp_path / "one.jsonl"
     bare.write_text(json.dumps({"text": "a tea"}))
     one.write_text("\n".join(json.dumps({"text": f"{letter} tea", "label": "tea"}) for letter in "abc"))
-    with pytest.raises(TaskError, match="no column 'label'"):
+    with pytest.raises(
+        TaskError, match=r"bare\.jsonl has no labels \(columns met: text\); the true label of every text"
+    ):
         judge(helping, bare)
     with pytest.raises(TaskError, match="one label alone, 'tea'"):
         judge(helping, one)

@@ -9,6 +9,7 @@ from loragen.evaluation.cells import CELLS, CellFile
 from loragen.evaluation.evaluate import evaluate_cells
 from loragen.evaluation.run_record import RUN
 from loragen.evaluation.workspace import Workspace
+from loragen.locks import lock
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,19 @@ def test_cells_without_their_settings_are_refused(copied):
     with pytest.raises(ConfigError, match="other settings"):
         evaluate_cells(copied)
     assert state(copied.out) == before
+
+
+def test_reports_of_others_are_not_written_over(copied):
+    out = copied.out.parent / "other"
+    out.mkdir()
+    for name in ("report.md", RUN):
+        (out / name).write_text("mine: alone\n")
+        with pytest.raises(ConfigError, match=name):
+            evaluate_cells(changed(copied, out=out))
+        assert (out / name).read_text() == "mine: alone\n"
+        (out / name).unlink()
+
+
+def test_one_evaluation_at_a_time_writes_to_a_folder(copied):
+    with lock(copied.out), pytest.raises(ConfigError, match="is being written by another process"):
+        evaluate_cells(copied)

@@ -1,9 +1,11 @@
+import ast
 import re
 from importlib.metadata import version
 
 import pytest
 import yaml
 from made_cards import DESCRIPTION, make_card, make_generation
+from markdown_it import MarkdownIt
 
 from loragen.config import read_yaml
 from loragen.exporters.card import GeneratedCard, merged_card, model_card
@@ -109,7 +111,48 @@ def test_names_that_look_like_markup_are_no_markup(generation, tiny_zoo):
     assert header["base_model"] == "C:\\my [base]"
     assert "# LoRA for: Is it \\[a\\](b) \\| \\<b\\>?\n" in body
     assert "labels of the task: a\\|b, \\[c\\]\n" in body
-    assert "- generator: `my[v1]|'x`, seed" in body
+    assert "- generator: my\\[v1\\]\\|\\`x, seed" in body
     assert "- base model: `C:\\my [base]` (weights" in body
     assert "| a\\|b | 0.812" in body
-    assert 'AutoModel.from_pretrained("C:\\\\my [base]")' in body
+    assert "AutoModel.from_pretrained('C:\\\\my [base]')" in body
+
+
+ATTACKS = [
+    'x"); import os; os.system("id"); ("',
+    "x'); import os; ('",
+    "x\n```\n<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "\n---\nlicense: mit\n---\n# a",
+    "a|b`c``d\\",
+    "\u202eevil\u2066\x1b[31m",
+    "😀 日本語",
+]
+
+
+def kinds(markdown: str) -> set[str]:
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    return {inner.type for token in tokens for inner in (token, *(token.children or ()))}
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_nothing_that_others_wrote_begins_anything_in_a_card(generation, tiny_zoo, text):
+    plain_card = make_card(generation, tiny_zoo)
+    parents = tuple(p.model_copy(update=dict.fromkeys(("id", "licence", "origin"), text)) for p in plain_card.parents)
+    own = dict.fromkeys(("description", "generator", "encoder", "base", "zoo", "base_hash", "zoo_hash"), text)
+    versions = {"versions": dict.fromkeys(plain_card.versions, text)}
+    card = plain_card.model_copy(update=own | versions | {"labels": (text, text), "parents": parents})
+    for written, usual in (
+        (model_card(card, generation.adapter), model_card(plain_card, generation.adapter)),
+        (merged_card(text, generation.adapter, card), merged_card("a/b", generation.adapter, plain_card)),
+        (merged_card(text, generation.adapter, None), merged_card("a/b", generation.adapter, None)),
+    ):
+        (header, body), (usual_header, _) = parts(written), parts(usual)
+        assert header == usual_header | {"base_model": text}
+        assert kinds(body) <= kinds(usual)
+        assert kinds(written) <= kinds(usual), "also where the header is shown as text"
+        assert all(line.isprintable() for line in written.split("\n"))
+        for code in re.findall(r"```python\n(.*?)```", body, re.DOTALL):
+            names = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+            assert sorted(names) == sorted([text, "path/to/this/folder"])
+            assert len(ast.parse(code).body) == 3, "two imports and a call"

@@ -174,14 +174,33 @@ def test_an_interrupted_run_ends_in_the_same_bytes(trained, config, elsewhere):
 
 def test_an_unfinished_run_with_other_settings_is_refused_and_kept(elsewhere):
     unfinished(elsewhere)
-    state = elsewhere.out.with_name(".sg.partial")
+    state = elsewhere.out.with_name(".sg.unfinished")
     before = contents(state)
-    with pytest.raises(GeneratorError, match=r"\.sg\.partial holds an unfinished run with other settings"):
+    with pytest.raises(GeneratorError, match=r"\.sg\.unfinished holds an unfinished run with other settings"):
         train_generator(changed(elsewhere, learning_rate=1e-4))
     assert contents(state) == before
     steps = []
     train_generator(elsewhere, on_step=steps.append)
     assert steps[0] == 11
+
+
+def test_a_finished_run_leaves_the_state_of_its_neighbours(elsewhere):
+    unfinished(changed(elsewhere, out=elsewhere.out.with_name("sg.baseline")))
+    before = contents(elsewhere.out.with_name(".sg.baseline.unfinished"))
+    assert before
+    train_generator(elsewhere)
+    assert contents(elsewhere.out.with_name(".sg.baseline.unfinished")) == before
+
+
+def test_the_state_of_a_run_that_was_killed_after_its_end_is_cleared_away(elsewhere):
+    unfinished(elsewhere)
+    state = elsewhere.out.with_name(".sg.unfinished")
+    shutil.copytree(state, elsewhere.out.with_name("kept"))
+    train_generator(elsewhere)
+    elsewhere.out.with_name("kept").rename(state)
+    with pytest.raises(ConfigError, match="would replace"):
+        train_generator(elsewhere)
+    assert not state.exists()
 
 
 def test_an_unfinished_run_on_other_experts_is_refused(elsewhere, tiny_zoo, tmp_path):
@@ -216,7 +235,7 @@ def test_a_run_of_icm_leaves_an_icm_whose_length_left_out_tasks_chose(trained_ic
 def test_an_interrupted_run_with_left_out_tasks_ends_in_the_same_bytes(trained_icm, icm, tmp_path, at):
     elsewhere = changed(icm, out=tmp_path / "icm")
     unfinished(elsewhere, at=at)
-    with pytest.raises(GeneratorError, match=r"\.icm\.partial holds an unfinished run with other settings"):
+    with pytest.raises(GeneratorError, match=r"\.icm\.unfinished holds an unfinished run with other settings"):
         train_generator(changed(elsewhere, folds=3))
     steps = []
     train_generator(elsewhere, on_step=steps.append)

@@ -46,6 +46,15 @@ def test_a_source_can_name_the_columns_of_the_files_of_all_rows(tmp_path):
     assert tasks["a"].source.test is None
 
 
+def test_labels_with_bars_are_a_json_array(tmp_path):
+    table = 'id,description,labels,train,test\nsoup,J.,"[""a, b"", ""c|d""]",soup.csv,\ntea,J.,[x] or y|[z],soup.csv,\n'
+    tasks = tasks_of(tmp_path, table)
+    assert tasks["soup"].labels == ("a, b", "c|d")
+    assert tasks["tea"].labels == ("[x] or y", "[z]"), "what is no JSON is split"
+    with pytest.raises(ConfigError, match=r"tasks\.csv:2"):
+        tasks_of(tmp_path, 'id,description,labels,train,test\nsoup,J.,"[1, 2]",soup.csv,\n')
+
+
 @pytest.mark.parametrize(
     ("table", "config", "named"),
     [

@@ -151,7 +151,7 @@ def test_examples_without_labels_keep_the_names_given(tmp_path):
 
 def test_a_label_that_is_not_among_the_names_given_is_refused(tmp_path):
     path = write(tmp_path / "few.jsonl", [{"text": "soup", "label": "yes"}, {"text": "tea", "label": "no"}])
-    with pytest.raises(TaskError, match=r"few\.jsonl has the label 'no', which is not among those named: yes, nein"):
+    with pytest.raises(TaskError, match=r"few\.jsonl:2 has the label 'no', which is not among those named: yes, nein"):
         Examples.from_file(path, ["yes", "nein"])
 
 

@@ -54,6 +54,12 @@ def test_missing_files_and_parts_are_named(tmp_path):
     [
         {"id": "../soup"},
         {"description": "  "},
+        {"description": "\u200b"},
+        {"description": "Judge \ud800."},
+        {"paraphrases": ["so\0up"]},
+        {"labels": ["bad", "Bad"]},
+        {"labels": ["bad", "\udfff"]},
+        {"labels": ["bad", "b" * 1_001]},
         {"paraphrases": [""]},
         {"labels": ["bad"]},
         {"labels": ["bad", "bad "]},
@@ -111,7 +117,7 @@ def test_hub_labels_go_by_name_or_position(monkeypatch, names, wanted):
 
 def test_a_hidden_hub_label_is_refused(monkeypatch):
     fake_hub(monkeypatch, [{"text": "x", "label": -1}], ["good", "bad"])
-    with pytest.raises(TaskError, match=r"org/name\[test\] \(row 1\): the label -1"):
+    with pytest.raises(TaskError, match=r"org/name\[test\] has no value in the column 'label'"):
         task().model_copy(update={"source": TaskSource(hub="org/name")}).load_test()
 
 

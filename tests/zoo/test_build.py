@@ -153,3 +153,11 @@ def test_one_bad_task_does_not_cost_the_others(fresh, word_tasks, tmp_path):
     assert Zoo.open(fresh.out).ids == ("drinks", "weather")
     build_zoo(fresh)
     assert Zoo.open(fresh.out).ids == ("drinks", "meals", "weather")
+
+
+def test_a_file_of_the_manifests_name_that_is_none_is_left(fresh):
+    fresh.out.mkdir()
+    (fresh.out / "zoo.yaml").write_text(fresh.to_yaml())  # the config itself, in the folder of the zoo
+    with pytest.raises(ConfigError, match=r"zoo\.yaml"):
+        build_zoo(fresh)
+    assert (fresh.out / "zoo.yaml").read_text() == fresh.to_yaml()

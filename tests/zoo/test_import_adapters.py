@@ -208,3 +208,34 @@ def test_descriptions_and_ids_are_one_for_each_adapter(tmp_path) -> None:
         *(("reading adapters", done, 2) for done in (0, 1, 2)),
         *(("writing experts", done, 2) for done in (1, 2)),
     ]
+
+
+def test_an_import_that_was_interrupted_goes_on(mixed, tmp_path) -> None:
+    root = tmp_path / "zoo"
+    write_import(plan_import(mixed, root, name="zoo", max_loss=1e-4), root)
+    later = [external(name, adapter_of(seed, 2, alpha=2)) for seed, name in enumerate(("four", "five"))]
+
+    def stop(_stage, _done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_import(plan_import(later, root, name="zoo", max_loss=1), root, stop)
+    first = {path: path.stat().st_mtime_ns for path in (root / "experts" / "four").iterdir()}
+    plan = plan_import(later, root, name="zoo", max_loss=1)
+    assert plan.there == ("four",)
+    write_import(plan, root)
+    assert {"four", "five"} < set(Zoo.open(root).ids)
+    assert {path: path.stat().st_mtime_ns for path in (root / "experts" / "four").iterdir()} == first
+
+
+def test_a_zoo_that_came_or_changed_after_the_plan_is_left(mixed, tmp_path) -> None:
+    root = tmp_path / "zoo"
+    new = plan_import(mixed[:1], root, name="zoo")
+    write_import(plan_import(mixed[1:], root, name="zoo", max_loss=1e-4), root)
+    with pytest.raises(ConfigError, match="exists already"):
+        write_import(new, root)
+    four, five = (plan_import([external(name, adapter_of(0, 2))], root, name="zoo", max_loss=1) for name in ("4", "5"))
+    write_import(four, root)
+    with pytest.raises(ZooError, match="was changed while the adapters were read; import them again"):
+        write_import(five, root)
+    assert set(Zoo.open(root).ids) == {"two", "three", "4"}

@@ -109,6 +109,32 @@ def test_a_column_says_what_is_for_testing_and_what_a_task_is_about(tmp_path):
     assert task.load_test().texts == ("text 11",)
 
 
+def test_header_variants_and_numbered_labels_are_taken(tmp_path):
+    rows = [f"bikes;text {i};{i % 2};{'yes' if i % 2 else 'no'}" for i in range(20)]
+    (tmp_path / "texts.csv").write_text("\n".join(["Task;Review;Label;label_text", *rows]) + "\n")
+    (task,) = TaskSet.from_yaml(init_zoo(tmp_path / "texts.csv", tmp_path / "mine")[0])
+    assert task.labels == ("no", "yes")
+    examples = task.load_train()
+    assert all(
+        output == ("yes" if int(text.split()[1]) % 2 else "no")
+        for text, output in zip(examples.texts, examples.outputs, strict=True)
+    )
+
+
+def test_files_of_a_table_may_have_other_headers(tmp_path):
+    (tmp_path / "good.csv").write_text("Sentence\tClass\n" + "hot\tgood\ncold\tbad\n" * 6)
+    (tmp_path / "table.csv").write_text('ID,Description,labels,train\nsoup,Judge.,"[""good"", ""bad""]",good.csv\n')
+    (task,) = TaskSet.from_yaml(init_zoo(tmp_path / "table.csv", tmp_path / "mine")[0])
+    assert task.load_train().outputs == ("good", "bad") * 6
+    assert (task.source.text, task.source.label) == ("Sentence", "Class")
+
+
+def test_names_of_tasks_are_cut_for_their_files(tmp_path):
+    (tmp_path / "texts.csv").write_text(texts_of(*many("long " * 100, 20)))
+    (task,) = TaskSet.from_yaml(init_zoo(tmp_path / "texts.csv", tmp_path / "mine")[0])
+    assert len(task.id) <= 80
+
+
 # --- refusals ---
 
 
@@ -126,10 +152,13 @@ def test_a_column_says_what_is_for_testing_and_what_a_task_is_about(tmp_path):
         ("id,description,train\nsoup,,good.csv\n", r"table\.csv:2.*\n  description: Field required"),
         (
             "id,description,labels,train\nsoup,Judge.,bad|worse,good.csv\n",
-            "the label 'good' is not among those",
+            "the label 'good', which is not among those",
         ),
         ("id,description,train\na,Judge.,good.csv\na,Judge.,good.csv\n", "more than once: a"),
         ("id,description,train,test\na,J.,good.csv,good.csv\nb,J.,good.csv,\n", "none for b"),
+        (texts_of(*(row.replace("yes", "1").replace("no", "0") for row in many("b", 20))), "are numbers, such as '0'"),
+        (texts_of(*many("b", 20), "b,x,nan"), r"table\.csv:22 has no 'label' \(it holds 'nan'"),
+        (texts_of(*many("b", 20), "b,x,Yes"), "'Yes' differs from 'yes' in capitals alone"),
         (texts_of(*many("bikes", 9)), "8 training texts for the task bikes"),
         (texts_of(*many("bikes"), "bikes,,no"), r"'text' holds ''"),
         (texts_of(*(row.replace("yes", "no") for row in many("bikes", 20))), "1 labels for the task bikes"),
@@ -163,3 +192,22 @@ def test_configs_that_are_there_are_kept_unless_told_otherwise(tmp_path):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(TaskError, match=r"Cannot read .*none\.csv"):
         init_zoo(tmp_path / "none.csv", tmp_path / "mine")
+
+
+def test_what_an_interrupted_run_left_is_completed(tmp_path):
+    (tmp_path / "table.csv").write_text(texts_of(*many("mail"), *many("news")))
+    written = init_zoo(tmp_path / "table.csv", tmp_path / "mine")
+    wanted = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    written[1].unlink()
+    (tmp_path / "mine" / "data" / "news.train.csv").unlink()
+    init_zoo(tmp_path / "table.csv", tmp_path / "mine")
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == wanted
+
+
+def test_texts_of_others_are_not_written_over(tmp_path):
+    (tmp_path / "table.csv").write_text(texts_of(*many("mail"), *many("news")))
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "news.train.csv").write_text("mine alone")
+    with pytest.raises(ConfigError, match=r"news\.train\.csv is there already"):
+        init_zoo(tmp_path / "table.csv", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").rglob("*.*")] == ["news.train.csv"]

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from loragen.bases.devices import DtypeName
 from loragen.config import StrictModel
 from loragen.generators.trained import TrainConfig
+from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_TOKENS, Shots
 
 
 class TaskSettings(StrictModel):
@@ -18,13 +19,13 @@ class TaskSettings(StrictModel):
     """Folder of the tasks' files, if not the one that file names."""
     judged_on: str | None = "validation"
     """The split of left-out tasks that chooses the epoch; null trains to the end."""
-    judged_texts: int = Field(100, ge=20)
+    judged_texts: int = Field(100, ge=20, le=MOST_EXAMPLES)
     """Test texts of each of them."""
     contrast_weight: float = Field(1.0, ge=0)
     """Weight of supervised contrast, which sees no label text."""
-    max_length: int = Field(64, ge=8)
+    max_length: int = Field(64, ge=8, le=MOST_TOKENS)
     """Tokens of a text in training, and of a prompt that task vectors are read from."""
-    variants: int = Field(3, ge=0)
+    variants: int = Field(3, ge=0, le=MOST_PARTS)
     """Number of variants of each task with at least four labels; a variant has a random part of them."""
     near_share: float = Field(0.5, ge=0, le=1)
     """Share of the episodes that start from a fold which has seen others of the task's family, where there is one."""
@@ -35,9 +36,9 @@ class TaskSettings(StrictModel):
 class TaskTrainConfig(TaskSettings, TrainConfig):
     """Settings of `loragen train` for a generator that is trained on task loss."""
 
-    pool: int = Field(96, ge=1)
+    pool: int = Field(96, ge=1, le=MOST_EXAMPLES)
     """Training examples a task from which supports are drawn."""
-    shots: tuple[PositiveInt, ...] = Field((4, 8, 16, 32), min_length=1)
+    shots: tuple[Shots, ...] = Field((4, 8, 16, 32), min_length=1)
     """Sizes of a support."""
     evidence_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the episodes in which a kind of evidence is missing."""

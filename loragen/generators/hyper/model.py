@@ -23,10 +23,11 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from loragen.adapters.frame import Frame
+from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.condition import Condition, ConditionCodec, require_evidence
 from loragen.conditions.task_vectors import EvidenceKind, Reading
 from loragen.config import StrictModel
@@ -41,7 +42,9 @@ from loragen.generators.trained import (
     load_network,
     network_tensors,
     reading_folder,
+    require_shapes,
 )
+from loragen.values import LARGEST_LAYER
 from loragen.zoo.expert_index import in_equal_shares
 
 TENSORS = "generator.safetensors"
@@ -55,9 +58,9 @@ class HyperConfig(StrictModel):
     """Evidence that the hypernetwork reads, and its architecture."""
 
     evidence: tuple[EvidenceKind, ...] = Field(("description", "labels", "texts", "examples"), min_length=1)
-    basis_size: int = Field(16, ge=1)
+    basis_size: int = Field(16, ge=1, le=LARGEST_LAYER)
     """Rows of Vₛ."""
-    hidden_size: int = Field(256, ge=1)
+    hidden_size: int = Field(256, ge=1, le=LARGEST_LAYER)
     dropout: float = Field(0.1, ge=0, lt=1)
     """Of the MLP's features, in training."""
     gated: bool = True
@@ -232,8 +235,17 @@ class Hyper(TrainedGenerator):
         """
         with reading_folder(folder, "hyper"):
             manifest, frame = HyperManifest.from_yaml(folder / GENERATOR_MANIFEST), Frame.load(folder / FRAME)
-            tensors = load_file(folder / TENSORS)
+            tensors, _ = read_tensors(folder / TENSORS)
+            sizes, kinds = tuple(frame.sizes.values()), len(manifest.config.evidence)
+            require_shapes(
+                tensors,
+                {
+                    "start": (sum(sizes),),
+                    "conditions.centres": (kinds, None),
+                    "conditions.scales": (kinds,),
+                    "embeddings": (len(manifest.experts), None),
+                },
+            )
             conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])
-            network = HyperNetwork(conditions.centres.shape[-1], tuple(frame.sizes.values()), manifest.config)
-            load_network(network, tensors)
+            network = load_network(lambda: HyperNetwork(conditions.centres.shape[-1], sizes, manifest.config), tensors)
             return cls(manifest, network, tensors["start"], conditions, frame, tensors["embeddings"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
@@ -21,6 +21,7 @@ from loragen.generators.icm.model import ICMBatch, ICMConfig
 from loragen.generators.trained import TrainConfig
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
+from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_TOKENS, Shots
 from loragen.zoo.expert_index import ExpertIndex, samples_of
 from loragen.zoo.zoo import Zoo
 
@@ -40,14 +41,14 @@ class ICMTrainConfig(TrainConfig):
     from elsewhere need not be at hand."""
     pooling: Literal["mean", "last"] = "mean"
     through: Literal["base", "own_adapter"] = "base"
-    max_length: int = Field(64, ge=8)
-    pool: int = Field(96, ge=1)
+    max_length: int = Field(64, ge=8, le=MOST_TOKENS)
+    pool: int = Field(96, ge=1, le=MOST_EXAMPLES)
     """Training examples a task from which supports are drawn."""
-    shots: tuple[PositiveInt, ...] = Field((4, 8, 16, 32), min_length=1)
+    shots: tuple[Shots, ...] = Field((4, 8, 16, 32), min_length=1)
     """Sizes of a support."""
     evidence_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the episodes in which a kind of evidence is missing."""
-    folds: int = Field(0, ge=0)
+    folds: int = Field(0, ge=0, le=MOST_PARTS)
     """Left-out tasks choose the number of epochs: in how many parts they are left out; as many as experts leaves out
     one at a time, and 0 trains to the end."""
 

@@ -23,13 +23,14 @@ from typing import ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from loragen.adapters.adapter import AdapterSpec, Site
 from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
 from loragen.adapters.raw_factors import RawFactors
+from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.condition import Condition, ConditionCodec, require_evidence
 from loragen.conditions.task_vectors import EvidenceKind, Reading
 from loragen.config import StrictModel
@@ -44,8 +45,10 @@ from loragen.generators.trained import (
     load_network,
     network_tensors,
     reading_folder,
+    require_shapes,
 )
 from loragen.training.objective import Objective
+from loragen.values import LARGEST_LAYER, MOST_PARTS, LayerSize
 from loragen.zoo.expert_index import in_equal_shares
 
 TENSORS = "generator.safetensors"
@@ -56,7 +59,7 @@ class ICMConfig(StrictModel):
     """Architecture and conditioning of ICM-LoRA; defaults of the network and the loss are the published ones."""
 
     codec: Literal["frame", "raw"] = "frame"
-    components: int | None = Field(100, ge=1)
+    components: int | None = Field(100, ge=1, le=LARGEST_LAYER)
     """Principal directions kept of the frame's coordinates; null keeps all. Raw factors are never projected."""
     scale: Literal["pool", "target"] = "pool"
     """Raw factors only. Whose mean and deviation a tensor gets: those of all experts' tensors, or, as in the published
@@ -65,10 +68,12 @@ class ICMConfig(StrictModel):
         ("description", "texts", "examples"), min_length=1
     )
     """Parts of the condition."""
-    channels: tuple[int, ...] = Field((8, 16, 32, 64, 128, 256, 256, 128, 64, 32, 16, 8), min_length=1)
+    channels: tuple[LayerSize, ...] = Field(
+        (8, 16, 32, 64, 128, 256, 256, 128, 64, 32, 16, 8), min_length=1, max_length=24
+    )
     """Of the encoder's blocks, each of which halves the length; the decoder mirrors them."""
-    kernel_size: int = Field(7, ge=3)
-    latent_size: int = Field(256, ge=1)
+    kernel_size: int = Field(7, ge=3, le=MOST_PARTS)
+    latent_size: int = Field(256, ge=1, le=LARGEST_LAYER)
     kl_weight: float = Field(0.005, ge=0)
     prior_scale: float = Field(1.0, ge=0)
     """Deviation of z when generating: 1 draws from the prior, 0 takes its mean."""
@@ -258,12 +263,21 @@ class ICM(TrainedGenerator):
         """
         with reading_folder(folder, "ICM-LoRA"):
             manifest = ICMManifest.from_yaml(folder / GENERATOR_MANIFEST)
-            tensors = {n: t.float() if t.is_floating_point() else t for n, t in load_file(folder / TENSORS).items()}
-            codec = Codec.from_tensors(tensors)
-            conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])
-            network = ICMNetwork(codec.size, conditions.size, manifest.config)
-            load_network(network, tensors)
+            stored, _ = read_tensors(folder / TENSORS)
+            tensors = {n: t.float() if t.is_floating_point() else t for n, t in stored.items()}
+            codec, kinds = Codec.from_tensors(tensors), len(manifest.config.evidence)
             space = Frame.load(folder / FRAME) if manifest.factors is None else RawFactors(manifest.spec())
+            require_shapes(
+                tensors,
+                {
+                    "codec.centre": (sum(space.sizes.values()),),
+                    "conditions.centres": (kinds, None),
+                    "conditions.scales": (kinds,),
+                    "embeddings": (len(manifest.experts), None),
+                },
+            )
+            conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])
+            network = load_network(lambda: ICMNetwork(codec.size, conditions.size, manifest.config), tensors)
             return cls(manifest, network, conditions, codec, space, tensors["embeddings"])
 
     def with_prior_scale(self, scale: float) -> Self:

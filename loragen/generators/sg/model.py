@@ -21,11 +21,12 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
+from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.condition import Condition
 from loragen.conditions.index import Index
 from loragen.config import StrictModel
@@ -38,8 +39,10 @@ from loragen.generators.trained import (
     load_network,
     network_tensors,
     reading_folder,
+    require_shapes,
 )
 from loragen.training.objective import Objective
+from loragen.values import LARGEST_LAYER, MOST_EXAMPLES
 from loragen.zoo.expert_index import Neighbour, neighbours_in
 
 TENSORS = "generator.safetensors"
@@ -49,12 +52,12 @@ FRAME = "frame.safetensors"
 class SGConfig(StrictModel):
     """Architecture and conditioning of SG-LoRA; the defaults of K and λ are the paper's."""
 
-    top_k: int = Field(4, ge=1)
+    top_k: int = Field(4, ge=1, le=MOST_EXAMPLES)
     temperature: float = Field(0.1, gt=0)
-    components: int | None = Field(100, ge=1)
+    components: int | None = Field(100, ge=1, le=LARGEST_LAYER)
     """Principal directions kept of the experts' coordinates; null keeps all coordinates."""
-    latent_size: int = Field(32, ge=1)
-    hidden_size: int = Field(256, ge=1)
+    latent_size: int = Field(32, ge=1, le=LARGEST_LAYER)
+    hidden_size: int = Field(256, ge=1, le=LARGEST_LAYER)
     decoder: Literal["direct", "residual"] = "residual"
     """Output of the decoder: the adapter itself, or the difference from μ*."""
     kl_weight: float = Field(1.0, ge=0)
@@ -252,9 +255,15 @@ class SG(DescriptionGenerator, TrainedGenerator):
         """
         with reading_folder(folder, "SG-LoRA"):
             manifest = SGManifest.from_yaml(folder / GENERATOR_MANIFEST)
-            tensors = load_file(folder / TENSORS)
-            codec = Codec.from_tensors(tensors)
-            network = SGNetwork(codec.size, manifest.config)
-            load_network(network, tensors)
-            parts = (tensors[f"library.{name}"] for name in ("means", "variances", "embeddings"))
-            return cls(manifest, network, SGLibrary(manifest.experts, *parts), codec, Frame.load(folder / FRAME))
+            tensors, _ = read_tensors(folder / TENSORS)
+            codec, frame = Codec.from_tensors(tensors), Frame.load(folder / FRAME)
+            network = load_network(lambda: SGNetwork(codec.size, manifest.config), tensors)
+            n, k = len(manifest.experts), codec.size
+            library: dict[str, tuple[int | None, ...]] = {
+                "library.means": (n, k),
+                "library.variances": (n, k),
+                "library.embeddings": (n, None),
+            }
+            require_shapes(tensors, library | {"codec.centre": (sum(frame.sizes.values()),)})
+            parts = (tensors[name].float() for name in library)
+            return cls(manifest, network, SGLibrary(manifest.experts, *parts), codec, frame)
