@@ -35,6 +35,7 @@ KEYS = {
     "dtype",
     "absent",
     "links",
+    "move",
 }
 SECONDS = 2.0
 LONGEST = 1_000
@@ -135,6 +136,9 @@ def prepare(folder, attack):
         path = folder / name
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, built(new)))
+    if "move" in attack:
+        (folder / attack["move"][1]).parent.mkdir()
+        (folder / attack["move"][0]).rename(folder / attack["move"][1])
     for name, target in attack.get("links", {}).items():
         (folder / name).symlink_to(target)
 

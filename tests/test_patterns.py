@@ -5,14 +5,14 @@ import time
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.settings import LoraSettings
 from loragen.config import StrictModel
 from loragen.errors import AdapterError, ConfigError, shown
-from loragen.patterns import LONGEST, compiles, matches
+from loragen.patterns import LONGEST, compiles, finishes_in_re, matches
 
 SITE = "model.layers.0.self_attn.q_proj"
 
@@ -39,6 +39,8 @@ def test_what_is_no_pattern_or_too_large_does_not_compile(pattern):
         LoraSettings(r=2, lora_alpha=2, target_modules=pattern)
 
 
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")  # Python's, over "[["
+@example("[[", SITE)
 @given(st.from_regex(r"[a-z.*+?()\[\]|\\d0-9]{1,8}"), st.sampled_from([SITE, "q_proj", "aa", "0.1"]))
 def test_patterns_mean_what_they_mean_to_python(pattern, text):
     try:
@@ -104,3 +106,18 @@ def test_a_yaml_file_of_many_megabytes_is_not_read(tmp_path):
     (tmp_path / "config.yaml").write_text("a: " + "x" * 5_000_000)
     with pytest.raises(ConfigError, match=r"has 5,000,003 bytes; no config has over 4,000,000"):
         StrictModel.from_yaml(tmp_path / "config.yaml")
+
+
+# --- Python's own `re`, by which PEFT matches ---
+
+
+@pytest.mark.parametrize("pattern", ["(.*.*)*x", "(a+)+x", r"([a-z0-9.]+)+!", "(?:a|aa)+b", r".*.*.*.*.*.*.*x"])
+def test_what_python_would_never_finish_is_found_in_time(pattern):
+    begun = time.monotonic()
+    assert not finishes_in_re([".*", pattern], ["q_proj", "a" * 300])
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("pattern", [r".*\.layers\.(0|1)\.(q|v)_proj", "(q_proj)+", r"(.*\.)?q_proj", "all-linear"])
+def test_what_python_finishes_is_left_to_it(pattern):
+    assert finishes_in_re([pattern], [SITE] * 500)

@@ -72,6 +72,7 @@ def empty_model(name: str, folder: Path, class_name: str) -> Any:
     """
     import transformers
 
+    read_model_config(name, folder)
     with _config_errors(f"{name!r} cannot be laid out as {class_name}"), torch.device("meta"):
         # Attention that is not installed must not keep a model from being laid out.
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager")

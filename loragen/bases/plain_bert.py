@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loragen.bases.pretrained import MOST_LAYERS
+
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 PLAIN = {"model_type": "bert", "hidden_act": "gelu"}
 """Entries of the config of a plain BERT."""
@@ -26,9 +28,11 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     """The config of a plain BERT encoder; `None` where a folder holds none, a damaged one or that of another model."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict) or not config.keys() >= set(SIZES) or config.get("is_decoder"):
+        return None
+    if config["num_hidden_layers"] not in range(MOST_LAYERS + 1):
         return None
     is_plain = all(config.get(key) == value for key, value in PLAIN.items())
     return config if is_plain and config.get("position_embedding_type", "absolute") == "absolute" else None

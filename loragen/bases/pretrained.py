@@ -20,6 +20,8 @@ MODEL_CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
 _QUANTISED = ("quantization_config", "compression_config")
 _LFS = b"version https://git-lfs.github.com/spec/"
+MOST_LAYERS = 10_000
+"""Layers of a base, or experts of a layer."""
 _LARGEST_CONFIG = 10_000_000  # bytes
 
 
@@ -161,7 +163,23 @@ def read_model_config(name: str, folder: Path, *, option: str = "--base") -> dic
         ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"{MODEL_CONFIG} of the base {shown(name)} holds no mapping; fetch the base again.")
+    _refuse_giants(name, config)
     return config
+
+
+def _refuse_giants(name: str, values: Any) -> None:
+    """Refuse numbers of layers for which a model could not even be laid out.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for key, value in values.items() if isinstance(values, dict) else ():
+        _refuse_giants(name, value)
+        if isinstance(value, int) and value > MOST_LAYERS and ("layer" in key or "expert" in key):
+            raise ConfigError(
+                f"{MODEL_CONFIG} of the base {shown(name)} says {shown(key)}: {shown(value)}, and at most "
+                f"{MOST_LAYERS:,} are taken; fetch the base again."
+            )
 
 
 def refuse_quantised(name: str, config: dict[str, Any], *, option: str = "--base") -> None:

@@ -4,6 +4,7 @@ The base is laid out on torch's meta device, where a parameter has a shape and n
 else: it reads the config, adapts modules, renames keys where transformers has new names, and compares shapes.
 """
 
+import json
 import textwrap
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,10 +14,12 @@ from typing import Any
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.key_names import site_of
-from loragen.adapters.settings import natural
+from loragen.adapters.settings import CONFIG_NAME, natural
 from loragen.bases.architecture import Architecture
 from loragen.bases.empty_model import config_folder, empty_model
+from loragen.errors import shown
 from loragen.exporters.verdict import OTHER_BASE, REWRITE, UNCHECKED, Verdict, counted, way_to_rename
+from loragen.patterns import SECONDS_OF_RE, finishes_in_re
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ def load_with_peft(folder: Path, base: Architecture) -> PeftLoading:
     import peft
 
     model = empty_model(base.name, config_folder(base.name, is_local=True), base.model_class)
+    expressions = _expressions(json.loads((folder / CONFIG_NAME).read_bytes()))
+    if not finishes_in_re(expressions, [name for name, _ in model.named_modules()]):
+        return PeftLoading(
+            error=f"no result within {SECONDS_OF_RE} s, over the patterns {shown(expressions)}; write them without "
+            "nested repetitions, or list the names of the modules"
+        )
     renamed = getattr(model, "_checkpoint_conversion_mapping", None)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -66,6 +75,16 @@ def load_with_peft(folder: Path, base: Architecture) -> PeftLoading:
         is_no_op={*_sites(name for name, _ in loaded.named_parameters() if "lora_" in name)} <= {*unfilled},
         sets_flag_right=any("fan_in_fan_out" in str(each.message) for each in said),
     )
+
+
+def _expressions(config: Mapping[str, Any]) -> list[str]:
+    """What PEFT takes for regular expressions among the values of an adapter's config."""
+    texts = [config.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")]
+    listed = config.get("layers_pattern")
+    patterns = [*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ())]
+    return [
+        text for text in (*texts, *(listed if isinstance(listed, list) else ()), *patterns) if isinstance(text, str)
+    ]
 
 
 def _sites(keys: Iterable[str]) -> tuple[str, ...]:

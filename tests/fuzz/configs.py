@@ -60,4 +60,6 @@ def overrides() -> st.SearchStrategy[list[str]]:
             "",
         ]
     )
-    return st.lists(st.builds("{}={}".format, keys, values) | st.text(max_size=8), min_size=1, max_size=3)
+    good = st.sampled_from(["recipe.steps=4", "score=false", "name=other", "workers=1", "folds=null", "start=zero"])
+    odd = st.builds("{}={}".format, keys, values) | st.text(max_size=8)
+    return st.lists(good, min_size=1, max_size=2) | st.lists(good | odd, min_size=1, max_size=3)
