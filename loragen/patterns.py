@@ -56,15 +56,23 @@ def matches(expression: str, text: str, *, whole: bool = True) -> bool:
     Raises:
         ConfigError: it takes too long.
     """
+    return match_of(expression, text, whole=whole) is not None
+
+
+def match_of(expression: str, text: str, *, whole: bool = False) -> Any:
+    """The match of an expression with the beginning of a text, or with all of it; `None` where there is none.
+
+    Raises:
+        ConfigError: it takes too long.
+    """
     pattern = _compiled(expression)
     try:
-        found = (pattern.fullmatch if whole else pattern.match)(text, timeout=SECONDS)
+        return (pattern.fullmatch if whole else pattern.match)(text, timeout=SECONDS)
     except TimeoutError as error:
         raise ConfigError(
             f"The pattern {shown(expression)} takes over {SECONDS} s to match {shown(text)}; write it without nested "
             "repetitions, or list the names of the modules."
         ) from error
-    return found is not None
 
 
 def finishes_in_re(expressions: Sequence[str], texts: Sequence[str]) -> bool:
