@@ -14,7 +14,7 @@ from loragen.yaml_text import LARGEST, parse_yaml
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 LONGEST_STRING = 100_000
 """Characters of a value."""
-_FAULTS = 700
+_FAULTS = 600
 """Characters of a list of faults, beyond which their number is said."""
 
 
@@ -73,7 +73,7 @@ def _told(error: ValidationError) -> str:
     lines: list[str] = []
     for fault in faults:
         place = cut(".".join(map(str, fault["loc"])), 100) or "(whole file)"
-        lines.append(f"  {place}: {cut(fault['msg'])} (met: {shown(fault['input'])})")
+        lines.append(f"  {place}: {cut(fault['msg'])} (met: {cut(shown(fault['input']), 120)})")
         if sum(map(len, lines)) > _FAULTS and len(lines) < len(faults):
             return "\n".join([*lines, f"  and {len(faults) - len(lines)} more"])
     return "\n".join(lines)

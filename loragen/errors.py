@@ -13,7 +13,7 @@ Each message says what was met, what was wanted and the way out.
 
 from reprlib import Repr
 
-LONGEST = 1000
+LONGEST = 900
 """Characters of a message."""
 
 

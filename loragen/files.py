@@ -228,19 +228,33 @@ def read_capped(path: Path, most: int, *, kind: str, whole: bool = True) -> byte
     place = cut(path)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
+        try:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError(f"{place} is a {_kind_of(facts.st_mode)}; a {kind} file was wanted.")
-            data = file.read(most + 1)
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                data = file.read(most + 1)
+        finally:
+            os.close(handle)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no {kind} file {place}.") from error
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:  # the latter of a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{place} cannot be read ({reason}); give the path of a {kind} file.") from error
     if len(data) > most and whole:
         raise ConfigError(f"{place} has {max(facts.st_size, len(data)):,} bytes; no {kind} has over {most:,}.")
     return data[:most]
+
+
+def _places(source: Path | str) -> tuple[Path, ...]:
+    """A path and the folders it lies in, links resolved; none for a name that no file can have."""
+    try:
+        whole = Path(os.path.realpath(source))
+    except (OSError, ValueError):
+        return ()
+    return (whole, *whole.parents)
 
 
 def _kind_of(mode: int) -> str:
@@ -273,9 +287,9 @@ def refuse_to_replace(folders: Sequence[Path], *, force: bool, read: Sequence[Pa
     """
     for folder in folders:
         _refuse_place(folder)
-        whole = folder.resolve()
+        whole = Path(os.path.realpath(folder))
         for source in read:
-            if source is not None and "\0" not in str(source) and whole in (s := Path(source).resolve(), *s.parents):
+            if source is not None and whole in _places(source):
                 raise ConfigError(f"{cut(folder)} is or holds {cut(source)}, which is read; give another --out.")
         if folder.exists() and not force:
             raise ConfigError(f"{folder} exists already; give another --out, or --force to replace it.")

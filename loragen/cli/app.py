@@ -26,7 +26,16 @@ from loragen.cli.zoo_search import zoo_search
 from loragen.errors import LoragenError, cut
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
-_OF_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM}
+_OF_NAMES = {
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+}
 """Faults of a name that the user gave, rather than of the disk."""
 
 

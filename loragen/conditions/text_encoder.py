@@ -2,23 +2,23 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from loragen.bases.hub import EMBEDDED_MODEL, resolve_model, weights_hash
 from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
 from loragen.config import LONGEST_STRING
-from loragen.errors import ConfigError, TaskError, shown
-from loragen.files import atomic_write, read_capped
+from loragen.errors import ConfigError, LoragenError, TaskError, cut, shown
+from loragen.files import atomic_write, is_file, read_capped
 
 BATCH_SIZE = 32
 LARGEST_CACHE = 2**30
@@ -51,22 +51,32 @@ class TextEncoder:
             ConfigError: there is no such model, or it has no safetensors weights.
         """
         folder = resolve_model(name)
+        if not any(is_file(folder / config) for config in ("config.json", "modules.json")):
+            raise ConfigError(f"{cut(folder)} holds no config.json or modules.json; give the folder of a text encoder.")
         return cls(name, folder, weights_hash(folder)[:16], cache)
 
     @cached_property
     def size(self) -> int:
         """Dimension d of the vectors."""
-        size = stated_size(self.folder)
+        size = self.stated_size
         return self._embed(["size"]).shape[1] if size is None else size
+
+    @property
+    def stated_size(self) -> int | None:
+        """The same, where the settings beside the weights state it."""
+        with self._reading():
+            return stated_size(self.folder)
 
     @cached_property
     def max_tokens(self) -> int | None:
         """Tokens of a text that are read; `None` where the settings beside the weights do not state it."""
-        return stated_max_tokens(self.folder)
+        with self._reading():
+            return stated_max_tokens(self.folder)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
         """Tokens of each text, uncut, with those of its beginning and end; `None` without a ``tokenizer.json``."""
-        return count_tokens(self.folder, texts)
+        with self._reading():
+            return count_tokens(self.folder, texts)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as unit vectors, float32 of shape (n, d); what exceeds the encoder's length is cut off.
@@ -78,7 +88,7 @@ class TextEncoder:
         if not texts:
             return torch.empty(0, self.size)
         keys = [_key(text) for text in texts]
-        known = {} if self.cache is None else _read_vectors(self._cache_file, stated_size(self.folder))
+        known = {} if self.cache is None else _read_vectors(self._cache_file, self.stated_size)
         if fresh := self._embed_all({key: text for key, text in zip(keys, texts, strict=True) if key not in known}):
             known |= fresh
             if self.cache is not None:
@@ -97,7 +107,20 @@ class TextEncoder:
 
     @cached_property
     def _embed(self) -> Embed:
-        return load_embedder(self.folder)
+        with self._reading():
+            return load_embedder(self.folder)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn the faults of damaged files, which other libraries read, into errors that name the encoder."""
+        try:
+            yield
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, LoragenError):
+                raise
+            raise ConfigError(
+                f"The text encoder {cut(self.name)} cannot be read ({cut(error)}); restore its files, or name another."
+            ) from error
 
     @cached_property
     def _cache_file(self) -> Path:
@@ -132,7 +155,7 @@ def _read_vectors(file: Path, size: int | None = None) -> dict[bytes, Tensor]:
     try:
         tensors = safetensors.torch.load(read_capped(file, LARGEST_CACHE, kind="cache"))
         keys, vectors = tensors["keys"], tensors["vectors"]
-    except (ConfigError, safetensors.SafetensorError, KeyError, ValueError):
+    except (ConfigError, SafetensorError, KeyError, ValueError):
         return {}
     if vectors.ndim != 2 or vectors.dtype != torch.float32 or size not in (None, vectors.shape[1]):
         return {}

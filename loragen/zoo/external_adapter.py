@@ -1,5 +1,6 @@
 """Adapter folders from elsewhere, on disk or on the Hub, with what their model cards say of them."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class ExternalAdapter:
         told, told_by = _described(source, description, own_card, model_card)
         plain = source.removeprefix(HUB)
         return cls(
-            id=_id(name or Path(plain).resolve().name[:LONGEST_NAME]),
+            id=_id(name or Path(os.path.realpath(plain)).name[:LONGEST_NAME]),
             adapter=adapter,
             base=named,
             description=told,
@@ -131,9 +132,11 @@ def _short(told: str, source: str, told_by: DescriptionSource) -> str:
     """A description in one line; that of a model card is cut, for encoders read its beginning alone.
 
     Raises:
-        TaskError: the one that was given is too long.
+        TaskError: the one that was given is too long, or it is no valid Unicode.
     """
     line = " ".join(told[: 10 * LONGEST_DESCRIPTION].split())
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        raise TaskError(f"The description {shown(line)} of {cut(source)} is no valid Unicode; write it anew.")
     if len(line) > LONGEST_DESCRIPTION and told_by == "given":
         raise TaskError(
             f"The description of {cut(source)} has over {LONGEST_DESCRIPTION:,} characters; say its task in fewer."

@@ -4,6 +4,7 @@ Ranks, alphas, rsLoRA and target modules may differ: what counts is the update. 
 the frame cannot hold is told for each adapter, and refused where it is more than was allowed.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +80,7 @@ def import_adapters(
         progress("reading adapters", done, len(sources))
         adapters.append(ExternalAdapter.open(source, name=name, description=description, base=base))
     progress("reading adapters", len(sources), len(sources))
-    plan = plan_import(adapters, zoo, name=zoo.resolve().name, rank=rank, max_loss=max_loss)
+    plan = plan_import(adapters, zoo, name=Path(os.path.realpath(zoo)).name, rank=rank, max_loss=max_loss)
     write_import(plan, zoo, progress)
     return plan
 

@@ -19,6 +19,7 @@ from loragen.generators.hyper.task_loss import TaskBatch
 from loragen.generators.trained import rounded
 from loragen.training.objective import Objective
 from loragen.training.schedule import Schedule
+from loragen.values import MOST_STEPS
 from loragen.zoo.expert_index import ExpertIndex
 from loragen.zoo.zoo import Zoo
 
@@ -33,7 +34,7 @@ class HyperTrainConfig(TaskTrainConfig):
     hyper: HyperConfig = HyperConfig()
     objective: Literal["weights", "task", "both"] = "task"
     """The experts' weights, the loss of their tasks' texts, or first the one and then the other."""
-    weights_steps: int = Field(1000, ge=1)
+    weights_steps: int = Field(1000, ge=1, le=MOST_STEPS)
     """Of the training on weights, rounded up to whole epochs; that on tasks has ``epochs``."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the episodes in which nothing is known of the task."""
