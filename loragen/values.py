@@ -49,8 +49,8 @@ def checked_part(name: str) -> str:
     """
     if not 1 <= len(name) <= LONGEST_NAME or name[0] in ".-" or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
         raise ValueError(
-            f"a name has up to {LONGEST_NAME} printable letters, no separator of folders among them, and no dot or dash "
-            "at its beginning"
+            f"a name has up to {LONGEST_NAME} printable letters, no separator of folders among them and no dot or "
+            "dash at its beginning"
         )
     return name
 
