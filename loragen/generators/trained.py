@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import StrictModel
 from loragen.errors import GeneratorError, LoragenError, ZooError, cut
-from loragen.files import read_capped
 from loragen.generators.base import Generator
+from loragen.paths import read_capped
 from loragen.values import MOST_EXAMPLES, MOST_STEPS, Seed
 from loragen.zoo.zoo import Zoo
 
