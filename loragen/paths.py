@@ -80,7 +80,7 @@ def read_capped(path: Path, most: int, *, kind: str, whole: bool = True) -> byte
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError(f"{place} is a {_kind_of(facts.st_mode)}; a {kind} file was wanted.")
             with os.fdopen(handle, "rb", closefd=False) as file:
-                data = file.read(most + 1)
+                data = file.read(min(max(facts.st_size, 2**16), most) + 1)  # the system states 0 for its own
         finally:
             os.close(handle)
     except FileNotFoundError as error:

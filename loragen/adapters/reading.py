@@ -54,7 +54,7 @@ def read_capped(path: Path, limit: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise AdapterError(f"{name} is no regular file but {_kind(status.st_mode)}; put the file itself there.")
-            data = b"" if status.st_size > limit else file.read(limit + 1)
+            data = b"" if status.st_size > limit else file.read(min(max(status.st_size, 2**16), limit) + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise AdapterError(f"{name} cannot be read ({reason}); check the file and its permissions.") from error

@@ -96,11 +96,15 @@ class ExternalAdapter:
             description_source=told_by,
             licence=model_card.licence or _licence_of(own_card) or NO_LICENCE,
             origin=source if source.startswith(HUB) else Path(source).name,
-            labels=tuple(label for label in own_card.get("labels") or () if isinstance(label, str)),
+            labels=_texts(own_card.get("labels")),
             commit=snapshot.commit,
             sha256=_weights_hash(inside),
             notes=notes,
         )
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
 
 
 def _weights_hash(folder: Path) -> str:
@@ -186,5 +190,6 @@ def _licence_of(card: dict[str, Any]) -> str | None:
     """The licence on an expert's card or, for a generated adapter, the licences of its parents."""
     if isinstance(card.get("licence"), str):
         return str(card["licence"])
-    parents = [parent for parent in card.get("parents") or () if isinstance(parent, dict)]
+    listed = card.get("parents")
+    parents = [parent for parent in listed if isinstance(parent, dict)] if isinstance(listed, list) else []
     return "; ".join(sorted({str(parent["licence"]) for parent in parents if "licence" in parent})) or None
