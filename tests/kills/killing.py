@@ -2,21 +2,24 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kill_cases import FOREIGN, Case
 
 TIMES = (
-    re.compile(rb'("?(?:forgetting_)?seconds"?: )[\d.e-]+'),
-    re.compile(rb'(?<="seconds":)\{[^}]*\}'),
-    re.compile(rb"<!-- Created with matplotlib.*?-->"),
+    re.compile(rb', "forgetting_seconds": [\d.e-]+'),
+    re.compile(rb'"seconds": ?(?:[\d.e-]+|\{[^}]*\})'),
+    re.compile(rb"seconds: [\d.e-]+"),
+    re.compile(rb"\d+ s: scores on the test files [^\n]*"),
 )
 """What differs between two runs."""
 OURS = ".loragen.json"
@@ -27,18 +30,32 @@ TALLY: Counter[str] = Counter()
 """Runs that were killed or failed, by command."""
 
 
+FUZZ = os.environ.get("LORAGEN_FUZZ", "")
+"""Empty in the short run; "long" for all calls, or the seconds that all tests together may take."""
+TESTS = 90
+"""Tests that share those seconds, about."""
+
+
 def is_long() -> bool:
-    """True if all calls are to be tried, as `make fuzz` asks; else some of each command are."""
-    return bool(os.environ.get("LORAGEN_FUZZ"))
+    """True if more than some calls of some commands are to be tried, as `make fuzz` asks."""
+    return bool(FUZZ)
 
 
-def chosen(calls: Sequence[str], number: int) -> list[int]:
-    """Places of calls: all of them in a long run, else some: after the last renames, and spread over all."""
-    if is_long() or number >= len(calls):
-        return list(range(len(calls)))
-    renames = [place + 1 for place, call in enumerate(calls[:-1]) if call.startswith(("renameat2", "os.rename"))]
-    spread = [len(calls) - 1 - place * len(calls) // number for place in range(number)]
-    return list(dict.fromkeys(renames[-number // 2 :] + spread))[:number]
+def chosen(calls: Sequence[str], number: int, *, stride: int = 1) -> Iterator[int]:
+    """Places of calls: in the short run some, after the last renames and spread over all; else all or every so many."""
+    if not is_long():
+        renames = [place + 1 for place, call in enumerate(calls[:-1]) if call.startswith(("renameat2", "os.rename"))]
+        spread = [len(calls) - 1 - place * len(calls) // number for place in range(number)]
+        yield from list(dict.fromkeys(renames[-number // 2 :] + spread))[:number]
+        return
+    places = list(range(len(calls) - 1, -1, -stride))
+    if FUZZ.isdecimal():
+        random.Random(len(calls)).shuffle(places)
+    end = time.monotonic() + (int(FUZZ) / TESTS if FUZZ.isdecimal() else float("inf"))
+    for place in places:
+        yield place
+        if time.monotonic() > end:
+            return
 
 
 class Server:
@@ -85,7 +102,7 @@ def tree(folder: Path) -> dict[str, bytes]:
             continue
         content = path.read_bytes()
         for pattern in TIMES:
-            content = pattern.sub(rb"\1" if pattern.groups else b"", content)
+            content = pattern.sub(b"", content)
         found[name] = content
     return found
 
