@@ -53,6 +53,7 @@ def peft_deltas(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Deltas |
 def _loaded(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Deltas:
     import peft
 
+    written_by_peft('{"target_modules": ["q"]}')  # which imports the rest, once
     with bounded(LONGEST_LOADING):
         config = peft.PeftConfig.from_pretrained(str(folder))
         config.task_type = None
