@@ -148,6 +148,8 @@ def _header(data: bytes) -> dict[str, Any]:
         raise ValueError(f"its table of tensors would have {size:,} bytes, where at most {HEADER_BYTES:,} are read")
     if len(data) < 8 + size:
         raise ValueError(f"it is cut off: it has {len(data):,} bytes, and its table of tensors ends at {8 + size:,}")
+    if (tensors := data.count(b'"data_offsets"', 8, 8 + size)) > MOST_TENSORS:
+        raise ValueError(f"it names {tensors:,} tensors, where at most {MOST_TENSORS:,} are read")
     header = parsed(data[8 : 8 + size])
     if not isinstance(header, dict):
         raise ValueError("its table of tensors is no mapping")

@@ -2,6 +2,7 @@
 
 import csv
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -13,6 +14,7 @@ from loragen.tasks.table_files import lines_of, open_text
 from loragen.tasks.words import LONGEST_TEXT
 
 SEPARATORS = ",;\t|"
+MOST_COLUMNS = 10_000
 _limit = threading.Lock()
 
 
@@ -82,8 +84,10 @@ def _separator(header: str, path: Path) -> str:
 
 
 def _header(names: Sequence[str], path: Path) -> list[str]:
+    if len(names) > MOST_COLUMNS:
+        raise TaskError(f"{path} has {len(names):,} columns, and {MOST_COLUMNS:,} are the most; leave some out.")
     stripped = [name.strip() for name in names]
-    repeated = [name for number, name in enumerate(stripped) if name and name in stripped[:number]]
+    repeated = [name for name, count in Counter(stripped).items() if name and count > 1]
     if repeated:
         raise TaskError(f"{path} names the column {shown(repeated[0])} twice; give each column a name of its own.")
     return stripped

@@ -55,7 +55,7 @@ TOKENS = (
 def odd_values() -> st.SearchStrategy[Any]:
     """Any plain value."""
     return (
-        st.sampled_from(ODD)
+        st.sampled_from(ODD).map(copy.deepcopy)
         | st.integers(-3, 300)
         | st.floats(width=32)
         | st.text(max_size=12)

@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fuzz.harness import TooLong, bounded
 from fuzz.plain import SHAPES, Plain
 from loragen.adapters.adapter import Lora
 
+LONGEST_LOADING = 5.0
+"""Seconds of computing that PEFT gets: it matches patterns without a bound."""
 Deltas = dict[str, Tensor]
 
 
@@ -37,27 +40,36 @@ def peft_deltas(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Deltas |
 
     The task type is left out: it decides on heads, and of these a plain model has none.
     """
-    import peft
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            config = peft.PeftConfig.from_pretrained(str(folder))
-            config.task_type = None
-            model = peft.PeftModel.from_pretrained(Plain(shapes), str(folder), config=config)
-            weights = peft.load_peft_weights(str(folder), device="cpu")
-            keys = peft.set_peft_model_state_dict(model, weights)
+            return _loaded(folder, shapes)
+        except TooLong:
+            return TimeoutError("PEFT takes too long")
         except Exception as error:  # a mutant can fail at any place of PEFT
             return error
-    dropped = set(keys.unexpected_keys)
-    taken = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in weights if ".lora_" in key} - {
-        key.removeprefix("base_model.model.").partition(".lora_")[0] for key in dropped
+
+
+def _loaded(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Deltas:
+    import peft
+
+    written_by_peft('{"target_modules": ["q"]}')  # which imports the rest, once
+    with bounded(LONGEST_LOADING):
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        config.task_type = None
+        model = peft.PeftModel.from_pretrained(Plain(shapes), str(folder), config=config)
+        weights = peft.load_peft_weights(str(folder), device="cpu")
+        keys = peft.set_peft_model_state_dict(model, weights)
+    taken = {_site(key) for key in weights if ".lora_" in key} - {_site(key) for key in keys.unexpected_keys}
+    return {
+        name: module.get_delta_weight("default").detach()
+        for name, module in model.base_model.model.named_modules()
+        if name in taken and hasattr(module, "get_delta_weight")
     }
-    deltas = {}
-    for name, module in model.base_model.model.named_modules():
-        if name in taken and hasattr(module, "get_delta_weight"):
-            deltas[name] = module.get_delta_weight("default").detach()
-    return deltas
+
+
+def _site(key: str) -> str:
+    return key.removeprefix("base_model.model.").partition(".lora_")[0]
 
 
 def difference(ours: Lora, theirs: Deltas) -> str | None:
