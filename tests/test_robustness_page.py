@@ -5,8 +5,12 @@ from pathlib import Path
 
 from fuzz.harness import LONG, MEMORY, SECONDS
 
-from loragen import config, patterns
-from loragen.bases import pretrained
+from loragen import errors, generation, patterns, values, yaml_text
+from loragen.adapters import reading, settings
+from loragen.bases import hub, pretrained
+from loragen.cli import options
+from loragen.tasks import table_files, tables, words
+from loragen.zoo import external_adapter, model_card
 
 PAGE = " ".join((Path(__file__).parent.parent / "docs" / "robustness.md").read_text(encoding="utf-8").split())
 
@@ -15,7 +19,23 @@ def test_the_page_says_the_caps_of_the_code():
     assert f"| {patterns.LONGEST:,} characters, {patterns.SECONDS} s a match |" in PAGE
     assert f"| {patterns.SECONDS_OF_RE} s, tried in a process of its own |" in PAGE
     assert f"| {pretrained.MOST_LAYERS:,} | [`pretrained.py`]" in PAGE
-    assert f"| {config.LARGEST:,} bytes |" in PAGE
+    weights, header, tensors = reading.WEIGHTS_BYTES // 2**30, reading.HEADER_BYTES, reading.MOST_TENSORS
+    assert f"| {reading.CONFIG_BYTES:,} bytes, {reading.DEEPEST} levels |" in PAGE
+    assert f"| {weights} GiB, a header of {header:,} bytes, {tensors:,} tensors |" in PAGE
+    assert f"| {values.LARGEST_LAYER:,} | [`values.py`]" in PAGE
+    assert settings.HIGHEST_RANK == values.LARGEST_LAYER
+    aliases = f"{yaml_text.MOST_NODES:,} values with aliases counted each time"
+    assert f"| {yaml_text.LARGEST:,} bytes, {aliases}, {yaml_text.DEEPEST} levels |" in PAGE
+    assert f"| its first {model_card.LARGEST:,} bytes |" in PAGE
+    whole = f"{table_files.LARGEST:,} bytes (JSON: {table_files.LARGEST_WHOLE:,})"
+    assert f"| {whole}, {tables.MOST_ROWS:,} rows |" in PAGE
+    longest = f"{words.LONGEST_TEXT:,} and {words.LONGEST_NAME:,} characters"
+    assert f"| {longest}, {words.MOST_NAMES:,} names |" in PAGE
+    assert f"| {values.LONGEST_NAME} letters, digits" in PAGE
+    assert f"| {options.MOST_SAMPLES:,} by a command, {generation.MOST_SAMPLES:,} in the library |" in PAGE
+    adapter, base = external_adapter.LIMITS.size // 10**9, hub.LIMITS.size // 10**9
+    assert f"| {adapter} GB an adapter, {base} GB a base |" in PAGE
+    assert f"| {errors.LONGEST} characters | [`errors.py`]" in PAGE
 
 
 def test_the_page_says_what_fuzzing_allows():

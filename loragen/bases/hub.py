@@ -17,7 +17,7 @@ EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 
 
 _PATTERNS = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
-_LIMITS = Limits(files=1_000, size=250_000_000_000)
+LIMITS = Limits(files=1_000, size=250_000_000_000)
 
 
 def resolve_model(name: str, *, may_fetch: bool = True, option: str = "--base") -> Path:
@@ -39,7 +39,7 @@ def resolve_model(name: str, *, may_fetch: bool = True, option: str = "--base") 
         return folder
     try:
         with quiet_loading():
-            found = fetched(HubName.parse(name.rstrip("/")), _PATTERNS, _LIMITS, is_local=not may_fetch).folder
+            found = fetched(HubName.parse(name.rstrip("/")), _PATTERNS, LIMITS, is_local=not may_fetch).folder
     except NotFetchedError as error:
         raise _missing(name, str(error), may_fetch=may_fetch, option=option) from error
     if not may_fetch and not any(found.glob("*.safetensors")):
