@@ -17,6 +17,7 @@ ROOMS = (
         "values",
         "files",
         "locks",
+        "paths",
         "renames",
         "patterns",
         "progress",

@@ -80,7 +80,7 @@ class ExternalAdapter:
         adapter = Lora.load(folder, without_head=without_head)
         if adapter.norm() == 0:
             raise AdapterError(f"The adapter {source} does nothing: all its delta weights are zero; leave it out.")
-        named = base or adapter.settings.base_model_name_or_path
+        named = base or adapter.settings.base
         if not named:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
         notes = remarks(adapter, named)
