@@ -77,16 +77,20 @@ def main() -> None:
     """
     from loragen.cli import console
 
-    with one_line_at_ctrl_c():
+    with one_line_at_ctrl_c() as ctrl_c:
         try:
             app()
         except LoragenError as error:
+            if ctrl_c.came:  # and was swallowed on its way
+                raise
             console.say_error(str(error))
             sys.exit(2)
         except BrokenPipeError:  # whoever read the output has seen enough
             sys.stdout = None  # or Python complains at its end
             sys.exit(1)
         except OSError as error:
+            if ctrl_c.came:
+                raise
             place = f"{error.filename}: " if error.filename else ""
             console.say_error(f"{place}{error.strerror or error}; nothing was half written.")
             sys.exit(1)
