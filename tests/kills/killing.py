@@ -16,7 +16,7 @@ from pathlib import Path
 from kill_cases import FOREIGN, Case
 
 TIMES = (
-    re.compile(rb', "forgetting_seconds": [\d.e-]+'),
+    re.compile(rb',\s*"forgetting_seconds": ?[\d.e-]+'),
     re.compile(rb'"seconds": ?(?:[\d.e-]+|\{[^}]*\})'),
     re.compile(rb"seconds: [\d.e-]+"),
     re.compile(rb"\d+ s: scores on the test files [^\n]*"),
@@ -42,7 +42,7 @@ def is_long() -> bool:
 
 
 def chosen(calls: Sequence[str], number: int, *, stride: int = 1) -> Iterator[int]:
-    """Places of calls: in the short run some, after the last renames and spread over all; else all or every so many."""
+    """Places of calls: in the short run some, after renames and spread over all; else all, or every so many."""
     if not is_long():
         renames = [place + 1 for place, call in enumerate(calls[:-1]) if call.startswith(("renameat2", "os.rename"))]
         spread = [len(calls) - 1 - place * len(calls) // number for place in range(number)]
