@@ -56,15 +56,28 @@ def matches(expression: str, text: str, *, whole: bool = True) -> bool:
     Raises:
         ConfigError: it takes too long.
     """
+    return _match(expression, text, whole=whole) is not None
+
+
+def group(expression: str, text: str, name: str) -> str | None:
+    """What a named group of an expression takes at the beginning of a text; `None` where it does not match.
+
+    Raises:
+        ConfigError: it takes too long.
+    """
+    found = _match(expression, text, whole=False)
+    return None if found is None else found[name]
+
+
+def _match(expression: str, text: str, *, whole: bool) -> Any:
     pattern = _compiled(expression)
     try:
-        found = (pattern.fullmatch if whole else pattern.match)(text, timeout=SECONDS)
+        return (pattern.fullmatch if whole else pattern.match)(text, timeout=SECONDS)
     except TimeoutError as error:
         raise ConfigError(
             f"The pattern {shown(expression)} takes over {SECONDS} s to match {shown(text)}; write it without nested "
             "repetitions, or list the names of the modules."
         ) from error
-    return found is not None
 
 
 def finishes_in_re(expressions: Sequence[str], texts: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ ROOMS = (
         "renames",
         "patterns",
         "progress",
+        "paths",
         "escaping",
         "errors",
     ),

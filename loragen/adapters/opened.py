@@ -16,9 +16,10 @@ from loragen.adapters.folders import WEIGHTS_NAME, find_adapter, read_weights
 from loragen.adapters.foreign import is_whole_weight
 from loragen.adapters.headless import without_head as headless
 from loragen.adapters.key_names import NamedTensors, named_tensors, refuse_others
+from loragen.adapters.narrowing import is_narrowed, refuse_left_out
 from loragen.adapters.origin import Origin
 from loragen.adapters.reading import read_json, read_tensors
-from loragen.adapters.settings import CONFIG_NAME, HEADED, NARROWING, WITHOUT_HEAD, LoraSettings, natural
+from loragen.adapters.settings import CONFIG_NAME, HEADED, WITHOUT_HEAD, LoraSettings, natural
 from loragen.errors import AdapterError
 
 _FLOAT8 = tuple(
@@ -72,7 +73,8 @@ def _from_peft(folder: Path, config: Mapping[str, Any], *, without_head: bool) -
     settings = LoraSettings.from_config(config, without_head=without_head)
     tensors, source = read_weights(folder)
     named = named_tensors(tensors, source)
-    if any(config.get(key) not in (None, [], "") for key in NARROWING):
+    if is_narrowed(config):
+        refuse_left_out(config, settings, named.lora_A)
         settings = replace(settings, target_modules=tuple(sorted(named.lora_A, key=natural)))
     notes, is_rewritten = [], bool(named.renamed) or source != WEIGHTS_NAME
     has_head = settings.task_type in HEADED or (settings.task_type is None and bool(config.get("modules_to_save")))

@@ -39,7 +39,7 @@ _IGNORED = {
     *("auto_mapping", "inference_mode", "lora_dropout", "megatron_core", "peft_version"),
     *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
 }
-# These narrow `target_modules`; the sites in the weights file say the same thing outright.
+# These narrow `target_modules`, see `narrowing`.
 NARROWING = {"exclude_modules", "layers_pattern", "layers_to_transform"}
 _REFUSED = {
     "alora_invocation_tokens": "the update applies to some tokens only (aLoRA)",
