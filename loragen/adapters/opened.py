@@ -3,6 +3,7 @@
 Whatever would change the update is refused by name, never dropped in silence.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from loragen.adapters.key_names import NamedTensors, named_tensors, refuse_other
 from loragen.adapters.narrowing import KEYS, Narrowing
 from loragen.adapters.origin import Origin
 from loragen.adapters.reading import read_json, read_tensors
-from loragen.adapters.settings import CONFIG_NAME, HEADED, WITHOUT_HEAD, LoraSettings, natural
+from loragen.adapters.settings import CONFIG_NAME, HEADED, PATTERN_SECONDS, WITHOUT_HEAD, LoraSettings, natural
 from loragen.errors import AdapterError
 
 _FLOAT8 = tuple(
@@ -96,11 +97,18 @@ def _from_peft(folder: Path, config: Mapping[str, Any], *, without_head: bool) -
 def _narrowed(settings: LoraSettings, narrowing: Narrowing, named: NamedTensors) -> LoraSettings:
     """Settings that name the sites of the weights outright."""
     sites = tuple(sorted(named.lora_A, key=natural))
-    if left_out := [site for site in sites if settings.targets(site) and not narrowing.keeps(site, settings)]:
-        raise AdapterError(
-            f"{left_out[0]} has weights, but {', '.join(KEYS)} leave it out, so that PEFT would not load them; correct "
-            "these, or drop its weights."
-        )
+    begun = time.monotonic()
+    for site in sites:
+        if settings.targets(site) and not narrowing.keeps(site, settings):
+            raise AdapterError(
+                f"{site} has weights, but {', '.join(KEYS)} leave it out, so that PEFT would not load them; correct "
+                "these, or drop its weights."
+            )
+        if time.monotonic() - begun > PATTERN_SECONDS:
+            raise AdapterError(
+                f"its patterns take over {PATTERN_SECONDS:.0f} s; write exclude_modules and layers_pattern without "
+                "nested repetitions, or list the names of the modules."
+            )
     if uncovered := [site for site in sites if not settings.targets(site)]:
         raise AdapterError(
             f"{uncovered[0]} has weights, but target_modules leaves it out, so that PEFT would not load them; name it "
