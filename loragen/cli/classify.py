@@ -167,7 +167,7 @@ def _foreign(rows: list[dict[str, Any]]) -> list[str]:
     )
     if not foreign:
         return []
-    return [f"{len(foreign)} labels of the file are not among those to choose from, such as {shown(foreign[0])}."]
+    return [f"{len(foreign)} of the labels in the file are not among those to choose from, such as {shown(foreign[0])}."]
 
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
