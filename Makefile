@@ -1,6 +1,6 @@
 # Two commands set everything up from a bare machine with Python 3.11 and make:
 #   make demo    generates an adapter for an example task and counts what it gets right (your own: TASK="…")
-#   make test    runs the test suite; make fuzz runs more of it: 10,000 mutated inputs, and every kill
+#   make test    runs the test suite; make fuzz runs more of it: 10,000 mutated inputs, hundreds of kills
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -11,6 +11,7 @@ from loragen.bases.hub import local_model
 from loragen.bases.renaming import renamed
 from loragen.errors import AdapterError, ConfigError
 from loragen.inference import Adapter, opened_adapter
+from loragen.training.threads import one_thread
 from loragen.values import checked_seed
 
 
@@ -64,15 +65,16 @@ def combine(
     names = [f"adapter {n}" if isinstance(each, Adapter) else str(each) for n, each in enumerate(adapters, 1)]
     task_type = common_task_type([adapter.lora for adapter in opened], names)
     loras = _on_one_base([adapter.lora for adapter in opened], task_type, base)
-    merged = combined(
-        loras,
-        [1 / len(opened) for _ in opened] if weights is None else weights,
-        method=method,
-        rank=rank,
-        density=0.2 if density is None else density,
-        scale=scale,
-        rng=torch.Generator().manual_seed(checked_seed(seed)),
-    )
+    with one_thread():  # so that the bytes do not depend on the number of threads
+        merged = combined(
+            loras,
+            [1 / len(opened) for _ in opened] if weights is None else weights,
+            method=method,
+            rank=rank,
+            density=0.2 if density is None else density,
+            scale=scale,
+            rng=torch.Generator().manual_seed(checked_seed(seed)),
+        )
     first = opened[0]
     notes = tuple(dict.fromkeys(note for adapter in opened for note in adapter.notes))
     made = Adapter(merged.adapter, first.base, notes=notes, may_fetch_base=first.may_fetch_base)

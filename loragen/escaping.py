@@ -78,10 +78,15 @@ def yaml_literal(text: str) -> str:
     return "".join(c if c.isprintable() and c not in _MARKUP_OF_HEADERS else f"\\U{ord(c):08x}" for c in quoted)
 
 
-def json_text(value: Any) -> str:
-    """Plain values as JSON in which all that cannot be seen is escaped; NaN and infinity are null."""
+def json_text(value: Any, encoding: str = "utf-8") -> str:
+    """Plain values as JSON in which all that cannot be seen, or that an encoding lacks, is escaped; NaN is null."""
     text = json.dumps(_finite(value), ensure_ascii=False, indent=1)
-    return _ESCAPED_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
+    text = _ESCAPED_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(_finite(value), indent=1)
+    return text
 
 
 def _finite(value: Any) -> Any:

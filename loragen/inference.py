@@ -12,7 +12,7 @@ from loragen.adapters.folders import find_adapter
 from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base
 from loragen.bases.classify import Prediction, classify_texts
-from loragen.bases.hub import resolve_model, split_revision
+from loragen.bases.hub import resolve_model
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
 from loragen.bases.saved_along import remarks
@@ -23,6 +23,7 @@ from loragen.exporters.card import GeneratedCard, merged_card
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
 from loragen.files import refuse_to_replace
+from loragen.paths import split_revision
 from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 if TYPE_CHECKING:

@@ -106,3 +106,24 @@ def places(source: Path | str) -> tuple[Path, ...]:
 
 def _kind_of(mode: int) -> str:
     return "directory" if stat.S_ISDIR(mode) else "pipe or socket" if not stat.S_ISCHR(mode) else "device"
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A model's name, and the revision of the Hub behind its ``@``; a folder may have ``@`` in its name."""
+    plain, _, revision = name.rpartition("@")
+    folder = as_path(name)
+    if not plain or (folder is not None and is_dir(folder)):
+        return name, None
+    return plain, revision or None
+
+
+def as_path(name: str) -> Path | None:
+    """A name as a path that can be looked up; `None` for what no file system takes."""
+    if not name.strip() or "\0" in name:
+        return None
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, or of an unknown user's home
+        return None
+    return path

@@ -56,20 +56,15 @@ def matches(expression: str, text: str, *, whole: bool = True) -> bool:
     Raises:
         ConfigError: it takes too long.
     """
-    return _match(expression, text, whole=whole) is not None
+    return match_of(expression, text, whole=whole) is not None
 
 
-def group(expression: str, text: str, name: str) -> str | None:
-    """What a named group of an expression takes at the beginning of a text; `None` where it does not match.
+def match_of(expression: str, text: str, *, whole: bool = False) -> Any:
+    """The match of an expression with the beginning of a text, or with all of it; `None` where there is none.
 
     Raises:
         ConfigError: it takes too long.
     """
-    found = _match(expression, text, whole=False)
-    return None if found is None else found[name]
-
-
-def _match(expression: str, text: str, *, whole: bool) -> Any:
     pattern = _compiled(expression)
     try:
         return (pattern.fullmatch if whole else pattern.match)(text, timeout=SECONDS)

@@ -41,8 +41,24 @@ def checked_name(name: str) -> str:
     return name
 
 
+def checked_part(name: str) -> str:
+    """A name that is one part of a path, as folders have that were named elsewhere: with brackets, blanks or umlauts.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not 1 <= len(name) <= LONGEST_NAME or name[0] in ".-" or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
+        raise ValueError(
+            f"a name has up to {LONGEST_NAME} printable letters, no separator of folders among them and no dot or "
+            "dash at its beginning"
+        )
+    return name
+
+
 Name = Annotated[str, AfterValidator(checked_name)]
-"""Name of an expert, a task, a zoo: it becomes the name of a folder."""
+"""Name of an expert, a task, a zoo that is made here: it becomes the name of a folder."""
+PartName = Annotated[str, AfterValidator(checked_part)]
+"""The same, of what was made elsewhere."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seed of a training."""
 

@@ -10,20 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
     *("cli", "evaluation", "generation", "combination", "inference", "exporters"),
     *("generators", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
-    *(
-        "bundled",
-        "config",
-        "yaml_text",
-        "values",
-        "files",
-        "locks",
-        "renames",
-        "patterns",
-        "progress",
-        "paths",
-        "escaping",
-        "errors",
-    ),
+    *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
+    *("paths", "patterns", "progress", "escaping", "errors"),
 )
 """From the top down; folders, and modules that stand alone."""
 MODULES = {

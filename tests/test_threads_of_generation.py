@@ -9,6 +9,9 @@ import sys, loragen
 for name in ("sg", "icm", "ridge", "topk", "mean"):
     adapter = loragen.generate("What does a tenant write about?", labels=["rent", "noise"], generator=name, seed=3)
     adapter.save(f"{sys.argv[1]}/{name}")
+made = [f"{sys.argv[1]}/{name}" for name in ("sg", "icm")]
+for method in ("ties", "dare"):
+    loragen.combine(made, method=method, rank=3, seed=5).adapter.save(f"{sys.argv[1]}/{method}")
 """
 
 

@@ -28,6 +28,7 @@ from loragen.adapters.origin import Origin
 from loragen.adapters.settings import CONFIG_NAME, LoraSettings, natural
 from loragen.errors import AdapterError, ConfigError, shown
 from loragen.files import atomic_folder
+from loragen.paths import split_revision
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -165,7 +166,7 @@ class Lora:
 
         Sites are named in full, since short endings could cover further modules of the base. ``r`` is the largest rank,
         which is what servers reserve room for, and ``lora_alpha`` / ``r`` is ``scaling`` even to readers that know no
-        patterns.
+        patterns. The name of the base may end in ``@`` and a revision of the Hub.
 
         Raises:
             AdapterError: the factors do not make an adapter.
@@ -173,11 +174,13 @@ class Lora:
         ranks = {site: lora_A[site].shape[0] for site in sorted(lora_A, key=natural)}
         r = max(ranks.values(), default=1)
         lower = {f"^{re.escape(site)}": rank for site, rank in ranks.items() if rank != r}
+        name, revision = (None, None) if base_model_name_or_path is None else split_revision(base_model_name_or_path)
         settings = LoraSettings(
             r=r,
             lora_alpha=scaling * r,
             target_modules=tuple(ranks),
-            base_model_name_or_path=base_model_name_or_path,
+            base_model_name_or_path=name,
+            revision=revision,
             task_type=task_type,
             fan_in_fan_out=fan_in_fan_out,
             rank_pattern=lower,

@@ -100,7 +100,7 @@ def _holders(adapters: Sequence[Lora], weights: Sequence[float]) -> dict[str, li
         )
     if not all(map(math.isfinite, weights)):
         raise AdapterError(f"The weights of the merge are {shown(list(weights))}; finite numbers were wanted.")
-    bases = {adapter.settings.base_model_name_or_path for adapter in adapters}
+    bases = {adapter.settings.base for adapter in adapters}
     if len(bases) > 1:
         raise AdapterError(f"Adapters of one merge must share their base model; met {sorted(map(str, bases))}.")
     common_task_type(adapters)
@@ -134,7 +134,7 @@ def _alike(adapters: Sequence[Lora], lora_a: Mapping[str, Tensor], lora_b: Mappi
     return Lora.from_factors(
         lora_a,
         lora_b,
-        base_model_name_or_path=settings.base_model_name_or_path,
+        base_model_name_or_path=settings.base,
         task_type=common_task_type(adapters),
         fan_in_fan_out=settings.fan_in_fan_out,
     )

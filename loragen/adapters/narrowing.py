@@ -1,91 +1,81 @@
-"""Settings that narrow ``target_modules``: modules left out by name, and layers taken by number, as PEFT reads them."""
+"""Settings that leave modules out which ``target_modules`` covers: excluded names, and layers that are not chosen."""
 
-import re
-import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
-from loragen.adapters.settings import NARROWING, PATTERN_SECONDS, LoraSettings
+from loragen.adapters.settings import LoraSettings
 from loragen.errors import AdapterError, shown
-from loragen.patterns import compiles, group, matches
+from loragen.patterns import compiles, match_of, matches
 
-_FIRST_NUMBER = re.compile(r".*?\.[^.]*\.(\d+)\.")
-"""The number of a layer inside a list of any name, which is itself inside something, as PEFT wants it."""
-
-
-def is_narrowed(config: Mapping[str, Any]) -> bool:
-    """True if a config holds any of these settings."""
-    return any(config.get(key) not in (None, [], "") for key in NARROWING)
+KEYS = ("exclude_modules", "layers_pattern", "layers_to_transform")
+_ANY_LIST, _NUMBER = r"[^.]*", r"\.(?P<number>\d+)\."
 
 
-def refuse_left_out(config: Mapping[str, Any], settings: LoraSettings, sites: Iterable[str]) -> None:
-    """Refuse weights for modules that a config leaves out, which PEFT would drop.
-
-    Args:
-        config: an ``adapter_config.json``.
-        settings: those that were read from it.
-        sites: modules that there are weights for.
+@dataclass(frozen=True)
+class Narrowing:
+    """PEFT's ``exclude_modules``, ``layers_to_transform`` and ``layers_pattern``.
 
     Raises:
-        AdapterError: there are such weights; or a value is of the wrong kind, or a pattern takes too long.
+        AdapterError: one of them is of the wrong kind.
     """
-    excluded, layers, lists = (
-        _checked(config, key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern")
-    )
-    begun = time.monotonic()
-    for site in sites:
-        if _is_excluded(site, excluded):
-            key = "exclude_modules"
-        elif not settings.targets(site):
-            key = "target_modules"
-        elif not _is_in_layers(site, settings, layers, lists):
-            key = "layers_to_transform"
-        else:
-            key = None
-        if key is not None:
-            raise AdapterError(
-                f"{site} has weights, but {key}={shown(config.get(key))} leaves it out, so that PEFT would not load "
-                "them; correct that, or drop its weights."
-            )
-        if time.monotonic() - begun > PATTERN_SECONDS:
-            raise AdapterError(
-                f"its patterns take over {PATTERN_SECONDS:.0f} s; write exclude_modules and layers_pattern without "
-                "nested repetitions, or list the names of the modules."
-            )
 
+    excluded: tuple[str, ...] | str = ()
+    """Names of modules or their dotted endings, or one regular expression for whole names."""
+    layers: tuple[int, ...] = ()
+    """Numbers of the layers that are adapted; all where there are none."""
+    patterns: tuple[str, ...] = ()
+    """Regular expressions for the names of lists of layers; any list where there are none."""
 
-def _checked(config: Mapping[str, Any], key: str) -> Any:
-    value = config.get(key)
-    listed = value if isinstance(value, list) else [value]
-    if value in (None, [], ""):
+    def __post_init__(self) -> None:
+        whole = (self.excluded,) if isinstance(self.excluded, str) else ()
+        for key, value in (("exclude_modules", whole), ("layers_pattern", self.patterns)):
+            if not all(isinstance(each, str) and compiles(each) for each in value):
+                raise AdapterError(f"{key} is {shown(value)}; names or regular expressions were wanted.")
+        if not all(isinstance(name, str) for name in self.excluded):
+            raise AdapterError(f"exclude_modules is {shown(self.excluded)}; names of modules were wanted.")
+        if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in self.layers):
+            raise AdapterError(f"layers_to_transform is {shown(self.layers)}; numbers of layers were wanted.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self | None:
+        """Take the settings from an ``adapter_config.json``; `None` where it has none of them."""
+        excluded, patterns, layers = (config.get(key) for key in KEYS)
+        if all(value in (None, [], "") for value in (excluded, patterns, layers)):
+            return None
+        return cls(
+            excluded if isinstance(excluded, str) and excluded else _listed(excluded, "exclude_modules"),
+            _listed(layers, "layers_to_transform"),
+            _listed([patterns] if isinstance(patterns, str) and patterns else patterns, "layers_pattern"),
+        )
+
+    def keeps(self, site: str, settings: LoraSettings) -> bool:
+        """True if PEFT adapts a module that ``target_modules`` covers under these settings."""
+        if isinstance(self.excluded, str):
+            if matches(self.excluded, site):
+                return False
+        elif any(site == name or site.endswith(f".{name}") for name in self.excluded):
+            return False
+        # Layers are looked at for endings of names alone: not for a whole name, and not for a regular expression.
+        if not self.layers or isinstance(settings.target_modules, str) or site in settings.target_modules:
+            return True
+        return self._layer(site) in self.layers
+
+    def _layer(self, site: str) -> int | None:
+        """The number of the layer that a module is in, counted by the outermost list of layers."""
+        for pattern in self.patterns or (_ANY_LIST,):
+            # A pattern with alternatives may match without a number.
+            begin = r"(?:^|.*?\.)" if self.patterns else r".*?\."
+            if (found := match_of(begin + pattern + _NUMBER, site)) is not None:
+                return int(found["number"]) if found["number"] else None
         return None
-    if key == "layers_to_transform":
-        is_good = all(isinstance(each, int) and not isinstance(each, bool) for each in listed)
-    else:
-        is_good = all(isinstance(each, str) for each in listed) and (
-            (key == "exclude_modules" and isinstance(value, list)) or all(map(compiles, listed))
-        )
-    if not is_good:
-        raise AdapterError(
-            f"{key} is {shown(value)}; names of modules, an expression, or numbers of layers were wanted."
-        )
-    return value
 
 
-def _is_excluded(site: str, excluded: Any) -> bool:
-    if isinstance(excluded, str):
-        return matches(excluded, site)
-    return any(site == name or site.endswith(f".{name}") for name in excluded or ())
-
-
-def _is_in_layers(site: str, settings: LoraSettings, layers: Any, lists: Any) -> bool:
-    """True if a module is in one of the layers; the choice of layers does not bear on modules named in full."""
-    if layers is None or isinstance(settings.target_modules, str) or site in settings.target_modules:
-        return True
-    if lists is None:
-        found = match[1] if (match := _FIRST_NUMBER.match(site)) else None
-    else:
-        patterns = [lists] if isinstance(lists, str) else lists
-        numbers = (group(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", site, "idx") for pattern in patterns)
-        found = next((number for number in numbers if number is not None), None)
-    return found is not None and int(found) in (layers if isinstance(layers, list) else [layers])
+def _listed(value: Any, key: str) -> tuple[Any, ...]:
+    if value is None or value == "":
+        return ()
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, int):
+        return (value,)
+    raise AdapterError(f"{key} is {shown(value)}; a list was wanted.")

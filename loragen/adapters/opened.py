@@ -3,6 +3,7 @@
 Whatever would change the update is refused by name, never dropped in silence.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from loragen.adapters.folders import WEIGHTS_NAME, find_adapter, read_weights
 from loragen.adapters.foreign import is_whole_weight
 from loragen.adapters.headless import without_head as headless
 from loragen.adapters.key_names import NamedTensors, named_tensors, refuse_others
-from loragen.adapters.narrowing import is_narrowed, refuse_left_out
+from loragen.adapters.narrowing import KEYS, Narrowing
 from loragen.adapters.origin import Origin
 from loragen.adapters.reading import read_json, read_tensors
-from loragen.adapters.settings import CONFIG_NAME, HEADED, WITHOUT_HEAD, LoraSettings, natural
+from loragen.adapters.settings import CONFIG_NAME, HEADED, PATTERN_SECONDS, WITHOUT_HEAD, LoraSettings, natural
 from loragen.errors import AdapterError
 
 _FLOAT8 = tuple(
@@ -73,9 +74,8 @@ def _from_peft(folder: Path, config: Mapping[str, Any], *, without_head: bool) -
     settings = LoraSettings.from_config(config, without_head=without_head)
     tensors, source = read_weights(folder)
     named = named_tensors(tensors, source)
-    if is_narrowed(config):
-        refuse_left_out(config, settings, named.lora_A)
-        settings = replace(settings, target_modules=tuple(sorted(named.lora_A, key=natural)))
+    if narrowing := Narrowing.from_config(config):
+        settings = _narrowed(settings, narrowing, named)
     notes, is_rewritten = [], bool(named.renamed) or source != WEIGHTS_NAME
     has_head = settings.task_type in HEADED or (settings.task_type is None and bool(config.get("modules_to_save")))
     if without_head and has_head:
@@ -92,6 +92,29 @@ def _from_peft(folder: Path, config: Mapping[str, Any], *, without_head: bool) -
     if named.saved_along:
         notes.append(_say_saved_along(named))
     return Opened(settings, *factors, Origin(tuple(notes), is_rewritten, named.saved_along))
+
+
+def _narrowed(settings: LoraSettings, narrowing: Narrowing, named: NamedTensors) -> LoraSettings:
+    """Settings that name the sites of the weights outright."""
+    sites = tuple(sorted(named.lora_A, key=natural))
+    begun = time.monotonic()
+    for site in sites:
+        if settings.targets(site) and not narrowing.keeps(site, settings):
+            raise AdapterError(
+                f"{site} has weights, but {', '.join(KEYS)} leave it out, so that PEFT would not load them; correct "
+                "these, or drop its weights."
+            )
+        if time.monotonic() - begun > PATTERN_SECONDS:
+            raise AdapterError(
+                f"its patterns take over {PATTERN_SECONDS:.0f} s; write exclude_modules and layers_pattern without "
+                "nested repetitions, or list the names of the modules."
+            )
+    if uncovered := [site for site in sites if not settings.targets(site)]:
+        raise AdapterError(
+            f"{uncovered[0]} has weights, but target_modules leaves it out, so that PEFT would not load them; name it "
+            "there or drop its weights."
+        )
+    return replace(settings, target_modules=sites)
 
 
 def _refuse_head(named: NamedTensors, source: str) -> None:

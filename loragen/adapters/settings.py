@@ -39,8 +39,8 @@ _IGNORED = {
     *("auto_mapping", "inference_mode", "lora_dropout", "megatron_core", "peft_version"),
     *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
 }
-# These narrow `target_modules`, see `narrowing`.
-NARROWING = {"exclude_modules", "layers_pattern", "layers_to_transform"}
+# Of these `narrowing` takes care.
+_NARROWING = {"exclude_modules", "layers_pattern", "layers_to_transform"}
 _REFUSED = {
     "alora_invocation_tokens": "the update applies to some tokens only (aLoRA)",
     "arrow_config": "the update is routed between adapters (Arrow)",
@@ -247,7 +247,7 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
             is_head = key == "modules_to_save" and config.get("task_type") in (None, *HEADED)
             way_out = f"where that is the head of a classifier, {WITHOUT_HEAD}" if is_head else "train it without that"
             raise AdapterError(f"{CONFIG_NAME} sets {key}={shown(value)}: {_REFUSED[key]}; {way_out}.")
-        if key not in _READ | _IGNORED | NARROWING | _REFUSED.keys() and value:
+        if key not in _READ | _IGNORED | _NARROWING | _REFUSED.keys() and value:
             raise AdapterError(
                 f"{CONFIG_NAME} sets {named(key)}={shown(value)}, which is unknown here; if it is harmless, remove it."
             )

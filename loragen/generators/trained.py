@@ -1,5 +1,6 @@
 """Shared by all trained generators: origin, folder, training settings and latent Gaussians."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import StrictModel
 from loragen.errors import GeneratorError, LoragenError, ZooError, cut
 from loragen.generators.base import Generator
+from loragen.paths import read_capped
 from loragen.values import MOST_EXAMPLES, MOST_STEPS, Seed
 from loragen.zoo.zoo import Zoo
 
@@ -154,6 +156,26 @@ def reading_folder(folder: Path, kind: str) -> Iterator[None]:
             f"{cut(folder)} does not hold a whole {kind} generator ({cut(error, 400)}); train it again with `loragen "
             "train`."
         ) from error
+
+
+def kept_values(path: Path | None) -> dict[str, Any]:
+    """What an unfinished training kept as JSON, by name; empty where there is nothing yet.
+
+    Raises:
+        GeneratorError: the file is damaged.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        values = json.loads(read_capped(path, 100_000_000, kind="state"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise GeneratorError(
+            f"The unfinished training in {cut(path.parent)} is damaged at {path.name} ({cut(error)}); remove that "
+            "folder, and the training begins anew."
+        ) from error
+    return values
 
 
 class TrainConfig(StrictModel):

@@ -79,7 +79,7 @@ def fit_examples(
     return Lora.from_factors(
         start.lora_A,
         {site: at[-recipe.window :].mean(0) for site, at in points.items()},
-        base_model_name_or_path=adapter.settings.base_model_name_or_path,
+        base_model_name_or_path=adapter.settings.base,
         task_type=adapter.settings.task_type,
         fan_in_fan_out=adapter.settings.fan_in_fan_out,
     )

@@ -12,7 +12,7 @@ from loragen.config import StrictModel
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.tasks.task_set import Task
-from loragen.values import LARGEST_LAYER, MOST_STEPS, Name
+from loragen.values import LARGEST_LAYER, MOST_STEPS, PartName
 from loragen.zoo.folds import FoldRecipe
 
 ZOO_MANIFEST = "zoo.yaml"
@@ -85,7 +85,7 @@ class Imported(StrictModel):
 class Card(StrictModel):
     """Facts of one expert."""
 
-    id: Name
+    id: PartName
     split: str
     description: str
     paraphrases: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ HUB = "hub:"
 LONGEST_DESCRIPTION = 5_000
 """Characters of a description."""
 _FILES = (*FILES, CARD, MODEL_CARD)
-_LIMITS = Limits(files=100, size=4_000_000_000)
+LIMITS = Limits(files=100, size=4_000_000_000)
 NO_LICENCE = "none stated"
 
 DescriptionSource = Literal["given", "card.yaml", "model card"]
@@ -80,7 +80,7 @@ class ExternalAdapter:
         adapter = Lora.load(folder, without_head=without_head)
         if adapter.norm() == 0:
             raise AdapterError(f"The adapter {source} does nothing: all its delta weights are zero; leave it out.")
-        named = base or adapter.settings.base_model_name_or_path
+        named = base or adapter.settings.base
         if not named:
             raise AdapterError(f"The adapter {source} does not name its base model; give it with --base.")
         notes = remarks(adapter, named)
@@ -119,7 +119,7 @@ def _fetched(source: str) -> Snapshot:
         return Snapshot(expanded(source), "")
     try:
         with quiet_loading():
-            return fetched(HubName.parse(source.removeprefix(HUB), has_subfolder=True), _FILES, _LIMITS)
+            return fetched(HubName.parse(source.removeprefix(HUB), has_subfolder=True), _FILES, LIMITS)
     except NotFetchedError as error:
         raise AdapterError(
             f"The Hub gave no adapter {shown(source.removeprefix(HUB))} ({error}); name it as "

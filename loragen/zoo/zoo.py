@@ -246,7 +246,7 @@ class Zoo:
             yield name, "missing; build the zoo again to train it"
 
     def _fold_fault(self, adapter: Lora) -> str | None:
-        base = adapter.settings.base_model_name_or_path
+        base = adapter.settings.base
         if base != self.manifest.base:
             return f"trained on the base {base}, the zoo's is {self.manifest.base}"
         return _SILENT if adapter.norm() == 0 else None

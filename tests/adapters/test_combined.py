@@ -1,6 +1,7 @@
 """Merges by name: rank control, TIES, DARE."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,3 +224,15 @@ def make_of(task_type):
     return Lora.from_factors(
         {site: torch.ones(1, 4)}, {site: torch.ones(4, 1)}, base_model_name_or_path="tiny", task_type=task_type
     )
+
+
+def test_the_revision_of_the_base_is_kept_and_two_are_not_merged():
+    one = make(1)
+    pinned = replace(one, settings=replace(one.settings, revision="v2"))
+    name = one.settings.base
+    for method in ("sum", "ties"):
+        made = combined([pinned, pinned], [0.5, 0.5], method=method, rng=generator(0))
+        assert made.adapter.settings.base == f"{name}@v2"
+        assert made.adapter.settings.base_model_name_or_path == name
+    with pytest.raises(AdapterError, match=r"must share their base model; met .*@v2"):
+        combined([pinned, one], [1, 1], rng=generator(0))

@@ -103,7 +103,7 @@ def refused(folder, *mentions):
 )
 def test_refuses_settings_by_name(folder, key, value):
     edit_config(folder, **{key: value})
-    refused(folder, key, str(value).strip("[]")[:15])
+    refused(folder, key, "a number of" if value == 10**400 else str(value).strip("[]")[:15])
 
 
 @pytest.mark.parametrize(

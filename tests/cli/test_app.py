@@ -86,7 +86,7 @@ def test_what_is_interrupted_ends_with_status_130(run, monkeypatch) -> None:
     monkeypatch.setattr(loragen, "config_names", interrupted, raising=False)
     result = run("config", "list")
     assert result.status == 130
-    assert "interrupted; what was finished is kept" in result.err
+    assert result.err == "error: interrupted; what was finished is kept, and the same command goes on from there.\n"
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ class TooLong(BaseException):
 
 
 def examples(weight: str) -> int:
-    """Number of mutants for one test: a few, or what the variable LORAGEN_FUZZ says ("long", or a number)."""
+    """Number of mutants for one test: a few, or what the variable LORAGEN_FUZZ says ("long", "all", or a number)."""
     wanted = os.environ.get("LORAGEN_FUZZ", "")
     if wanted.isdecimal():
         return int(wanted)
-    return SHARES[weight] * (LONG // 100 if wanted == "long" else SHORT)
+    return SHARES[weight] * (LONG // 100 if wanted else SHORT)
 
 
 def outcome(kind: str, call: Callable[[], Any], *, seconds: float = SECONDS) -> Any:

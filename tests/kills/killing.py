@@ -16,7 +16,7 @@ from pathlib import Path
 from kill_cases import FOREIGN, Case
 
 TIMES = (
-    re.compile(rb', "forgetting_seconds": [\d.e-]+'),
+    re.compile(rb',\s*"forgetting_seconds": ?[\d.e-]+'),
     re.compile(rb'"seconds": ?(?:[\d.e-]+|\{[^}]*\})'),
     re.compile(rb"seconds: [\d.e-]+"),
     re.compile(rb"\d+ s: scores on the test files [^\n]*"),
@@ -31,9 +31,9 @@ TALLY: Counter[str] = Counter()
 
 
 FUZZ = os.environ.get("LORAGEN_FUZZ", "")
-"""Empty in the short run; "long" for all calls, or the seconds that all tests together may take."""
-TESTS = 90
-"""Tests that share those seconds, about."""
+"""Empty in the short run; "all" for all calls; anything else for as many as there is time for."""
+SECONDS = 900 / 90
+"""Of a test in a long run; there are some 90."""
 
 
 def is_long() -> bool:
@@ -42,16 +42,16 @@ def is_long() -> bool:
 
 
 def chosen(calls: Sequence[str], number: int, *, stride: int = 1) -> Iterator[int]:
-    """Places of calls: in the short run some, after the last renames and spread over all; else all or every so many."""
+    """Places of calls: in the short run some, after renames and spread over all; else at random while there is time."""
     if not is_long():
         renames = [place + 1 for place, call in enumerate(calls[:-1]) if call.startswith(("renameat2", "os.rename"))]
         spread = [len(calls) - 1 - place * len(calls) // number for place in range(number)]
         yield from list(dict.fromkeys(renames[-number // 2 :] + spread))[:number]
         return
     places = list(range(len(calls) - 1, -1, -stride))
-    if FUZZ.isdecimal():
+    if FUZZ != "all":
         random.Random(len(calls)).shuffle(places)
-    end = time.monotonic() + (int(FUZZ) / TESTS if FUZZ.isdecimal() else float("inf"))
+    end = time.monotonic() + (SECONDS if FUZZ != "all" else float("inf"))
     for place in places:
         yield place
         if time.monotonic() > end:

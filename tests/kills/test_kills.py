@@ -1,6 +1,7 @@
 """Every command that writes: killed or failed at its file-system calls, interrupted, and run many times at once.
 
-In the short run some calls of some commands are tried, with ``LORAGEN_FUZZ`` set all calls of all.
+In the short run some calls of some commands are tried; with ``LORAGEN_FUZZ`` set many calls of all, and with its
+value "all" each of them.
 """
 
 import errno

@@ -280,3 +280,29 @@ def test_a_rank_beyond_what_sites_read_is_refused():
 
     with pytest.raises(ConfigError, match="rank is 9, but s reads 8 features"):
         Start.random({"s": (4, 8)}, 9, rng=torch.Generator())
+
+
+# --- states and cells ---
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", "3", "[" * 100_000, '{"1": ' + "9" * 5000 + "}", "\x00"])
+def test_a_damaged_state_of_a_training_is_named_with_the_way_out(tmp_path, content):
+    from loragen.generators.trained import kept_values
+
+    assert kept_values(tmp_path / "worth.json") == {}
+    (tmp_path / "worth.json").write_text(content)
+    with pytest.raises(GeneratorError, match=r"damaged at worth\.json .*; remove that folder") as caught:
+        kept_values(tmp_path / "worth.json")
+    assert short(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "{}", "3", '{"task": ' + "9" * 5000 + "}", "\x00", "{" + '"a":{' * 50_000]
+)
+def test_a_damaged_cell_is_named_by_its_line(tmp_path, line):
+    from loragen.evaluation.cells import CellFile
+
+    (tmp_path / "cells.jsonl").write_text(line + "\n")
+    with pytest.raises(ConfigError, match=r"cells\.jsonl:1") as caught:
+        list(CellFile(tmp_path / "cells.jsonl").read())
+    assert short(caught.value)

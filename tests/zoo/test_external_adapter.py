@@ -60,7 +60,7 @@ def test_the_weights_of_a_folder_are_known_by_their_hash_too(tmp_path) -> None:
 def test_an_id_that_is_no_name_is_refused_and_nothing_is_written(tmp_path, name) -> None:
     adapter_of(0, 2).save(tmp_path / "own")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match="is no name of an expert"):
+    with pytest.raises(ConfigError, match="No expert can be called"):
         import_adapters([str(tmp_path / "own")], tmp_path / "zoo", ids=[name], descriptions=["Mine."])
     assert sorted(tmp_path.rglob("*")) == before
 

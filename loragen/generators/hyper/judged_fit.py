@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from loragen.adapters.frame import Frame
+from loragen.adapters.tensor_file import read_tensors
 from loragen.bases.base import Base
 from loragen.bases.devices import choose_dtype
 from loragen.bases.scores import Scores, main_score
@@ -20,6 +21,7 @@ from loragen.files import atomic_write
 from loragen.generators.hyper.config import TaskTrainConfig
 from loragen.generators.hyper.data import HyperData, read_experts
 from loragen.generators.hyper.task_loss import TaskBatch, TaskObjective
+from loragen.generators.trained import kept_values
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.training.objective import Batch, Objective
 from loragen.training.schedule import Schedule
@@ -211,8 +213,7 @@ class Candidates:
         self._folder = folder
         self._states: dict[int, bytes] = {}
         self._worth = folder / "worth.json" if folder is not None else None
-        kept = json.loads(self._worth.read_text()) if self._worth is not None and self._worth.exists() else {}
-        self.worth = {int(epoch): float(value) for epoch, value in kept.items()}
+        self.worth = {int(epoch): float(value) for epoch, value in kept_values(self._worth).items()}
 
     def add(self, epoch: int, worth: float, state: Mapping[str, Tensor]) -> None:
         """Keep a candidate."""
@@ -229,4 +230,5 @@ class Candidates:
         epoch = max(sorted(self.worth), key=lambda at: self.worth[at])
         if self._folder is None:
             return epoch, load(self._states[epoch])
-        return epoch, load_file(self._folder / f"epoch-{epoch}.safetensors")
+        tensors, _ = read_tensors(self._folder / f"epoch-{epoch}.safetensors")
+        return epoch, tensors

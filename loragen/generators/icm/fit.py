@@ -18,7 +18,7 @@ from loragen.errors import ConfigError
 from loragen.files import atomic_write
 from loragen.generators.icm.episodes import ICMData, ICMTrainConfig, episodes, read_experts
 from loragen.generators.icm.model import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
-from loragen.generators.trained import rounded, subfolder
+from loragen.generators.trained import kept_values, rounded, subfolder
 from loragen.training.schedule import Schedule
 from loragen.zoo.zoo import Zoo
 
@@ -184,7 +184,7 @@ def _left_out_curves(
     run = ICMRun.of(config, data, experts)
     cosines = cosines_with(run.codec, data.samples[list(left_out), 0])
     kept = folder / "alignment.json" if folder is not None else None
-    epochs: dict[str, list[float]] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
+    epochs: dict[str, list[float]] = kept_values(kept)
 
     def judge(epoch: int) -> None:
         epochs[str(epoch)] = run.alignment(left_out, cosines)
