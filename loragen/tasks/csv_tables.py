@@ -10,11 +10,10 @@ from pathlib import Path
 
 from loragen.errors import TaskError, shown
 from loragen.tasks.columns import KNOWN, Row, plain_name
-from loragen.tasks.table_files import lines_of, open_text
+from loragen.tasks.table_files import MOST_COLUMNS, lines_of, open_text
 from loragen.tasks.words import LONGEST_TEXT
 
 SEPARATORS = ",;\t|"
-MOST_COLUMNS = 10_000
 _limit = threading.Lock()
 
 

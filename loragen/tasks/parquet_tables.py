@@ -7,9 +7,8 @@ from typing import Any
 from loragen.errors import TaskError, shown
 from loragen.tasks.columns import Row
 from loragen.tasks.json_tables import parse_json
-from loragen.tasks.table_files import LARGEST, checked_file
+from loragen.tasks.table_files import LARGEST, MOST_COLUMNS, checked_file
 
-MOST_COLUMNS = 10_000
 _AT_ONCE = 16_384
 """Rows that are read at once."""
 
