@@ -167,7 +167,8 @@ def _foreign(rows: list[dict[str, Any]]) -> list[str]:
     )
     if not foreign:
         return []
-    return [f"{len(foreign)} of the labels in the file are not among those to choose from, such as {shown(foreign[0])}."]
+    told = f"{len(foreign)} of the labels in the file are not among those to choose from, such as {shown(foreign[0])}."
+    return [told]
 
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:

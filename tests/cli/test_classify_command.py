@@ -148,7 +148,7 @@ def test_columns_are_chosen_or_found_and_said(run, labelled, tmp_path) -> None:
     assert found.status == 0, found.err
     assert f"! Texts are taken from the column 'Review' of {path}." in found.out
     assert f"! Labels are taken from the column 'Class' of {path}." in found.out
-    assert "! 1 labels of the file are not among those to choose from, such as 'tea'." in found.out
+    assert "! 1 of the labels in the file are not among those to choose from, such as 'tea'." in found.out
     chosen = ("classify", labelled, "--data", path, "--text-column", "Review", "--label-column", "n", "--json")
     rows = json.loads(run(*chosen).out)
     assert [row["true_label"] for row in rows] == ["bread", "soup"], "numbers by the labels of the card"
