@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 import loragen
 from loragen.config import StrictModel, dump_yaml
 from loragen.errors import ConfigError, LoragenError, cut, shown
-from loragen.values import LONGEST_NAME, Name, checked_name, checked_seed
+from loragen.values import LONGEST_NAME, Name, PartName, checked_name, checked_seed
 
 LONG = "x" * 10_000
 BAD = {
@@ -114,6 +114,15 @@ def _is_written(model: type[StrictModel]) -> bool:
 def test_names_are_those_that_every_system_can_have_a_file_of(name):
     with pytest.raises(ValidationError):
         TypeAdapter(Name).validate_python(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", "a\0b", "a\n", ".a", "-a", "a\u202eb", "x" * 101, "a:b"]
+)
+def test_names_from_elsewhere_are_one_part_of_a_path(name):
+    with pytest.raises(ValidationError):
+        TypeAdapter(PartName).validate_python(name)
+    assert TypeAdapter(PartName).validate_python("card[v1] über") == "card[v1] über"
 
 
 @pytest.mark.parametrize("name", ["a", "A-1", "0", "tweet_eval.irony", "console", "com", "x" * LONGEST_NAME])
