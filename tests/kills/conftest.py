@@ -40,7 +40,21 @@ def trial(server: Server, shop: Path, tmp_path_factory: pytest.TempPathFactory) 
     shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the counts of a worker over to the process that prints them."""
+    if (handed := getattr(session.config, "workeroutput", None)) is not None:
+        handed["kills"] = dict(TALLY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Add the counts of a worker."""
+    TALLY.update(getattr(node, "workeroutput", {}).get("kills", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TALLY:
-        total = sum(TALLY.values())
-        terminalreporter.write_line(f"{total} runs killed or failed: {', '.join(f'{k} {n}' for k, n in TALLY.items())}")
+    """Print how many runs were killed, failed or interrupted, by command."""
+    if TALLY and is_long():
+        told = ", ".join(f"{name} {number}" for name, number in sorted(TALLY.items()))
+        terminalreporter.write_line(f"{sum(TALLY.values())} runs killed, failed or interrupted: {told}")

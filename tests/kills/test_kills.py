@@ -116,6 +116,7 @@ def test_a_folder_that_may_not_be_written_to(trial, name):
 
 IMPORTS = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 module, sent = sys.argv.pop(1), []
 def pressing(event, arguments):
     if event == "import" and arguments[0] == module and not sent:
