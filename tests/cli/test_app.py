@@ -158,11 +158,3 @@ def test_a_path_forges_no_line(run, command) -> None:
     assert (result.status, result.out) == (2, "")
     assert not any(line.startswith("✓") for line in result.err.splitlines())
     assert all(line.isprintable() for line in result.err.splitlines())
-
-
-def test_letters_that_standard_output_does_not_have_are_escaped(tmp_path) -> None:
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "loragen", "zoo", "check"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("\\u2713 ")
