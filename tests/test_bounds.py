@@ -154,7 +154,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(st.data())
 def test_any_values_are_a_model_or_one_error(data):
     model = data.draw(st.sampled_from(MODELS))

