@@ -34,7 +34,7 @@ demo: $(VENV)/.installed
 endif
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/.installed
 	LORAGEN_FUZZ=$(or $(EXAMPLES),long) $(BIN)/python -m pytest tests/fuzz tests/kills --numprocesses auto

@@ -207,7 +207,7 @@ def test_a_damaged_cache_of_embeddings_is_made_anew(root, encoder, content):
     wanted = open_generator("topk", zoo, encoder).generate(
         Condition("Sort mail.", encoder.encode(["Sort mail."])[0]), rng=torch.Generator()
     )
-    (file,) = (root / "embeddings").glob("*.safetensors")
+    (file,) = (root / "embeddings").glob(f"*{encoder.fingerprint}*.safetensors")
     if content is None:
         rewritten(file, lambda value: value * 3 if value.is_floating_point() else value)
     else:
