@@ -9,7 +9,7 @@ from command_line import write_adapter
 from models import write_tiny_encoder
 
 run = command_line.run
-ELSEWHERE = ["/home/bob/models/minilm", "C:\\models\\minilm", "./models/minilm", "~/no/such/minilm/"]
+ELSEWHERE = ["/elsewhere/minilm", "\\".join(("C:", "minilm")), "./models/minilm", "~/no/such/minilm/"]
 
 
 @pytest.fixture
