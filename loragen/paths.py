@@ -79,6 +79,8 @@ def read_capped(path: Path, most: int, *, kind: str, whole: bool = True) -> byte
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
                 raise ConfigError(f"{place} is a {_kind_of(facts.st_mode)}; a {kind} file was wanted.")
+            if whole and facts.st_size > most:
+                raise ConfigError(f"{place} has {facts.st_size:,} bytes; no {kind} has over {most:,}.")
             with os.fdopen(handle, "rb", closefd=False) as file:
                 data = file.read(min(max(facts.st_size, 2**16), most) + 1)  # the system states 0 for its own
         finally:
@@ -91,7 +93,7 @@ def read_capped(path: Path, most: int, *, kind: str, whole: bool = True) -> byte
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{place} cannot be read ({reason}); give the path of a {kind} file.") from error
     if len(data) > most and whole:
-        raise ConfigError(f"{place} has {max(facts.st_size, len(data)):,} bytes; no {kind} has over {most:,}.")
+        raise ConfigError(f"{place} has more than {most:,} bytes, which no {kind} has.")
     return data[:most]
 
 

@@ -4,9 +4,7 @@ Bounds are far above what adapters have: the largest known ones are of a few gig
 """
 
 import json
-import os
 import re
-import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from loragen.errors import AdapterError, shown
+from loragen.errors import AdapterError, ConfigError, shown
+from loragen.paths import read_capped
 
 CONFIG_BYTES = 1_000_000
 """Largest config; that of a real adapter has a few thousand bytes."""
@@ -40,40 +39,23 @@ _KINDS = (
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
-def read_capped(path: Path, limit: int) -> bytes:
+def read_adapter_file(path: Path, limit: int) -> bytes:
     """The bytes of a regular file.
 
     Raises:
         AdapterError: it is no regular file, has more than ``limit`` bytes, or cannot be read; or it is a git-LFS
             pointer, which stands for a file that was not fetched.
     """
-    name = path.name
     try:
-        # Without waiting: a pipe would keep the reader for ever.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise AdapterError(f"{name} is no regular file but {_kind(status.st_mode)}; put the file itself there.")
-            data = b"" if status.st_size > limit else file.read(min(max(status.st_size, 2**16), limit) + 1)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise AdapterError(f"{name} cannot be read ({reason}); check the file and its permissions.") from error
-    if status.st_size > limit or len(data) > limit:
-        size = max(status.st_size, len(data))
-        raise AdapterError(
-            f"{name} has {size:,} bytes; at most {limit:,} are read. No adapter needs more: check that this is one."
-        )
+        data = read_capped(path, limit, kind="adapter")
+    except ConfigError as error:
+        raise AdapterError(str(error)) from error
     if data.startswith(_LFS):
         raise AdapterError(
-            f"{name} is a git-LFS pointer, which stands for a file that was not fetched; run git lfs pull in the "
+            f"{path.name} is a git-LFS pointer, which stands for a file that was not fetched; run git lfs pull in the "
             "folder, or fetch the adapter again."
         )
     return data
-
-
-def _kind(mode: int) -> str:
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-    return next((name for is_such, name in kinds if is_such(mode)), "a device")
 
 
 def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
@@ -83,7 +65,7 @@ def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
         AdapterError: it cannot be read, is too large or nested too deeply, is no JSON, or holds no mapping or a key
             twice.
     """
-    data = read_capped(path, limit)
+    data = read_adapter_file(path, limit)
     try:
         value = parsed(data)
     except ValueError as error:
@@ -125,7 +107,7 @@ def read_tensors(path: Path, limit: int = WEIGHTS_BYTES) -> dict[str, Tensor]:
     Raises:
         AdapterError: it cannot be read, is too large, or is damaged or no such file.
     """
-    data = read_capped(path, limit)
+    data = read_adapter_file(path, limit)
     try:
         header = _header(data)
         if len(header) > MOST_TENSORS:

@@ -99,10 +99,10 @@ def test_what_is_no_regular_file_is_one_line(folder, name, kind):
 
 def test_files_beyond_the_caps_are_not_read(folder):
     (folder / CONFIG).write_bytes(b" " * 1_000_001)
-    refused(folder, CONFIG, "1,000,001 bytes", "at most 1,000,000")
+    refused(folder, CONFIG, "1,000,001 bytes", "no adapter has over 1,000,000")
     with (folder / CONFIG).open("wb") as file:
         file.truncate(200 * 1024**3)
-    refused(folder, CONFIG, "at most 1,000,000")
+    refused(folder, CONFIG, "no adapter has over 1,000,000")
     make_adapter().save(folder)
     with (folder / WEIGHTS).open("wb") as file:
         file.truncate(200 * 1024**3)
