@@ -70,7 +70,8 @@ def generate(
 
     folder = out or Path("adapters") / folder_name(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
-    read = (zoo or loragen.Zoo.open().root, own_adapter, examples, generator, encoder)
+    opened = loragen.Zoo.open(zoo)
+    read = (opened.root, own_adapter, examples, generator, encoder)
     refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force, read=read)
     told = None
     if examples is not None:
@@ -82,7 +83,7 @@ def generate(
             examples=told,
             fit=fit,
             generator=generator,
-            zoo=zoo,
+            zoo=opened,
             encoder=encoder,
             samples=samples,
             seed=seed,
