@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
     *("cli", "evaluation", "generation", "combination", "inference", "exporters"),
+    *("confidence", "adaptation"),
     *("generators", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
     *("paths", "patterns", "progress", "escaping", "errors"),

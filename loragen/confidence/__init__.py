@@ -1,0 +1,1 @@
+"""What a generated adapter can be expected to gain, before anyone has labels."""
