@@ -50,7 +50,7 @@ class LeftOut:
 
 
 def left_out(*, near: bool = True) -> list[LeftOut]:
-    """The tasks of experts, each with a zoo that has not seen it: first those of unseen families, then the near ones."""
+    """The tasks of experts, each with a zoo that has not seen it: first those of unseen families, then the others."""
     zoo, tasks = Zoo.open(), TaskSet.from_yaml(TASKS)
     found = [
         LeftOut(tasks[name], ROOT / str(number) / "zoo", is_far)

@@ -7,6 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from loragen.adaptation.self_training import AdaptRecipe, self_train
+from loragen.adaptation.texts import checked_shares, distinct_texts
 from loragen.adapters.adapter import Lora
 from loragen.adapters.folders import find_adapter
 from loragen.bases.architecture import Architecture
@@ -24,6 +28,8 @@ from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
 from loragen.files import refuse_to_replace
 from loragen.paths import split_revision
+from loragen.progress import Progress, silent
+from loragen.tasks.examples import Examples
 from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
 if TYPE_CHECKING:
@@ -115,14 +121,57 @@ class Adapter:
             TaskError: a text is empty, or the labels are fewer than two or not distinct.
             AdapterError: the adapter was made for another base.
         """
+        names, given = self._names(labels), _worded(texts, "texts")
+        return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
+
+    def _names(self, labels: Sequence[str] | None) -> tuple[str, ...]:
         names = _listed(labels, "labels") if labels is not None else self.labels
         if not names:
             raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
         names = checked_names(names, "The labels")
         if len(names) < 2:
             raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
-        given = _worded(texts, "texts")
-        return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
+        return names
+
+    def adapt(
+        self,
+        texts: Sequence[str] | Examples,
+        labels: Sequence[str] | None = None,
+        *,
+        shares: Sequence[float] | None = None,
+        progress: Progress = silent,
+    ) -> "Adapter":
+        """The same adapter after self-training on texts of its task that nobody has labelled.
+
+        Args:
+            texts: 20 to 10,000 different ones; labels of theirs are not looked at.
+            labels: names to choose from; by default those of the adapter's task.
+            shares: how large the classes are among the texts, one number a label, if you know it.
+            progress: called with the stage, the steps done and their total.
+
+        Raises:
+            ConfigError: no labels are given, and the adapter's card has none; or the base is not at hand.
+            TaskError: there are fewer than 20 texts.
+            AdapterError: the adapter was made for another base.
+        """
+        names, recipe, base = self._names(labels), AdaptRecipe(), self.opened_base
+        given = texts if isinstance(texts, Examples) else Examples(_worded(texts, "texts"))
+        kept = distinct_texts(given, "The data", rng=torch.Generator().manual_seed(0))
+        sizes = checked_shares(shares, names)
+        told = base.prepare(replace(kept, label_names=names), max_length=recipe.fit.max_length)
+        made = self_train(
+            self.lora,
+            told,
+            base,
+            recipe,
+            shares=None if sizes is None else torch.tensor(sizes),
+            on_step=lambda step: progress("adapting to the texts", step, recipe.fit.steps),
+        )
+        facts = {"texts": len(kept), "adapted": recipe, "labels": names}
+        card = None if self.card is None else self.card.model_copy(update=facts)
+        other = replace(self, lora=made.lora, card=card, labels=names, notes=(*self.notes, *kept.notes))
+        other.__dict__["opened_base"] = base
+        return other
 
     def complete(self, prompts: Sequence[str], *, max_tokens: int = 32, adapted: bool = True) -> list[str]:
         """The most likely continuation of each prompt, for adapters of language models.

@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loragen.cli.options import (
+    STDIN,
     BaseOption,
     JsonOption,
     LabelColumnOption,
@@ -17,13 +19,12 @@ from loragen.cli.options import (
     LabelsOption,
     TextColumnOption,
     label_names,
+    numbers,
 )
 from loragen.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from loragen import Examples, Prediction
-
-STDIN = Path("-")
 
 
 def classify(
@@ -32,8 +33,10 @@ def classify(
     data: Annotated[
         Path | None,
         typer.Option(
+            "--data",
+            "--file",
             help="A file of texts (CSV, JSONL, JSON, Parquet with a column text; .txt, a text a line), or - for lines "
-            "of input."
+            "of input.",
         ),
     ] = None,
     labels: LabelsOption = None,
@@ -41,6 +44,13 @@ def classify(
     labels_file: LabelsFileOption = None,
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="First adapt to the texts, 20 or more, without looking at their labels.")
+    ] = False,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="How large the classes are among the texts, if you know it: a number for each label."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -63,6 +73,13 @@ def classify(
 
     loaded = loragen.Adapter.load(adapter, base=base)
     examples = _examples(texts or [], data, names or loaded.labels, text_column, label_column)
+    if shares is not None and not adapt:
+        raise ConfigError("--shares bears on adapting alone; add --adapt.")
+    if adapt:
+        sizes = None if shares is None else numbers(shares, "--shares")
+        plain = replace(examples, labels=None, notes=())
+        with console.progress() as update:
+            loaded = loaded.adapt(plain, names, shares=sizes, progress=update)
     adapted = loaded.classify(examples.texts, names)
     bare = loaded.classify(examples.texts, names, adapted=False)
     rows = _rows(examples, adapted, bare)

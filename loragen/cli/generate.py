@@ -1,6 +1,7 @@
 """`loragen generate`: a LoRA for a task described in words."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from loragen.cli.options import (
     ENCODER,
     MOST_SAMPLES,
+    STDIN,
     EncoderOption,
     ForceOption,
     JsonOption,
@@ -19,10 +21,12 @@ from loragen.cli.options import (
     TextColumnOption,
     ZooOption,
     label_names,
+    numbers,
 )
 
 if TYPE_CHECKING:
-    from loragen import Adapter
+    from loragen import Adapter, Examples
+    from loragen.exporters.card import GeneratedCard
     from loragen.exporters.peft_folder import Written
 
 GENERATORS = "sg, icm, hyper, ridge, topk, uniform, nearest, mean, or a generator's folder"
@@ -37,6 +41,17 @@ def generate(
     ] = None,
     label: LabelOption = None,
     labels_file: LabelsFileOption = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="50 to 10,000 texts of the task without labels, to adapt to (CSV, JSONL, JSON, Parquet, .txt, or - for"
+            " lines of input); wants label names."
+        ),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="How large the classes are among the --texts, if you know it: a number for each label."),
+    ] = None,
     examples: Annotated[
         Path | None,
         typer.Option(
@@ -46,6 +61,12 @@ def generate(
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
     fit: Annotated[bool, typer.Option("--fit", help="Then fit the adapter to the labelled --examples.")] = False,
+    fallback: Annotated[
+        bool,
+        typer.Option(
+            "--fallback/--no-fallback", help="Write a safer adapter, or none, where this one should gain nothing."
+        ),
+    ] = True,
     generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
     own_adapter: Annotated[
         Path | None,
@@ -71,17 +92,21 @@ def generate(
     folder = out or Path("adapters") / folder_name(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
     opened = loragen.Zoo.open(zoo)
-    read = (opened.root, own_adapter, examples, generator, encoder)
+    read = (opened.root, own_adapter, examples, texts, generator, encoder)
     refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force, read=read)
     told = None
     if examples is not None:
         told = loragen.Examples.from_file(examples, names, text_column=text_column, label_column=label_column)
+    unlabelled = None if texts is None else _texts(texts, text_column)
     with console.progress() as update:
         adapters = loragen.generate_samples(
             description,
             labels=names,
+            texts=unlabelled,
+            shares=None if shares is None else numbers(shares, "--shares"),
             examples=told,
             fit=fit,
+            fallback=fallback,
             generator=generator,
             zoo=opened,
             encoder=encoder,
@@ -101,6 +126,14 @@ def generate(
         console.say_json([_facts(*pair) for pair in zip(adapters, written, strict=True)])
         return
     _show(adapters, written, merged=merge)
+
+
+def _texts(file: Path, text_column: str | None) -> "Examples":
+    import loragen
+
+    if file == STDIN:
+        return loragen.Examples.from_lines(sys.stdin, "standard input")
+    return loragen.Examples.texts_from_file(file, text_column=text_column)
 
 
 def _merged(folder: Path) -> Path:
@@ -130,17 +163,57 @@ def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) 
     if len(adapters) > 1 and len({round(made.norm, 9) for made in written}) == 1:
         console.warn(f"{card.generator} draws nothing at random: the {len(adapters)} samples are equal.")
     fitted = f"fitted to {card.examples} examples; " if card.fitted else ""
+    fitted += f"adapted to {card.texts} texts; " if card.adapted else ""
     for made in written:
         console.done(
             f"{made.folder}: rank {made.r} at {made.sites} sites; {fitted}verified on disk; update norm {made.norm:.2f}"
         )
         if merged:
             console.done(f"{_merged(made.folder)}: the base with the adapter merged in")
+    _say_outlook(card)
     console.say("", f"Try it:     loragen {_trial(written[0], card.labels)}")
     if written[0].task_type == "FEATURE_EXTRACTION":
-        if card.fitted is None:
-            console.say("Improve it: add --examples FILE --fit; words alone often gain little")
+        if advice := _advice(card):
+            console.say(f"Improve it: {advice}")
         console.say(f"Judge it:   loragen evaluate {_quoted(written[0].folder)} --data labelled.csv")
+
+
+def _say_outlook(card: "GeneratedCard") -> None:
+    """Say what to expect; with a mark where it is little."""
+    from loragen.cli import console
+
+    if card.outlook is None:
+        return
+    expected = card.outlook.expected
+    if card.outlook.instead is not None:
+        console.warn(f"This is {_CANDIDATES[_candidate(card)]}: {card.outlook.instead}.")
+    say = console.warn if expected is not None and expected.low < 0 else console.say
+    say(card.outlook.sentence())
+
+
+_CANDIDATES = {
+    "shared": "the zoo's one adapter for all tasks",
+    "generated": "the generator's adapter, not adapted to the texts",
+    "adapted": "the generator's adapter, adapted to the texts",
+}
+
+
+def _candidate(card: "GeneratedCard") -> str:
+    return "shared" if card.generator == "multi-task" else "adapted" if card.adapted else "generated"
+
+
+_TEXTS = "give 50 or more of your texts, without labels"
+_EXAMPLES = "eight labelled examples a class help most: --examples FILE --fit"
+
+
+def _advice(card: "GeneratedCard") -> str | None:
+    """What would help most that was not given."""
+    if card.fitted is not None:
+        return None if card.texts else "add your unlabelled texts with --texts FILE"
+    if not card.texts:
+        names = "" if card.labels else " --labels first,second"
+        return f"{_TEXTS}: --texts FILE{names}; or {_EXAMPLES}"
+    return _EXAMPLES
 
 
 def _trial(written: "Written", labels: tuple[str, ...]) -> str:

@@ -34,6 +34,8 @@ LabelColumnOption = Annotated[
     str | None, typer.Option(help="Column of the file that holds the labels (default: label).")
 ]
 
+STDIN = Path("-")
+"""In place of a file: lines of standard input."""
 MOST_SAMPLES = 1_000
 """Adapters that one command draws."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -13,7 +13,7 @@ COVERAGE = 0.8
 
 
 class ExpectedGain(StrictModel):
-    """Expected label-text accuracy of an adapter less the bare base's, on texts of the task that nobody has labelled."""
+    """Expected label-text accuracy of an adapter less the bare base's, on texts of the task that it has not seen."""
 
     gain: float = Field(ge=-1, le=1)
     low: float = Field(ge=-1, le=1)

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from pydantic import Field
+
+from loragen.adaptation.self_training import AdaptRecipe
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import auto_class
+from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
 from loragen.generators.base import Generation
@@ -35,6 +39,12 @@ class GeneratedCard(StrictModel):
     """Names of the task's labels, where they were given."""
     fitted: FewShotRecipe | None = None
     """Settings of its fit to the examples, after it was generated; `None` where it was not fitted."""
+    texts: int = Field(0, ge=0)
+    """Number of the task's texts that it was adapted to without their labels, or judged by."""
+    adapted: AdaptRecipe | None = None
+    """Settings of its self-training on those; `None` where it was not adapted."""
+    outlook: Outlook | None = None
+    """What was said of it when it was made."""
     base: str
     base_hash: str
     zoo: str
@@ -56,6 +66,9 @@ def card_of(
     examples: int = 0,
     labels: Sequence[str] = (),
     fitted: FewShotRecipe | None = None,
+    texts: int = 0,
+    adapted: AdaptRecipe | None = None,
+    outlook: Outlook | None = None,
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
@@ -79,6 +92,9 @@ def card_of(
         examples=examples,
         labels=tuple(labels),
         fitted=fitted,
+        texts=texts,
+        adapted=adapted,
+        outlook=outlook,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,
@@ -141,10 +157,11 @@ def _rank(adapter: Lora) -> int:
 
 def _facts(card: GeneratedCard) -> str:
     labels = f"\n- labels of the task: {', '.join(map(markdown, card.labels))}" if card.labels else ""
+    outlook = f"\n- outlook: {markdown(card.outlook.sentence())}" if card.outlook else ""
     embedded = f"descriptions embedded by {markdown_code(card.encoder)}"
     return f"""- generator: {markdown_code(card.generator)}, seed {card.seed}, sample {card.sample}
 - base model: {markdown_code(card.base)}{f" (weights {markdown(card.base_hash[:12])})" if card.base_hash else ""}
-- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{labels}"""
+- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{labels}{outlook}"""
 
 
 def _parents(card: GeneratedCard) -> str:
@@ -164,7 +181,10 @@ Licences of the data behind these experts: {markdown("; ".join(licences))}."""
 
 
 def _evidence(card: GeneratedCard) -> str:
-    also = f" and {card.examples} texts of the task" if card.examples else ""
-    if card.fitted is not None:
-        return f"{also}, and then fitted to these in {card.fitted.steps} steps"
-    return f"{also}{'' if card.examples else ', without data of the task'}: no training"
+    """What an adapter was made from, beside the description, and how."""
+    parts = [f"{card.examples} examples of the task"] if card.examples else []
+    parts += [f"{card.texts} of its texts without labels"] if card.texts else []
+    steps = [f"fitted to the examples in {card.fitted.steps} steps"] if card.fitted else []
+    steps += [f"adapted to the texts in {card.adapted.fit.steps} steps"] if card.adapted else []
+    also = f" and {' and '.join(parts)}" if parts else ", without data of the task"
+    return f"{also}: {'then ' + ' and '.join(steps) if steps else 'no training'}"

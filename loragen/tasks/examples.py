@@ -123,6 +123,21 @@ class Examples:
                 not among those named, or nothing says what numbers stand for.
         """
         table = read_table(Path(path))
+        plain = cls._of_table(table, text_column)
+        labels, names, notes = _labels(table, label_names, known, label_column)
+        return replace(plain, labels=labels, label_names=names, notes=(*plain.notes, *notes))
+
+    @classmethod
+    def texts_from_file(cls, path: Path | str, *, text_column: str | None = None) -> Self:
+        """Read the texts of a file, and their pairs, alone: labels that it holds may be missing, or wrong.
+
+        Raises:
+            TaskError: the file is missing, damaged or empty, or only some of its rows have a pair.
+        """
+        return cls._of_table(read_table(Path(path)), text_column)
+
+    @classmethod
+    def _of_table(cls, table: Table, text_column: str | None) -> Self:
         place = table.name
         if not table.rows:
             raise TaskError(f"{place} holds no example; at least one row with a text was wanted.")
@@ -130,12 +145,10 @@ class Examples:
         if of_texts is None:
             raise missing_column(place, "text", table.columns)
         texts = tuple(text(row, of_texts) for row in table.rows)
-        seconds = [optional_text(row, "text_pair") for row in table.rows]
-        pairs = all_or_none(table.rows, "text_pair", seconds, place)
-        labels, names, notes = _labels(table, label_names, known, label_column)
-        if of_texts not in ("text", text_column):
-            notes = (f"Texts are taken from the column {of_texts!r} of {place}.", *notes)
-        return cls(texts, pairs, labels, names, notes=notes, columns=table.columns)
+        pairs = all_or_none(table.rows, "text_pair", [optional_text(row, "text_pair") for row in table.rows], place)
+        taken = f"Texts are taken from the column {of_texts!r} of {place}."
+        notes = () if of_texts in ("text", text_column) else (taken,)
+        return cls(texts, pairs, notes=notes, columns=table.columns)
 
     @classmethod
     def from_lines(cls, stream: TextIO, name: str) -> Self:

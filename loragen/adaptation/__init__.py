@@ -1,0 +1,1 @@
+"""A generated adapter and the task's own texts, which nobody has labelled."""

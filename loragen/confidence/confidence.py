@@ -1,0 +1,54 @@
+"""Calibrated models of a generator's gain, as a zoo holds them, and what is said with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from loragen.confidence.expected import ExpectedGain, Knowledge
+from loragen.confidence.figures import Figures
+from loragen.confidence.gain_model import GainModel
+from loragen.config import StrictModel
+from loragen.paths import is_file
+from loragen.zoo.zoo import SPLIT, Zoo
+
+CONFIDENCE = "confidence"
+"""Folder of a zoo with a file for each generator."""
+Candidate = Literal["generated", "shared", "adapted"]
+"""An adapter that may be written: the generator's own, the zoo's one adapter for all tasks, or the generator's own
+after self-training on the task's texts."""
+
+
+class Confidence(StrictModel):
+    """Models of the gain that a generator's adapters bring, fitted on tasks that their zoo had not seen."""
+
+    generator: str
+    zoo_hash: str
+    """Of the experts that the generator draws on; with others, nothing is known of its gains."""
+    generated: dict[Knowledge, GainModel]
+    shared: dict[Knowledge, GainModel] = Field(default_factory=dict)
+    adapted: dict[Knowledge, GainModel] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, generator: str, zoo: Zoo) -> Self | None:
+        """That of a generator of a zoo by its name; `None` where none was fitted, or on other experts.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        path = confidence_file(generator, zoo)
+        if path is None or not is_file(path):
+            return None
+        found = cls.from_yaml(path)
+        return found if found.zoo_hash == zoo.select(splits={SPLIT}).fingerprint else None
+
+    def expect(self, candidate: Candidate, figures: Figures, knows: Knowledge) -> ExpectedGain | None:
+        """The gain to expect of a candidate, or `None` where no model was fitted for what is known."""
+        models: Mapping[Knowledge, GainModel] = getattr(self, candidate)
+        return models[knows].expect(figures, knows) if knows in models else None
+
+
+def confidence_file(generator: str, zoo: Zoo) -> Path | None:
+    """Where a generator's models lie; `None` for one that is named by its folder."""
+    return zoo.root / CONFIDENCE / f"{generator}.yaml" if generator.isidentifier() else None

@@ -1,0 +1,35 @@
+"""Descriptions that say nothing, such as "asdf" or "the"."""
+
+import re
+
+from loragen.conditions.text_encoder import TextEncoder
+
+NEAR = 0.36
+"""Similarity to an expert from which a description counts as one whatever its words; of the tasks that were kept from
+the zoo with their families one in fifty is below."""
+# fmt: off
+_EMPTY = frozenset((
+    "a", "an", "the", "this", "that", "these", "those", "it", "its", "is", "are", "was", "be", "been", "to", "of", "in",
+    "on", "at", "by", "for", "from", "with", "and", "or", "not", "no", "yes", "do", "does", "did", "has", "have", "had",
+    "i", "me", "my", "you", "your", "he", "she", "we", "us", "they", "them", "so", "as", "if", "than", "then", "there",
+    "here", "what", "which", "who", "how", "when", "where", "why", "some", "any", "all", "one", "hello", "test",
+))
+# fmt: on
+
+
+def says_nothing(description: str, similarity: float, encoder: TextEncoder) -> bool:
+    """True if the encoder knows no word of a description, but for such as "the", and no expert's task is near it.
+
+    Args:
+        description: the task, in words.
+        similarity: cosine between it and the nearest expert's description.
+        encoder: embeds descriptions; a word counts as known if it is one token.
+    """
+    if similarity >= NEAR:
+        return False
+    words = [word for word in re.findall(r"[^\W\d_]{3,}", description.lower()) if word not in _EMPTY]
+    counts = encoder.count_tokens(words) if words else []
+    if counts is None:
+        return False
+    alone = (encoder.count_tokens([""]) or [0])[0]
+    return not any(count - alone == 1 for count in counts)

@@ -1,0 +1,171 @@
+"""Evidence in, finished adapters out: what `loragen.generate` does."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from loragen.errors import AdapterError, ConfigError, GeneratorError, shown
+from loragen.exporters.card import GeneratedCard, card_of
+from loragen.generation.given import Given
+from loragen.generation.pipeline import ENCODER, MOST_SAMPLES, Pipeline
+from loragen.generation.refine import Refined, Refiner
+from loragen.generators.base import Generation
+from loragen.generators.registry import DEFAULT, reading
+from loragen.inference import Adapter
+from loragen.progress import Progress, silent
+from loragen.tasks.examples import Examples
+from loragen.values import checked_seed
+from loragen.zoo.zoo import Zoo
+
+SHARED = "multi-task"
+"""Generator on the card of the zoo's one adapter for all tasks, where that is given out."""
+
+
+def generate_samples(
+    description: str,
+    *,
+    labels: Sequence[str] | None = None,
+    texts: Examples | Sequence[str] | Path | None = None,
+    shares: Sequence[float] | None = None,
+    examples: Examples | Path | str | None = None,
+    fit: bool = False,
+    fallback: bool = True,
+    generator: str = DEFAULT,
+    zoo: Zoo | Path | str | None = None,
+    encoder: str = ENCODER,
+    samples: int = 1,
+    seed: int = 0,
+    top_k: int | None = None,
+    licences: Collection[str] | None = None,
+    own_adapter: Path | str | None = None,
+    progress: Progress = silent,
+) -> list[Adapter]:
+    """Generate several adapters for a task described in words; `generate` returns one.
+
+    Args:
+        description: the task, in words.
+        labels: names of the task's labels. They are kept with the adapter for `Adapter.classify`; some generators read
+            them too.
+        texts: texts of the task that nobody has labelled, 50 to 10,000, or a file of them: the adapter is adapted to
+            them. Wants ``labels``.
+        shares: how large the classes are among the texts, one number a label, if you know it.
+        examples: a few texts of the task, or a file of them; generators that read them use them, and ``fit`` does.
+        fit: then fit the adapter to the examples, which must be labelled.
+        fallback: where the adapter is expected to gain nothing, give out a safer one, or none.
+        generator: name of a generator, or its folder.
+        zoo: folder of a zoo; by default the bundled one.
+        encoder: text encoder of descriptions.
+        samples: number of adapters to draw.
+        seed: the same seed gives the same adapters.
+        top_k: number of experts to draw on.
+        licences: draw on experts of these licences alone.
+        own_adapter: folder of an adapter of this very task, for generators that follow a paper in needing one.
+        progress: called with the stage, the steps done and their total.
+
+    Raises:
+        TaskError: the description, labels, texts or examples cannot be used.
+        ZooError: there is no such zoo.
+        GeneratorError: there is no such generator, it cannot use what is given, or no adapter can be expected to gain
+            anything while ``fallback`` is set.
+        ConfigError: ``fit`` is asked for without examples, ``texts`` without labels, or a model is not at hand.
+        AdapterError: the adapter would leave its base unchanged, or does not fit it.
+    """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise ConfigError(f"{shown(samples)} adapters were asked for; 1 to {MOST_SAMPLES:,} can be drawn at once.")
+    checked_seed(seed)
+    given = Given.read(
+        description,
+        labels=labels,
+        examples=examples,
+        fit=fit,
+        texts=texts,
+        shares=shares,
+        own_adapter=own_adapter,
+    )
+    pipeline = Pipeline.open(generator, zoo, encoder, licences=licences, top_k=top_k)
+    if given.evidence.examples is not None and not fit and not pipeline.reads_examples:
+        raise GeneratorError(
+            f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
+            f"generator that reads them: {reading('examples')}."
+        )
+    refiner = Refiner(pipeline, given, fallback, progress=progress)
+    return [
+        _finished(refiner, one, refiner.refine(one, f", sample {sample}" if samples > 1 else ""), seed, sample)
+        for sample, one in enumerate(pipeline.generate(given.evidence, seed=seed, samples=samples))
+    ]
+
+
+def generate(
+    description: str,
+    *,
+    labels: Sequence[str] | None = None,
+    texts: Examples | Sequence[str] | Path | None = None,
+    shares: Sequence[float] | None = None,
+    examples: Examples | Path | str | None = None,
+    fit: bool = False,
+    fallback: bool = True,
+    generator: str = DEFAULT,
+    zoo: Zoo | Path | str | None = None,
+    encoder: str = ENCODER,
+    seed: int = 0,
+    top_k: int | None = None,
+    licences: Collection[str] | None = None,
+    own_adapter: Path | str | None = None,
+    progress: Progress = silent,
+) -> Adapter:
+    """Generate an adapter for a task described in words.
+
+    Arguments and errors are those of `generate_samples`.
+    """
+    (adapter,) = generate_samples(
+        description,
+        labels=labels,
+        texts=texts,
+        shares=shares,
+        examples=examples,
+        fit=fit,
+        fallback=fallback,
+        generator=generator,
+        zoo=zoo,
+        encoder=encoder,
+        seed=seed,
+        top_k=top_k,
+        licences=licences,
+        own_adapter=own_adapter,
+        progress=progress,
+    )
+    return adapter
+
+
+def _finished(refiner: Refiner, generation: Generation, refined: Refined, seed: int, sample: int) -> Adapter:
+    """A generated adapter that changes its base, with its card."""
+    pipeline, given, verdict = refiner.pipeline, refiner.given, refined.verdict
+    if verdict.adapter.norm() == 0:
+        raise AdapterError("The generated adapter leaves the base unchanged: all its delta weights are zero.")
+    examples = given.evidence.examples
+    card = card_of(
+        refiner.judge.parents(generation, verdict.candidate),
+        pipeline.zoo,
+        description=given.evidence.description,
+        generator=pipeline.name if verdict.candidate != "shared" else SHARED,
+        seed=seed,
+        sample=sample,
+        examples=0 if examples is None else len(examples),
+        labels=given.label_names,
+        fitted=refined.fitted,
+        texts=0 if given.texts is None else len(given.texts),
+        adapted=refined.adapted,
+        outlook=verdict.outlook,
+        encoder=pipeline.encoder.name,
+        encoder_hash=pipeline.encoder.fingerprint,
+    )
+    return Adapter.generated(verdict.adapter, card, (*given.notes, *_notes(card, pipeline)))
+
+
+def _notes(card: GeneratedCard, pipeline: Pipeline) -> tuple[str, ...]:
+    counted, most = pipeline.encoder.count_tokens([card.description]), pipeline.encoder.max_tokens
+    if counted is None or most is None or counted[0] <= most:
+        return ()
+    return (
+        f"The description has {counted[0]} tokens, and {pipeline.encoder.name} reads the first {most} of them; say the "
+        "task in fewer words.",
+    )

@@ -1,0 +1,188 @@
+"""Judges adapters before anyone has labels; gives out a safer one where a generator's is expected to gain nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from loragen.adaptation.pseudo_labels import pseudo_labels
+from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import WEIGHTS_NAME
+from loragen.bases.base import Base
+from loragen.bases.tokenised import Readout, TaskData
+from loragen.conditions.condition import Evidence
+from loragen.confidence.confidence import Candidate, Confidence
+from loragen.confidence.expected import ExpectedGain, Knowledge
+from loragen.confidence.figures import Figures, of_description, of_labels, of_texts
+from loragen.confidence.outlook import Outlook
+from loragen.confidence.words import says_nothing
+from loragen.errors import GeneratorError
+from loragen.generation.pipeline import Pipeline
+from loragen.generators.base import Generation
+from loragen.zoo.card import MULTITASK_FOLDER
+
+NAMES: dict[Candidate, str] = {
+    "generated": "the generator's adapter as it was before",
+    "shared": "the zoo's one adapter for all tasks",
+    "adapted": "the adapter adapted to the texts",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """An adapter to give out, and what to expect of it."""
+
+    candidate: Candidate
+    adapter: Lora
+    outlook: Outlook
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Judges the adapters that one pipeline makes for one task."""
+
+    pipeline: Pipeline
+    description: str
+    labels: tuple[str, ...]
+    """Empty where they are not known."""
+    fallback: bool
+    confidence: Confidence | None
+    """`None` where no models were fitted for this generator and zoo."""
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, description: str, labels: tuple[str, ...], *, fallback: bool) -> Self:
+        """The judge of a pipeline, with the models that its zoo holds.
+
+        Raises:
+            ConfigError: their file is damaged.
+        """
+        return cls(pipeline, description, labels, fallback, Confidence.of(pipeline.name, pipeline.zoo))
+
+    @cached_property
+    def shared(self) -> Lora | None:
+        """The zoo's one adapter for all tasks, where it has one."""
+        zoo = self.pipeline.zoo
+        return zoo.multitask() if (zoo.root / MULTITASK_FOLDER / WEIGHTS_NAME).is_file() else None
+
+    @property
+    def safer(self) -> Lora | None:
+        """The same where it may take a generated adapter's place: it was trained on tasks of all licences."""
+        return self.shared if self.fallback and not self.pipeline.is_restricted else None
+
+    @cached_property
+    def says_nothing(self) -> bool:
+        """True if no word of the description is known to the encoder, and no expert near to it."""
+        return says_nothing(self.description, self._similarity, self.pipeline.encoder)
+
+    @cached_property
+    def _merge(self) -> Generation:
+        """The merge of the nearest experts."""
+        merge = Pipeline.open("topk", self.pipeline.zoo, self.pipeline.encoder)
+        return merge.generate(Evidence(self.description))[0]
+
+    def parents(self, generation: Generation, candidate: Candidate) -> Generation:
+        """The generation with the experts behind what is given out: all, for the zoo's one adapter for all tasks."""
+        if candidate != "shared":
+            return generation
+        every = Pipeline.open("mean", self.pipeline.zoo, self.pipeline.encoder)
+        return every.generate(Evidence(self.description))[0]
+
+    @property
+    def _similarity(self) -> float:
+        return max(neighbour.similarity for neighbour in self._merge.neighbours)
+
+    @property
+    def _knows(self) -> Knowledge:
+        return "labels" if self.labels else "description"
+
+    def unjudged(self, candidate: Candidate, adapter: Lora) -> Verdict:
+        """An adapter of which nothing is known but how near its task is."""
+        return Verdict(candidate, adapter, Outlook(similarity=round(self._similarity, 4)))
+
+    def of_description(self, generation: Generation) -> Verdict:
+        """Judge a generated adapter by the description, and by the names of the labels where they are given.
+
+        Raises:
+            GeneratorError: no adapter can be expected to gain anything, and ``fallback`` is set.
+        """
+        if self.says_nothing and self.safer is not None:
+            reason = "the text encoder knows no word of the description"
+            return Verdict("shared", self.safer, Outlook(similarity=round(self._similarity, 4), instead=reason))
+        if self.confidence is None or self.shared is None:
+            return self.unjudged("generated", generation.adapter)
+        figures, knows = self._figures(generation), self._knows
+        candidates: dict[Candidate, Lora] = {"generated": generation.adapter}
+        if self.safer is not None:
+            candidates["shared"] = self.safer
+        expected = {name: self.confidence.expect(name, figures, knows) for name in candidates}
+        own = expected["generated"]
+        best: Candidate = "generated" if own is None or own.gain > 0 else _best(expected)
+        return self._given_out(best, "generated", candidates, expected, figures)
+
+    def of_texts(
+        self, generation: Generation, adapted: Lora, bare: Readout, before: Readout, texts: TaskData, base: Base
+    ) -> Verdict:
+        """Judge a generated adapter, and the same after self-training, by a task's unlabelled texts.
+
+        Args:
+            generation: the adapter that self-training began at.
+            adapted: the adapter after it.
+            bare: the texts as the bare base reads them.
+            before: the texts under the generated adapter.
+            texts: the texts.
+            base: the base.
+
+        Raises:
+            GeneratorError: no adapter can be expected to gain anything, and ``fallback`` is set.
+        """
+        if self.confidence is None or self.shared is None:
+            return self.unjudged("adapted", adapted)
+        told = self._figures(generation)
+        candidates: dict[Candidate, Lora] = {"adapted": adapted, "generated": generation.adapter}
+        if self.safer is not None:
+            candidates["shared"] = self.safer
+        read = {name: before if name == "generated" else base.read(texts, one) for name, one in candidates.items()}
+        expected = {
+            name: self.confidence.expect(name, told | of_texts(bare, one, pseudo_labels(one)), "texts")
+            for name, one in read.items()
+        }
+        best = _best(expected) if self.fallback and all(expected.values()) else "adapted"
+        return self._given_out(best, "adapted", candidates, expected, told)
+
+    def _figures(self, generation: Generation) -> Figures:
+        assert self.shared is not None
+        told = of_description(generation.adapter, generation.neighbours, merge=self._merge.adapter, shared=self.shared)
+        return told | (of_labels(self.labels, self.description, self.pipeline.encoder) if self.labels else {})
+
+    def _given_out(
+        self,
+        best: Candidate,
+        wanted: Candidate,
+        candidates: Mapping[Candidate, Lora],
+        expected: Mapping[Candidate, ExpectedGain | None],
+        figures: Figures,
+    ) -> Verdict:
+        if not self.fallback:
+            best = wanted
+        gain, own = expected[best], expected[wanted]
+        if self.fallback and gain is not None and gain.gain <= 0:
+            raise GeneratorError(
+                f"No adapter is given out: the best that the zoo has for this task is expected to change the base's "
+                f"accuracy by {gain.gain:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}). Say the task in other words, "
+                "give labelled --examples with --fit, or take the adapter as it is with --no-fallback."
+            )
+        instead = None
+        if best != wanted and gain is not None and own is not None:
+            instead = f"it is expected to gain {gain.gain:+.2f}, {NAMES[wanted]} {own.gain:+.2f}"
+        outlook = Outlook(
+            similarity=round(self._similarity, 4),
+            agreement=round(figures["agrees with the merge"], 4),
+            expected=gain,
+            instead=instead,
+        )
+        return Verdict(best, candidates[best], outlook)
+
+
+def _best(expected: Mapping[Candidate, ExpectedGain | None]) -> Candidate:
+    """The candidate that is expected to gain most, the first of those that gain alike."""
+    return max(expected, key=lambda name: -2.0 if (one := expected[name]) is None else one.gain)

@@ -1,0 +1,86 @@
+"""A generator with the zoo that it draws on and the encoder of descriptions: evidence in, generated adapters out."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from loragen.conditions.condition import Conditioner, Evidence
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.base import Generation, Generator
+from loragen.generators.registry import DEFAULT, open_generator
+from loragen.training.threads import one_thread
+from loragen.values import checked_seed
+from loragen.zoo.zoo import Zoo, default_zoo
+
+MOST_SAMPLES = 10_000
+"""Adapters that are drawn at once."""
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+"""Text encoder of descriptions, unless another is named."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A generator with the zoo that it draws on and the encoder of descriptions."""
+
+    name: str
+    """Of the generator, or its folder."""
+    zoo: Zoo
+    encoder: TextEncoder
+    generator: Generator
+    is_restricted: bool = False
+    """True if it may draw on experts of some licences alone."""
+
+    @classmethod
+    def open(
+        cls,
+        name: str = DEFAULT,
+        zoo: Zoo | Path | str | None = None,
+        encoder: TextEncoder | str = ENCODER,
+        *,
+        licences: Collection[str] | None = None,
+        top_k: int | None = None,
+    ) -> "Pipeline":
+        """Open a generator.
+
+        Args:
+            name: of a generator, or its folder.
+            zoo: the whole zoo; by default the bundled one.
+            encoder: embeds descriptions.
+            licences: draw on experts of these licences alone.
+            top_k: number of experts to draw on, in place of the generator's own setting.
+
+        Raises:
+            ZooError: there is no such zoo, or no expert has a licence asked for.
+            GeneratorError: there is no such generator, or it cannot do what is asked.
+            ConfigError: there is no such encoder.
+        """
+        opened = zoo if isinstance(zoo, Zoo) else Zoo.open(Path(zoo) if zoo else default_zoo())
+        text_encoder = TextEncoder.load(encoder) if isinstance(encoder, str) else encoder
+        with one_thread():
+            generator = open_generator(name, opened, text_encoder, licences=licences, top_k=top_k)
+        return cls(name, opened, text_encoder, generator, licences is not None)
+
+    @cached_property
+    def _conditioner(self) -> Conditioner:
+        return Conditioner(self.encoder, self.generator.reading, self.generator.evidence)
+
+    @property
+    def reads_examples(self) -> bool:
+        """True if the generator reads texts of the task beside its description."""
+        return bool({"texts", "examples"} & set(self.generator.evidence))
+
+    def generate(self, evidence: Evidence, *, seed: int = 0, samples: int = 1) -> list[Generation]:
+        """Generate adapters; the same seed gives the same bytes on a machine, with any number of threads.
+
+        Evidence of kinds that the generator does not read does not bear on them.
+
+        Raises:
+            GeneratorError: something that the generator needs is missing.
+        """
+        rng = torch.Generator().manual_seed(checked_seed(seed))
+        with one_thread():
+            condition = self._conditioner.condition(evidence)
+            return self.generator.generate(condition, rng=rng, num_samples=samples)
