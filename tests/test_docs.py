@@ -69,7 +69,7 @@ def test_the_readme_is_short():
 
 def test_the_way_from_readme_to_weights_is_three_opens():
     """Each file of the way that the README and "How it works" name links, by import, to the next."""
-    way = ("loragen/generation.py", "loragen/generators/registry.py", "loragen/generators/sg/model.py")
+    way = ("loragen/generation/generate.py", "loragen/generators/registry.py", "loragen/generators/sg/model.py")
     assert all(f"]({place})" in README for place in way)
     for here, there in itertools.pairwise(way):
         assert there.removesuffix(".py").replace("/", ".") in (ROOT / here).read_text()

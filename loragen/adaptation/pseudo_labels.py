@@ -15,10 +15,11 @@ from torch import Tensor
 from loragen.bases.losses import LOGIT_SCALE
 from loragen.bases.tokenised import Readout
 
-NEIGHBOURS = 10
-"""Texts, beside a text itself, whose predictions make the second opinion."""
-STRENGTH = 100.0
-"""Texts in a class, all alike, at which its cluster counts as much as what the adapter says."""
+NEIGHBOURS, PART = 10, 0.05
+"""Texts, beside a text itself, whose predictions make the second opinion; a part of all where there are few."""
+STRENGTH = 0.5
+"""Part of the texts at which a cluster of so many, all alike, counts as much as what the adapter says. Clusters may
+follow something else than the classes do, and more texts are no remedy: so it is a part, and no number."""
 _ROUNDS = 10
 """Rounds of the clusters; thirty give the same."""
 _MATCHING = 50
@@ -78,7 +79,7 @@ def pseudo_labels(readout: Readout, *, known: Tensor | None = None, shares: Tens
 
 def _of_neighbours(texts: Tensor, own: Tensor) -> Tensor:
     """Mean prediction of each text and those nearest to it."""
-    number = min(NEIGHBOURS + 1, len(texts))
+    number = min(1 + max(1, min(NEIGHBOURS, round(PART * len(texts)))), len(texts))
     parts = [own[(rows @ texts.T).topk(number, dim=1).indices].mean(1) for rows in torch.split(texts, _ROWS)]
     return torch.cat(parts)
 
@@ -89,7 +90,7 @@ def _of_clusters(texts: Tensor, logits: Tensor, own: Tensor, known: Tensor | Non
     for _ in range(_ROUNDS):
         sums = guess.T @ texts
         sizes = sums.norm(dim=1)
-        trust = sizes / (sizes + STRENGTH)
+        trust = sizes / (sizes + STRENGTH * len(texts))
         near = LOGIT_SCALE * texts @ F.normalize(sums, dim=1).T
         guess = _fixed(_softmax((1 - trust) * logits + trust * near, shares), known)
     return guess

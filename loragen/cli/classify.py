@@ -24,7 +24,7 @@ from loragen.cli.options import (
 from loragen.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from loragen import Examples, Prediction
+    from loragen import Adapter, Examples, Prediction
 
 
 def classify(
@@ -73,13 +73,7 @@ def classify(
 
     loaded = loragen.Adapter.load(adapter, base=base)
     examples = _examples(texts or [], data, names or loaded.labels, text_column, label_column)
-    if shares is not None and not adapt:
-        raise ConfigError("--shares bears on adapting alone; add --adapt.")
-    if adapt:
-        sizes = None if shares is None else numbers(shares, "--shares")
-        plain = replace(examples, labels=None, notes=())
-        with console.progress() as update:
-            loaded = loaded.adapt(plain, names, shares=sizes, progress=update)
+    loaded = _adapted(loaded, examples, names, adapt=adapt, shares=shares)
     adapted = loaded.classify(examples.texts, names)
     bare = loaded.classify(examples.texts, names, adapted=False)
     rows = _rows(examples, adapted, bare)
@@ -108,6 +102,21 @@ def classify(
             f"Right: {right[0]} of {len(rows)} ({right[0] / len(rows):.0%}) with the adapter, {right[1]} "
             f"({right[1] / len(rows):.0%}) by the bare base."
         )
+
+
+def _adapted(
+    adapter: "Adapter", examples: "Examples", names: list[str] | None, *, adapt: bool, shares: str | None
+) -> "Adapter":
+    from loragen.cli import console
+
+    if shares is not None and not adapt:
+        raise ConfigError("--shares bears on adapting alone; add --adapt.")
+    if not adapt:
+        return adapter
+    sizes = None if shares is None else numbers(shares, "--shares")
+    plain = replace(examples, labels=None, notes=())
+    with console.progress() as update:
+        return adapter.adapt(plain, names, shares=sizes, progress=update)
 
 
 _OURS = ("text", "label", "probability")

@@ -87,9 +87,9 @@ def generate_samples(
             f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
             f"generator that reads them: {reading('examples')}."
         )
-    refiner = Refiner(pipeline, given, fallback, progress=progress)
+    refiner = Refiner(pipeline, given, fallback, samples=samples, progress=progress)
     return [
-        _finished(refiner, one, refiner.refine(one, f", sample {sample}" if samples > 1 else ""), seed, sample)
+        _finished(refiner, one, refiner.refine(one, sample), seed, sample)
         for sample, one in enumerate(pipeline.generate(given.evidence, seed=seed, samples=samples))
     ]
 

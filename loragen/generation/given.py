@@ -12,6 +12,7 @@ from loragen.adapters.adapter import Lora
 from loragen.conditions.condition import Evidence
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.tasks.examples import Examples
+from loragen.tasks.words import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,11 @@ class Given:
             raise ConfigError(
                 "Adapting to texts wants the names of the task's labels, to tell which text is which; give them with "
                 "--labels first,second."
+            )
+        if fit and told is not None and told.label_names != tuple(names):
+            raise TaskError(
+                f"The examples have the labels {listed(told.label_names)}, but {listed(names)} were given; name the "
+                "same ones in the same order, or leave --labels out."
             )
         return cls(evidence, fit, _texts(texts, names), checked_shares(shares, names))
 

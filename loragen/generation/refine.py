@@ -39,6 +39,8 @@ class Refiner:
     """Give out a safer adapter where this one is expected to gain nothing."""
     adapt: AdaptRecipe = field(default_factory=AdaptRecipe)
     fit: FewShotRecipe = field(default_factory=FewShotRecipe)
+    samples: int = 1
+    """Adapters to come: progress counts the steps of all."""
     progress: Progress = field(default=silent)
 
     @cached_property
@@ -52,8 +54,8 @@ class Refiner:
         description = self.given.evidence.description
         return Judge.of(self.pipeline, description, self.given.label_names, fallback=self.fallback)
 
-    def refine(self, generation: Generation, stage: str = "") -> Refined:
-        """Refine one adapter; ``stage`` is put after the names of stages where there are several.
+    def refine(self, generation: Generation, number: int = 0) -> Refined:
+        """Refine one adapter, the ``number``-th of the samples, counted from 0.
 
         Raises:
             TaskError: the examples have no labels, or those of one class alone.
@@ -65,17 +67,17 @@ class Refiner:
         if self.judge.says_nothing and self.judge.safer is not None:
             generation = replace(generation, adapter=self.judge.safer)
         if self.given.fit:
-            generation = replace(generation, adapter=self._fitted(generation.adapter, stage))
+            generation = replace(generation, adapter=self._fitted(generation.adapter, number))
             if self.given.texts is None:
                 return Refined(self.judge.unjudged("generated", generation.adapter), self.fit)
-        bare, before, adapted = self._adapted(generation.adapter, stage)
+        bare, before, adapted = self._adapted(generation.adapter, number)
         if self.given.fit:
             return Refined(self.judge.unjudged("adapted", adapted), self.fit, self.adapt)
         verdict = self.judge.of_texts(generation, adapted, bare, before, self._texts, self.base)
         return Refined(verdict, None, self.adapt if verdict.candidate == "adapted" else None)
 
-    def _fitted(self, adapter: Lora, stage: str) -> Lora:
-        told = self._told(f"fitting to the examples{stage}", self.fit)
+    def _fitted(self, adapter: Lora, number: int) -> Lora:
+        told = self._told("fitting to the examples", self.fit, number)
         return fit_examples(adapter, self._examples, self.base, self.fit, on_step=told)
 
     @cached_property
@@ -96,7 +98,7 @@ class Refiner:
         self.progress("reading the texts", 1, 1)
         return read
 
-    def _adapted(self, start: Lora, stage: str) -> tuple[Readout, Readout, Lora]:
+    def _adapted(self, start: Lora, number: int) -> tuple[Readout, Readout, Lora]:
         """The texts as the base and the start read them, and the start after self-training."""
         bare, shares = self._bare, self.given.shares
         adapted = self_train(
@@ -106,9 +108,10 @@ class Refiner:
             self.adapt,
             labelled=self._examples if self.given.fit else None,
             shares=None if shares is None else torch.tensor(shares),
-            on_step=self._told(f"adapting to the texts{stage}", self.adapt.fit),
+            on_step=self._told("adapting to the texts", self.adapt.fit, number),
         )
         return bare, adapted.before, adapted.lora
 
-    def _told(self, stage: str, recipe: FewShotRecipe) -> Callable[[int], None]:
-        return lambda step: self.progress(stage, step, recipe.steps)
+    def _told(self, stage: str, recipe: FewShotRecipe, number: int) -> Callable[[int], None]:
+        total = self.samples * recipe.steps
+        return lambda step: self.progress(stage, number * recipe.steps + step, total)

@@ -160,7 +160,7 @@ def test_a_generated_adapter_can_be_fitted_to_examples(run, fit) -> None:
     assert (fitted["examples"], fitted["labels"]) == (12, ["bread", "cold"])
     assert fitted["fitted"]["steps"] > 0
     assert result.err.splitlines()[0] == f"fitting to the examples: 1 of {fitted['fitted']['steps']}"
-    assert "and then fitted to these" in Path("fitted/README.md").read_text()
+    assert "12 examples of the task: then fitted to the examples in" in Path("fitted/README.md").read_text()
     assert "; fitted to 12 examples; verified on disk" in run(*fit, "--out", "said").out
     assert "fitted" not in run(*ask, "--out", "unsaid").out
     one, other = (Lora.load(Path(name)) for name in ("plain", "fitted"))

@@ -111,7 +111,7 @@ def whole(config) -> Evaluation:
     """An evaluation that nothing interrupted."""
     steps = []
     with pytest.MonkeyPatch.context() as own:
-        own.setattr("loragen.generation.open_generator", lambda *a, **k: Recorded(open_generator(*a, **k)))
+        own.setattr("loragen.generation.pipeline.open_generator", lambda *a, **k: Recorded(open_generator(*a, **k)))
         workspace, cells = evaluate_cells(config, lambda *step: steps.append(step))
     asked = {name: list(pipeline.generator.asked) for name, pipeline in workspace.pipelines.items()}
     return Evaluation(workspace, cells, asked, steps)

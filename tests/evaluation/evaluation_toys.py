@@ -94,7 +94,7 @@ def reopened(workspace: Workspace, config: EvaluateConfig) -> Workspace:
 
 def with_generators(monkeypatch, **generators):
     """Put generators in place of those of these names."""
-    monkeypatch.setattr("loragen.generation.open_generator", lambda name, *_, **__: generators[name])
+    monkeypatch.setattr("loragen.generation.pipeline.open_generator", lambda name, *_, **__: generators[name])
     return {"generators": tuple(generators)}
 
 
