@@ -64,17 +64,16 @@ def test_sure_words_are_not_talked_over_where_texts_lie_anyhow():
 
 def test_known_classes_are_kept_and_pull_their_neighbours():
     texts, targets = clustered([40, 40])
-    logits = torch.zeros(80, 2)
-    logits[:, 0] = 0.05  # the adapter names the first class for every text
+    logits = torch.zeros(80, 2)  # an adapter that cannot tell the classes apart
     known = torch.full((80,), -1)
     known[[0, 1, 2, 3, 40, 41, 42, 43, 44, 45]] = torch.tensor([0] * 4 + [1] * 6)
     plain, told = (pseudo_labels(Readout(texts, logits, targets), known=each) for each in (None, known))
-    assert right(plain, targets) < 0.75
+    assert right(plain, targets) == 0.5
     assert torch.equal(told.classes[known >= 0], known[known >= 0])
     assert right(told, targets) > 0.9
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(st.floats(0.05, 1.0), min_size=2, max_size=5), st.integers(0, 5))
 def test_shares_that_the_user_gives_are_the_shares_of_the_probabilities(parts, seed):
     shares = torch.tensor(parts) / sum(parts)
