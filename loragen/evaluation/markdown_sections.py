@@ -4,7 +4,7 @@ from loragen.confidence.expected import COVERAGE
 from loragen.escaping import markdown as escaped
 from loragen.evaluation.below_base import FALL_BACK, MARGIN, BelowBase
 from loragen.evaluation.condition_tables import ConditionRow
-from loragen.evaluation.config import mean_output
+from loragen.evaluation.config import RANDOM, mean_output
 from loragen.evaluation.likeness import Likeness
 from loragen.evaluation.markdown_parts import markdown_table, span
 from loragen.evaluation.report_model import TITLES, Report
@@ -68,7 +68,7 @@ def likeness_table(likenesses: tuple[Likeness, ...]) -> str:
 
 def condition_table(rows: list[ConditionRow]) -> str:
     """Rank among other tasks' adapters and differences to what reads no description; rows of one group and score."""
-    rivals = list(dict.fromkeys(_kind_of(rival, row) for row in rows for rival in row.above))
+    rivals = sorted({_kind_of(rival, row) for row in rows for rival in row.above}, key=lambda rival: rival == RANDOM)
     first = rows[0]
     title = f"{escaped(first.group)}, {TITLES[first.score]}"
     head = [title, "rank among other tasks' adapters", *(f"above {escaped(rival)}" for rival in rivals)]
