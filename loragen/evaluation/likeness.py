@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import weighted_sum
 from loragen.conditions.condition import Evidence
 from loragen.config import StrictModel
 from loragen.evaluation.config import ORACLE
@@ -25,9 +26,9 @@ class Likeness(StrictModel):
     cosine: float | None
     """Of the adapters as they are; none where fewer than two change anything."""
     centred: float | None
-    """Of what is left when their mean is taken away: -1 / (adapters - 1) where that is all there is in common.
+    """Of what is left when the mean of the experts is taken away; none where fewer than two differ from it.
 
-    None where the adapters are all one.
+    It is not their own mean, without which all adapters look alike: their cosines would sum to a constant.
     """
 
 
@@ -35,20 +36,22 @@ def likenesses_of(workspace: Workspace, progress: Progress = silent) -> tuple[Li
     """Likeness of each generator's adapters of the evaluated tasks, and of the oracles; none unless it is asked for."""
     if workspace.config.condition is None:
         return ()
-    found = []
+    experts = [workspace.experts.adapter(expert) for expert in workspace.experts.ids]
+    mean, found = weighted_sum(experts, [1 / len(experts)] * len(experts)), []
     total = len(workspace.tasks) * (len(workspace.pipelines) + 1)
     progress("cosines", 0, total)
     for name in (*workspace.pipelines, ORACLE):
-        found.append(likeness(name, _adapters(workspace, name)))
+        found.append(likeness(name, _adapters(workspace, name), mean))
         progress("cosines", len(workspace.tasks) * len(found), total)
     return tuple(found)
 
 
-def likeness(method: str, adapters: Sequence[Lora]) -> Likeness:
-    """Likeness of some adapters of one method."""
-    products = inner_products(adapters)
-    smallest = RESOLUTION * float(products.diagonal().max().clamp(min=0).sqrt())
-    centred = products - products.mean(0) - products.mean(1, keepdim=True) + products.mean()
+def likeness(method: str, adapters: Sequence[Lora], mean: Lora) -> Likeness:
+    """Likeness of some adapters of one method, as they are and without the mean of the experts."""
+    every = inner_products([*adapters, mean])
+    smallest = RESOLUTION * float(every.diagonal().max().clamp(min=0).sqrt())
+    products, with_mean = every[:-1, :-1], every[:-1, -1]
+    centred = products - with_mean - with_mean[:, None] + every[-1, -1]
     return Likeness(
         method=method,
         adapters=len(adapters),

@@ -117,7 +117,7 @@ def test_the_section_has_cosines_and_a_table_a_group_and_score(checked):
         "cosine between adapters of two tasks": "sg",
         "tasks": "4",
         "as they are": "0.900",
-        "less their mean": "-0.250",
+        "less the mean expert": "-0.250",
     }
     near, row = body_of(text, 1), row_of(checked, "near", "sg")
     assert near["sg"] == {

@@ -25,12 +25,14 @@ def made(seed, *, r=2, sites=tuple(SIZES), scaling=1.0):
 
 def dense(adapter):
     """All delta weights as one vector; a site that is missing is zero."""
-    shapes = SIZES if adapter.sites[0] in SIZES else {site: None for site in adapter.sites}
-    parts = [
-        adapter.delta_weight(site).double().flatten() if site in adapter.sites else torch.zeros(*shape).flatten()
-        for site, shape in shapes.items()
-    ]
-    return torch.cat([part.double() for part in parts])
+    zero = {site: torch.zeros(shape) for site, shape in SIZES.items()}
+    made_ = {site: adapter.delta_weight(site) for site in adapter.sites}
+    return torch.cat([delta.double().flatten() for delta in (zero | made_).values()])
+
+
+def everything(adapter):
+    """All delta weights of an adapter that has every site."""
+    return torch.cat([adapter.delta_weight(site).double().flatten() for site in adapter.sites])
 
 
 def mean_cosine(vectors):
@@ -51,38 +53,51 @@ def test_inner_products_are_those_of_dense_delta_weights():
 def test_cosines_are_those_of_dense_delta_weights():
     adapters = [made(0), made(1, r=3), made(2, scaling=4.0), made(3, sites=("layer.1.value",))]
     vectors = torch.stack([dense(adapter) for adapter in adapters])
-    met = likeness("sg", adapters)
+    mean = made(9, r=4)
+    met = likeness("sg", adapters, mean)
     assert (met.method, met.adapters) == ("sg", 4)
     assert met.cosine == pytest.approx(mean_cosine(vectors), rel=1e-5)
-    assert met.centred == pytest.approx(mean_cosine(vectors - vectors.mean(0)), rel=1e-5)
+    assert met.centred == pytest.approx(mean_cosine(vectors - dense(mean)), rel=1e-5)
 
 
 # --- what they say ---
 
 
-def test_of_adapters_that_are_all_one_nothing_is_left_but_their_mean():
-    met = likeness("mean", [made(0)] * 5)
+def test_of_copies_of_the_mean_expert_nothing_is_left():
+    met = likeness("mean", [made(0)] * 5, made(0))
     assert met.cosine == pytest.approx(1)
     assert met.centred is None
 
 
-def test_a_large_mean_in_common_is_seen_and_taken_away():
+def test_what_differs_from_the_mean_expert_by_rounding_alone_is_a_copy():
+    rounded = [scaled(made(0), 1 + 1e-7 * number) for number in range(3)]
+    assert likeness("mean", rounded, made(0)).centred is None
+
+
+def test_what_is_in_common_with_the_mean_expert_is_seen_and_taken_away():
     common = scaled(made(0), 10.0)
     adapters = [weighted_sum([common, made(seed)], [1.0, 1.0]) for seed in range(1, 9)]
-    met = likeness("icm", adapters)
+    met = likeness("icm", adapters, common)
     assert met.cosine > 0.9
-    assert met.centred == pytest.approx(-1 / 7, abs=0.05)
+    assert met.centred == pytest.approx(mean_cosine([dense(made(seed)) for seed in range(1, 9)]), abs=1e-4)
+    assert abs(met.centred) < 0.2
+
+
+def test_one_adapter_for_all_tasks_is_told_from_the_mean_expert():
+    met = likeness("constant", [made(1)] * 4, made(0))
+    assert met.centred == pytest.approx(1)
 
 
 def test_size_does_not_count():
     adapters = [made(seed) for seed in range(3)]
-    cosine = likeness("sg", adapters).cosine
-    assert likeness("sg", [adapters[0], scaled(adapters[1], 7.0), adapters[2]]).cosine == pytest.approx(cosine)
+    longer = [adapters[0], scaled(adapters[1], 7.0), adapters[2]]
+    cosines = [likeness("sg", some, made(9)).cosine for some in (adapters, longer)]
+    assert cosines[0] == pytest.approx(cosines[1])
 
 
 @pytest.mark.parametrize("adapters", [[made(0)], [scaled(made(0), 0.0)] * 3, [made(0), scaled(made(0), 0.0)]])
 def test_without_two_adapters_that_change_anything_there_is_no_cosine(adapters):
-    assert likeness("sg", adapters).cosine is None
+    assert likeness("sg", adapters, made(9)).cosine is None
 
 
 # --- of an evaluation ---
@@ -94,11 +109,13 @@ def test_each_generators_adapters_of_the_evaluated_tasks_are_compared(whole, con
     found = {one.method: one for one in likenesses_of(workspace, lambda *step: steps.append(step))}
     assert list(found) == [*config.generators, ORACLE]
     assert steps == [("cosines", done, 20) for done in range(0, 24, 4)]
-    for method in ("topk", "sg"):
+    experts = [whole.workspace.zoo.adapter(expert) for expert in whole.workspace.experts.ids]
+    mean = torch.stack([everything(expert) for expert in experts]).mean(0)
+    for method in ("nearest", "sg"):
         asked = [whole.asked[method][i].adapter for i, cell in enumerate(_of(whole, method)) if _is_first(cell)]
-        vectors = torch.stack([torch.cat([a.delta_weight(s).double().flatten() for s in a.sites]) for a in asked])
+        vectors = torch.stack([everything(adapter) for adapter in asked])
         assert found[method].cosine == pytest.approx(mean_cosine(vectors), rel=1e-4)
-        assert found[method].centred == pytest.approx(mean_cosine(vectors - vectors.mean(0)), rel=1e-3)
+        assert found[method].centred == pytest.approx(mean_cosine(vectors - mean), rel=1e-3, abs=1e-4)
     assert found["mean"].cosine == pytest.approx(1)
     assert found["mean"].centred is None
 
