@@ -22,7 +22,7 @@ class Likeness(StrictModel):
     """Mean cosine between the delta weights of two adapters of one method, each of another task."""
 
     method: str
-    adapters: int
+    tasks: int
     cosine: float | None
     """Of the adapters as they are; none where fewer than two change anything."""
     centred: float | None
@@ -54,7 +54,7 @@ def likeness(method: str, adapters: Sequence[Lora], mean: Lora) -> Likeness:
     centred = products - with_mean - with_mean[:, None] + every[-1, -1]
     return Likeness(
         method=method,
-        adapters=len(adapters),
+        tasks=len(adapters),
         cosine=_mean_cosine(products, smallest),
         centred=_mean_cosine(centred, smallest),
     )

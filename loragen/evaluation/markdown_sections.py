@@ -62,7 +62,7 @@ def condition_section(report: Report) -> list[str]:
 def likeness_table(likenesses: tuple[Likeness, ...]) -> str:
     """Mean cosines between the adapters of different tasks."""
     head = ["cosine between adapters of two tasks", "tasks", "as they are", "less the mean expert"]
-    body = [[escaped(one.method), str(one.adapters), _number(one.cosine), _number(one.centred)] for one in likenesses]
+    body = [[escaped(one.method), str(one.tasks), _number(one.cosine), _number(one.centred)] for one in likenesses]
     return markdown_table(head, body)
 
 

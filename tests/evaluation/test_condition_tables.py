@@ -36,7 +36,7 @@ def checked_cells():
 
 @pytest.fixture(scope="module")
 def checked(report_workspace) -> Report:
-    likenesses = (Likeness(method="sg", adapters=4, cosine=0.9, centred=-0.25),)
+    likenesses = (Likeness(method="sg", tasks=4, cosine=0.9, centred=-0.25),)
     return make_report(report_workspace, tuple(checked_cells()), likenesses=likenesses)
 
 
@@ -133,7 +133,7 @@ def test_the_section_has_cosines_and_a_table_a_group_and_score(checked):
 
 
 def test_a_cosine_that_there_is_not_is_left_blank():
-    text = likeness_table((Likeness(method="mean", adapters=4, cosine=1.0, centred=None),))
+    text = likeness_table((Likeness(method="mean", tasks=4, cosine=1.0, centred=None),))
     assert list(body_of(text)["mean"].values()) == ["mean", "4", "1.000", ""]
 
 
@@ -160,3 +160,14 @@ def test_reports_of_before_are_read(checked, report):
     assert met.summary.rows == report.summary.rows
     assert met.cells[0].expected is None
     assert scores(0.5) == met.cells[0].scores
+
+
+def test_the_terminal_shows_the_ranks_where_there_are_some(checked, report, capsys):
+    from loragen.cli.evaluate import _show_summary
+
+    _show_summary(checked)
+    shown = capsys.readouterr().out
+    assert shown.count("chance: .5") == 3, "near, far and all"
+    assert "0.56 (0." in shown
+    _show_summary(report)
+    assert "chance: .5" not in capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_cosines_are_those_of_dense_delta_weights():
     vectors = torch.stack([dense(adapter) for adapter in adapters])
     mean = made(9, r=4)
     met = likeness("sg", adapters, mean)
-    assert (met.method, met.adapters) == ("sg", 4)
+    assert (met.method, met.tasks) == ("sg", 4)
     assert met.cosine == pytest.approx(mean_cosine(vectors), rel=1e-5)
     assert met.centred == pytest.approx(mean_cosine(vectors - dense(mean)), rel=1e-5)
 
