@@ -33,6 +33,7 @@ def calibration_figure(report: Report) -> Figure | None:
         axes.set_title(f"{short_name(method, limit=22)}\nknows the {knows}")
         axes.set_xlabel("expected gain")
         axes.set_ylabel("realised gain")
+        axes.tick_params(labelbottom=True, labelleft=True)  # the last line of panels may be short
     for axes in panels[len(found) :]:
         axes.set_axis_off()
     add_legend(figure, panels[0])

@@ -26,7 +26,7 @@ def mean_output(generator: str) -> str:
 
 
 class ConditionCheck(StrictModel):
-    """What shows whether the description matters: rivals that do not read it, and adapters that others are made for."""
+    """What shows whether the description matters: rivals that do not read it, and adapters made for other tasks."""
 
     means: tuple[str, ...] = ("sg",)
     """Generators whose mean output is a row: one adapter for all tasks. They must be among those that are evaluated."""

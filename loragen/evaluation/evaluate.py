@@ -136,6 +136,7 @@ def _missing_expectation(workspace: Workspace, task: Task, cell: Cell) -> Expect
 
 
 def _expected(workspace: Workspace, task: Task, method: str, adapter: Lora | None) -> ExpectedGain | None:
+    """What is expected of an adapter made from the right description; `None` of what no generator made."""
     if adapter is None or method not in workspace.pipelines or not workspace.expects(method):
         return None
     return workspace.expect(method, task, adapter)

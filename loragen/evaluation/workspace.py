@@ -80,7 +80,7 @@ class Workspace:
 
     @property
     def unconditional(self) -> tuple[str, ...]:
-        """Methods that do not read the description, whatever else they share with a generator that does."""
+        """Methods whose direction no description bears on: the mean outputs, and experts drawn at random."""
         check = self.config.condition
         if check is None:
             return ()

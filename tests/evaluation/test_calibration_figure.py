@@ -48,3 +48,11 @@ def test_it_is_drawn_where_something_was_expected_alone(drawn, report):
     bounds, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert min(bounds.x0, bounds.y0) >= 0
     assert (bounds.x1 <= width, bounds.y1 <= height) == (True, True)
+
+
+def test_every_panel_has_numbers_on_both_axes(drawn):
+    _, figure = drawn
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            assert any(tick.label1.get_visible() and tick.label1.get_text() for tick in axis.get_major_ticks())
