@@ -21,7 +21,10 @@ MODULES = {
     if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
 }
 HEAVY = {"transformers", "peft", "lightning", "sentence_transformers", "datasets", "faiss", "sklearn", "matplotlib"}
-AT_HOME = {"training.lightning_fit": {"lightning"}, "plotting": {"matplotlib"}, "evaluation.figures": {"matplotlib"}}
+AT_HOME = {
+    "training.lightning_fit": {"lightning"},
+    **{name: {"matplotlib"} for name in ("plotting", "evaluation.figures", "evaluation.calibration_figure")},
+}
 FOR_CLI = ("errors", "files", "escaping")
 """Beside the public library, all that the command line imports at run time."""
 

@@ -136,3 +136,19 @@ def _show_summary(report: "Report") -> None:
                 ],
                 numbers=("mean", "recovered gain", "above topk"),
             )
+    _show_condition(report)
+
+
+def _show_condition(report: "Report") -> None:
+    """Ranks of own adapters among other tasks', where the evaluation has them."""
+    from loragen.cli import console
+
+    for group in report.shown_groups(kinds=False):
+        rows = [row for row in report.summary.condition.rows if row.group == group and row.rank is not None]
+        if rows:
+            console.table(
+                f"{group}, {rows[0].tasks} tasks: share of other tasks' adapters that the own one beats (chance: .5)",
+                ("adapter", "by", "rank"),
+                [(row.method, report.title(row.score), _span(row.rank, ".2f")) for row in rows],
+                numbers=("rank",),
+            )

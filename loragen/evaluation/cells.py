@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from loragen.bases.scores import AnyScores
+from loragen.confidence.expected import ExpectedGain
 from loragen.config import StrictModel
 from loragen.errors import ConfigError, cut
 from loragen.evaluation.controls import RIGHT
@@ -43,6 +44,8 @@ class Cell(StrictModel):
     novelty: Novelty | None = None
     forgetting: float | None = None
     """Mean change of the first main score against the base on unrelated tasks; below 0 where the adapter harms them."""
+    expected: ExpectedGain | None = None
+    """What could be expected of a generator's adapter beforehand."""
     seconds: float
     """Time for the whole cell."""
     forgetting_seconds: float = 0.0
@@ -56,7 +59,7 @@ class Cell(StrictModel):
 
 @dataclass(frozen=True)
 class CellFile:
-    """Cells as lines of JSON; a line that was cut off by an interruption is dropped."""
+    """Cells as lines of JSON, of one key the last; a line that was cut off by an interruption is dropped."""
 
     path: Path
 

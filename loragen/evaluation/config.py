@@ -14,6 +14,30 @@ from loragen.values import MOST_EXAMPLES, MOST_PARTS, Seed
 
 BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
 """Names of the methods that are no generators."""
+TOPK = "topk"
+"""Name of the generator whose merges all others are compared with."""
+RANDOM = "random experts"
+"""Name of the method that merges experts drawn at random, as many as topk, with its weights and its norm."""
+
+
+def mean_output(generator: str) -> str:
+    """Name of the method that is the mean of what a generator makes for the experts' descriptions."""
+    return f"mean output of {generator}"
+
+
+class ConditionCheck(StrictModel):
+    """What shows whether the description matters: rivals that do not read it, and adapters made for other tasks."""
+
+    means: tuple[str, ...] = ("sg",)
+    """Generators whose mean output is a row: one adapter for all tasks. They must be among those that are evaluated."""
+    random_experts: bool = True
+    """Adds a row of as many experts as topk merges, drawn at random; topk must be among the generators."""
+    others: int = Field(10, ge=0, le=MOST_PARTS)
+    """The most other tasks whose adapters a task's own is ranked among, for each generator; 0 leaves ranks out."""
+
+    def needed(self) -> set[str]:
+        """Generators that must be evaluated."""
+        return {*self.means} | ({TOPK} if self.random_experts else set())
 
 
 class FewShot(StrictModel):
@@ -52,6 +76,8 @@ class EvaluateConfig(StrictModel):
     """A multi-task LoRA that was trained with the description before every text, and is evaluated so."""
     few_shot: FewShot | None = None
     """`None` leaves the methods fitted to examples out."""
+    condition: ConditionCheck | None = None
+    """`None` leaves out what shows whether the description matters, beside the controls."""
     oracles: Path
     """A zoo that holds an adapter trained on each of the tasks."""
     encoder: str = ENCODER
@@ -75,7 +101,9 @@ class EvaluateConfig(StrictModel):
         return splits
 
     @model_validator(mode="after")
-    def _fitted_are_evaluated(self) -> Self:
+    def _named_are_evaluated(self) -> Self:
         if self.few_shot and (unknown := set(self.few_shot.generators) - set(self.generators)):
             raise ValueError(f"'few_shot' names {', '.join(sorted(unknown))}, not among 'generators'")
+        if self.condition and (unknown := self.condition.needed() - set(self.generators)):
+            raise ValueError(f"'condition' needs {', '.join(sorted(unknown))}, not among 'generators'")
         return self

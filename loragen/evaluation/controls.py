@@ -1,4 +1,7 @@
-"""Controls: texts in place of a task's description. A generator uses the description only if they make it worse."""
+"""Controls: texts in place of a task's description. A generator uses the description only if they make it worse.
+
+Descriptions of further evaluated tasks stand apart: their adapters are what a task's own adapter is ranked among.
+"""
 
 import re
 from collections.abc import Collection, Sequence
@@ -12,6 +15,8 @@ NONSENSE = "nonsense"
 OTHER = "another task's"
 SHUFFLED = "shuffled words"
 PARAPHRASE = "paraphrase"
+MADE_FOR = "made for "
+"""The adapter that is made for another task; its id follows."""
 
 # fmt: off
 _ONSETS = (
@@ -40,6 +45,20 @@ def controls(task: Task, others: Sequence[Task], *, rng: torch.Generator) -> dic
     if unrelated:
         texts[OTHER] = unrelated[int(torch.randint(len(unrelated), (), generator=rng))].description
     return texts | {f"{PARAPHRASE} {number}": text for number, text in enumerate(task.paraphrases[:3], 1)}
+
+
+def made_for_others(task: Task, tasks: Sequence[Task], number: int, *, rng: torch.Generator) -> dict[str, str]:
+    """Name of a control → the description of another task, for as many of them as are asked for and as there are.
+
+    Args:
+        task: the task.
+        tasks: those to draw from; the task itself is passed over.
+        number: the most that are drawn; a smaller number draws the first of those of a larger.
+        rng: chooses among them.
+    """
+    others = [other for other in tasks if other.id != task.id]
+    drawn = torch.randperm(len(others), generator=rng)[:number].tolist()
+    return {f"{MADE_FOR}{others[i].id}": others[i].description for i in drawn}
 
 
 def nonsense(words: int, *, rng: torch.Generator, without: Collection[str] = ()) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loragen.adapters.adapter import Lora
 from loragen.bases.scores import AnyScores
+from loragen.confidence.expected import ExpectedGain
 from loragen.evaluation.cells import CELLS, Cell, CellFile, Key
-from loragen.evaluation.config import EvaluateConfig
-from loragen.evaluation.controls import RIGHT, controls
+from loragen.evaluation.config import RANDOM, EvaluateConfig
+from loragen.evaluation.controls import RIGHT, controls, made_for_others
+from loragen.evaluation.likeness import likenesses_of
 from loragen.evaluation.methods import adapter_of, instruction_of
 from loragen.evaluation.report import make_report, write_report
 from loragen.evaluation.report_model import Report
@@ -44,7 +47,8 @@ def evaluate_generators(
     """
     settings = config if isinstance(config, EvaluateConfig) else EvaluateConfig.from_yaml(config, overrides)
     with lock(settings.out):
-        report = make_report(*_cells(settings, progress))
+        workspace, cells = _cells(settings, progress)
+        report = make_report(workspace, cells, likenesses=likenesses_of(workspace, progress))
         write_report(report, settings.out)
         sweep(settings.out)
     return report
@@ -76,16 +80,21 @@ def _keys(workspace: Workspace, task: Task) -> Iterator[Key]:
     seeds = workspace.config.seeds
     for method in workspace.methods:
         pipeline = workspace.pipelines.get(method)
-        is_stochastic = method in workspace.fitted or (pipeline is not None and pipeline.generator.is_stochastic)
+        is_drawn = method in workspace.fitted or method == RANDOM
+        is_stochastic = is_drawn or (pipeline is not None and pipeline.generator.is_stochastic)
         for seed in seeds if is_stochastic else seeds[:1]:
             yield task.id, method, RIGHT, seed
-        if pipeline is not None and workspace.config.with_controls:
+        if pipeline is not None:
             for control in _control_texts(workspace, task):
                 yield task.id, method, control, seeds[0]
 
 
 def _control_texts(workspace: Workspace, task: Task) -> dict[str, str]:
-    return controls(task, workspace.tasks, rng=task_rng(task, "controls"))
+    """Control → the text that takes the description's place."""
+    config, tasks = workspace.config, workspace.tasks
+    texts = controls(task, tasks, rng=task_rng(task, "controls")) if config.with_controls else {}
+    number = config.condition.others if config.condition else 0
+    return texts | made_for_others(task, tasks, number, rng=task_rng(task, "others"))
 
 
 @dataclass
@@ -113,6 +122,24 @@ def _missing_cells(workspace: Workspace, scorer: Scorer, task: Task, known: Mapp
     for key in keys:
         if key not in known:
             yield _cell(workspace, scorer, task, key, texts.get(key[2], task.description), scored)
+        elif expected := _missing_expectation(workspace, task, known[key]):
+            yield known[key].model_copy(update={"expected": expected})
+
+
+def _missing_expectation(workspace: Workspace, task: Task, cell: Cell) -> ExpectedGain | None:
+    """What is expected of the adapter of a cell that was computed before anything was."""
+    if cell.expected is not None or cell.control != RIGHT or not workspace.expects(cell.method):
+        return None
+    return _expected(
+        workspace, task, cell.method, adapter_of(workspace, task, cell.method, task.description, cell.seed)
+    )
+
+
+def _expected(workspace: Workspace, task: Task, method: str, adapter: Lora | None) -> ExpectedGain | None:
+    """What is expected of an adapter made from the right description; `None` of what no generator made."""
+    if adapter is None or method not in workspace.pipelines or not workspace.expects(method):
+        return None
+    return workspace.expect(method, task, adapter)
 
 
 def _cell(
@@ -125,7 +152,7 @@ def _cell(
     if scored.lacks(digest, whole=is_right):
         scored.kept[digest] = scorer.scores(task, adapter, instruction, whole=is_right)
     scores, short = scored.kept[digest]
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"expected": _expected(workspace, task, method, adapter) if is_right else None}
     if is_right and seed == workspace.config.seeds[0] and adapter is not None:
         if method in workspace.pipelines:
             facts["novelty"] = workspace.reference.novelty(adapter)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: gain by method, gain by similarity, scores of each task, map of the zoo."""
+"""The figures of an evaluation: gain by method and by similarity, scores of each task, map of the zoo, calibration."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,14 @@ import numpy as np
 
 from loragen.bases.scores import LESS_IS_MORE
 from loragen.errors import MissingExtraError
+from loragen.evaluation.calibration_figure import calibration_figure
 from loragen.evaluation.cells import ALL
 from loragen.evaluation.config import BASE, MULTITASK, ORACLE
+from loragen.evaluation.figure_parts import add_legend, look_of, splits_of, title_of
 from loragen.evaluation.report_model import TITLES, EvaluatedTask, MapPoint, Report
 from loragen.evaluation.score_tables import ScoreTables
 from loragen.evaluation.statistics import Interval
-from loragen.plotting import COLOURS, FAINT, INK, MARKERS, STYLE, apart, pushed_apart, short_name, write_figure
+from loragen.plotting import COLOURS, FAINT, INK, STYLE, apart, pushed_apart, short_name, write_figure
 
 try:
     from matplotlib import rc_context
@@ -47,39 +49,16 @@ def evaluation_plots(report: Report, folder: Path) -> list[Path]:
 
 
 def evaluation_figures(report: Report) -> dict[str, Figure]:
-    """Name → figure: ``gains``, ``similarity``, ``slopes``, ``map``."""
+    """Name → figure: ``gains``, ``similarity``, ``slopes``, ``map``; ``calibration`` where a gain was expected."""
     with rc_context(dict(STYLE)):
-        return {
+        figures = {
             "gains": _gains(report),
             "similarity": _similarity(report),
             "slopes": _slopes(report),
             "map": _map(report),
         }
-
-
-def _splits(report: Report) -> dict[str, list[EvaluatedTask]]:
-    splits: dict[str, list[EvaluatedTask]] = {}
-    for task in report.tasks:
-        splits.setdefault(task.split, []).append(task)
-    return splits
-
-
-def _look(number: int) -> dict[str, Any]:
-    """Colour and marker of a split, the same in all figures."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-
-
-def _title(split: str, tasks: Sequence[EvaluatedTask]) -> str:
-    return f"{short_name(split, limit=20)} ({len(tasks)} task{'s' if len(tasks) > 1 else ''})"
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Name the splits below the figure, side by side where there is room."""
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=max(1, int(figure.get_figwidth() // 2.8)),
-    )
+        calibration = calibration_figure(report)
+    return figures | ({"calibration": calibration} if calibration else {})
 
 
 def _methods(report: Report) -> list[str]:
@@ -105,7 +84,7 @@ def _gains(report: Report) -> Figure:
     gains = {(row.group, row.method, row.score): row.gain or nan for row in report.summary.rows}
     main = report.summary.main
     methods = sorted(_methods(report), key=lambda method: -np.nan_to_num(gains[ALL, method, main[0]].mean))
-    splits = _splits(report)
+    splits = splits_of(report)
     height = max(0.34, 0.15 * len(splits) + 0.08)
     figure = Figure(figsize=(9, 2.0 + height * len(methods)), layout="constrained")
     for axes, score in zip(figure.subplots(1, len(main), sharey=True, squeeze=False)[0], main, strict=True):
@@ -114,15 +93,15 @@ def _gains(report: Report) -> Figure:
         for number, (split, tasks) in enumerate(splits.items()):
             shift = 0.15 * (number - (len(splits) - 1) / 2) / height
             for row, method in enumerate(methods):
-                _draw_interval(axes, row + shift, found[split, method], _look(number))
-            axes.plot([], [], **_look(number), markersize=5, label=_title(split, tasks))
+                _draw_interval(axes, row + shift, found[split, method], look_of(number))
+            axes.plot([], [], **look_of(number), markersize=5, label=title_of(split, tasks))
         nothing = [split for split in splits if all(np.isnan(found[split, method].mean) for method in methods)]
         axes.set_title(TITLES[score], pad=18)
         axes.set_xlabel("\n".join(["recovered gain", *(f"{short_name(s)}: the oracle gains nothing" for s in nothing)]))
         axes.set_yticks(range(len(methods)), [short_name(method) for method in methods])
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -158,7 +137,7 @@ def _draw_interval(axes: Axes, y: float, gain: Interval, look: Mapping[str, Any]
 def _similarity(report: Report) -> Figure:
     """Each task's score above the base against its similarity to the zoo: a row a score, a column a method."""
     methods = [method for method in SHOWN if method in _methods(report)] or _methods(report)[: len(SHOWN)]
-    splits, main = _splits(report), report.summary.main
+    splits, main = splits_of(report), report.summary.main
     figure = Figure(figsize=(1.6 + 2.3 * len(methods), 5.4), layout="constrained")
     panels = figure.subplots(len(main), len(methods), sharex=True, sharey="row", squeeze=False)
     for row, score in zip(panels, main, strict=True):
@@ -169,13 +148,13 @@ def _similarity(report: Report) -> Figure:
                 axes.plot(
                     [task.similarity for task in tasks],
                     [reached[task.id] - base[task.id] for task in tasks],
-                    **_look(number),
+                    **look_of(number),
                     linestyle="none",
                     markersize=5.5,
                     alpha=0.8,
                     markeredgecolor="white",
                     markeredgewidth=0.5,
-                    label=_title(split, tasks),
+                    label=title_of(split, tasks),
                 )
             axes.axhline(0, color=INK, linewidth=0.8)
             axes.grid()
@@ -185,7 +164,7 @@ def _similarity(report: Report) -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel("similarity to the nearest expert")
         axes.locator_params(axis="x", nbins=4)
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -194,7 +173,7 @@ def _similarity(report: Report) -> Figure:
 
 def _slopes(report: Report) -> Figure:
     """Each task's score under the base, the best generator and its oracle, joined by a line: a panel a split."""
-    best, splits = _best(report), _splits(report)
+    best, splits = _best(report), splits_of(report)
     score = report.summary.main[0]
     steps = [_scores(report, method, score) for method in (BASE, best, ORACLE)]
     most = max(len(tasks) for tasks in splits.values())
@@ -203,7 +182,7 @@ def _slopes(report: Report) -> Figure:
     for axes, (split, tasks) in zip(panels, splits.items(), strict=True):
         for task in tasks:
             _draw_slope(axes, [step[task.id] for step in steps], is_less_more=score in LESS_IS_MORE)
-        axes.set_title(_title(split, tasks))
+        axes.set_title(title_of(split, tasks))
         axes.set_xticks(range(3), [BASE, short_name(best, limit=14), ORACLE])
         axes.set_xlim(-0.15, 2.05)
         axes.grid(axis="y")
@@ -248,7 +227,7 @@ def _name_slopes(axes: Axes, ends: Mapping[str, float]) -> None:
 
 def _map(report: Report) -> Figure:
     """Descriptions in the plane: experts by kind, evaluated tasks as numbers with their names beside."""
-    splits = _splits(report)
+    splits = splits_of(report)
     columns = _columns(splits)
     figure = Figure(figsize=(7.4 + 2.5 * columns, 1.2 + 0.19 * LINES), layout="constrained")
     axes, listing = figure.subplots(1, 2, width_ratios=(7, 2.3 * columns))
@@ -281,7 +260,7 @@ def _draw_experts(axes: Axes, experts: Sequence[MapPoint]) -> None:
 
 def _place_badges(axes: Axes, report: Report) -> None:
     """Draw the numbers of the tasks at their places, or beside them with a line where one would cover something."""
-    splits = _splits(report)
+    splits = splits_of(report)
     pixels, box, diameter = axes.transData, axes.get_window_extent(), 12.5 * axes.figure.dpi / 72
     anchors = np.array([(task.x, task.y) for tasks in splits.values() for task in tasks])
     places = pushed_apart(
@@ -292,7 +271,7 @@ def _place_badges(axes: Axes, report: Report) -> None:
         fixed=pixels.transform([(expert.x, expert.y) for expert in report.experts]),
         clearance=0.8 * diameter,
     )
-    looks = [_look(number) for number, tasks in enumerate(splits.values()) for _ in tasks]
+    looks = [look_of(number) for number, tasks in enumerate(splits.values()) for _ in tasks]
     for count, (anchor, place, look) in enumerate(
         zip(anchors, pixels.inverted().transform(places), looks, strict=True), 1
     ):
@@ -313,11 +292,11 @@ def _list_tasks(axes: Axes, splits: Mapping[str, Sequence[EvaluatedTask]]) -> No
     line, count = 0, 0
     for number, (split, tasks) in enumerate(splits.items()):
         column, row = divmod(line, LINES)
-        axes.text(column, row + 0.5, _title(split, tasks), weight="bold", va="center_baseline", color=INK)
+        axes.text(column, row + 0.5, title_of(split, tasks), weight="bold", va="center_baseline", color=INK)
         for task in tasks:
             line, count = line + 1, count + 1
             column, row = divmod(line, LINES)
-            _badge(axes, column + 0.05, row + 0.5, count, _look(number))
+            _badge(axes, column + 0.05, row + 0.5, count, look_of(number))
             axes.text(column + 0.1, row + 0.5, short_name(task.id), fontsize=8, va="center_baseline", color=INK)
         line += 2
 

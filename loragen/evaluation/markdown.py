@@ -1,13 +1,13 @@
 """The report of an evaluation to read, as Markdown: a table a group, controls, behaviour, time."""
 
-from collections.abc import Sequence
-
 from loragen.escaping import markdown as escaped
 from loragen.escaping import markdown_code
 from loragen.evaluation.cells import ALL
-from loragen.evaluation.controls import RIGHT
+from loragen.evaluation.condition_tables import ConditionTables
+from loragen.evaluation.controls import MADE_FOR, RIGHT
+from loragen.evaluation.markdown_parts import markdown_table, span
+from loragen.evaluation.markdown_sections import below_table, calibration_section, condition_section
 from loragen.evaluation.report_model import TITLES, Report
-from loragen.evaluation.statistics import Interval
 from loragen.evaluation.summary import KIND, Summary, SummaryRow
 
 
@@ -20,8 +20,13 @@ def markdown(report: Report) -> str:
         parts.append(f"## {escaped(group)} ({count} tasks)\n\n{main_table(summary, group)}")
         if not group.startswith(KIND):
             parts.append(score_table(summary, group))
+            parts.append(below_table(summary, group))
     if summary.controls:
         parts.append(f"## Another text in place of the description\n\n{control_table(summary, ALL)}")
+    if summary.condition != ConditionTables():
+        parts += ["## Does the condition matter?", *condition_section(report)]
+    if summary.calibration:
+        parts.append(f"## Expected and realised gain\n\n{calibration_section(report)}")
     parts.append(f"## Forgetting and novelty\n\n{behaviour_table(summary)}")
     parts.append(f"## Time\n\n{_time(report)}")
     return "\n\n".join(parts) + "\n"
@@ -42,6 +47,9 @@ def _time(report: Report) -> str:
         "forgetting": sum(cell.forgetting_seconds for cell in report.cells),
         "controls": sum(cell.seconds for cell in report.cells if cell.control != RIGHT),
     }
+    if any(cell.control.startswith(MADE_FOR) for cell in report.cells):
+        parts["other tasks' adapters"] = sum(c.seconds for c in report.cells if c.control.startswith(MADE_FOR))
+        parts["controls"] -= parts["other tasks' adapters"]
     texts = f"{whole / 60:.0f} minutes: " if whole >= 60 else f"{whole:.0f} s: "
     rest = {"scores on the test files": whole - sum(parts.values())} | parts
     slowest = sorted(report.seconds.items(), key=lambda item: -item[1])
@@ -126,14 +134,3 @@ def behaviour_table(summary: Summary) -> str:
     ]
     head = ["adapter", "on unrelated tasks", "to mean", "to nearest expert", "to best mixture", "replays"]
     return markdown_table(head, body)
-
-
-def span(interval: Interval, *, digits: int = 3, signed: bool = False) -> str:
-    """A number with its interval."""
-    return format(interval, f"{'+' if signed else ''}.{digits}f")
-
-
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Rows of text under their heads."""
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in body)])

@@ -1,8 +1,11 @@
-"""The adapters that are compared: of the base, the rivals, the generators, those fitted to examples, the oracle."""
+"""The adapters that are compared: of base, rivals and generators, of what reads no description, fitted, the oracle."""
+
+import torch
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import weighted_sum
 from loragen.conditions.condition import Evidence
-from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE
+from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK
 from loragen.evaluation.workspace import Workspace, task_rng
 from loragen.recipes.few_shot import fit_examples
 from loragen.tasks.task_set import Task
@@ -26,6 +29,10 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
         return workspace.instructed
     if method == ORACLE:
         return workspace.oracles.adapter(task.id)
+    if method == RANDOM:
+        return _random_experts(workspace, task, seed)
+    if method in workspace.unconditional:
+        return workspace.mean_outputs[method]
     if method in workspace.fitted:
         start = adapter_of(workspace, task, workspace.fitted[method], description, seed)
         assert start is not None
@@ -36,6 +43,18 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
 def instruction_of(task: Task, method: str) -> str | None:
     """The text that a method puts before every text of a task, if any."""
     return task.description if method == INSTRUCTED else None
+
+
+def _random_experts(workspace: Workspace, task: Task, seed: int) -> Lora:
+    """As many experts as topk merges for a task, drawn at random, with its weights and its norm of delta weights."""
+    like = workspace.pipelines[TOPK].generate(Evidence(task.description))[0]
+    ids = workspace.experts.ids
+    drawn = torch.randperm(len(ids), generator=task_rng(task, f"{RANDOM} {seed}"))[: len(like.neighbours)].tolist()
+    adapters = [workspace.experts.adapter(ids[i]) for i in drawn]
+    weights = [neighbour.weight for neighbour in like.neighbours]
+    norm = weighted_sum(adapters, weights).norm()
+    scale = like.adapter.norm() / norm if norm else 1.0
+    return weighted_sum(adapters, [scale * weight for weight in weights])
 
 
 def _fitted(workspace: Workspace, task: Task, start: Lora, seed: int) -> Lora:

@@ -9,6 +9,7 @@ import torch
 from loragen.errors import MissingExtraError
 from loragen.evaluation.cells import ALL, Cell
 from loragen.evaluation.config import BASE, ORACLE
+from loragen.evaluation.likeness import Likeness
 from loragen.evaluation.markdown import markdown
 from loragen.evaluation.report_model import MARKDOWN, REPORT, EvaluatedTask, MapPoint, Report
 from loragen.evaluation.summary import KIND, summarise
@@ -18,8 +19,14 @@ from loragen.zoo.expert_index import ExpertIndex
 from loragen.zoo.zoo import SPLIT
 
 
-def make_report(workspace: Workspace, cells: Sequence[Cell]) -> Report:
-    """Summarise an evaluation."""
+def make_report(workspace: Workspace, cells: Sequence[Cell], *, likenesses: Sequence[Likeness] = ()) -> Report:
+    """Summarise an evaluation.
+
+    Args:
+        workspace: the evaluation.
+        cells: all of them.
+        likenesses: of the adapters that its generators make.
+    """
     experts, tasks = _map(workspace)
     seconds: dict[str, float] = {}
     for cell in cells:
@@ -30,7 +37,15 @@ def make_report(workspace: Workspace, cells: Sequence[Cell]) -> Report:
         tasks=tasks,
         experts=experts,
         cells=tuple(cells),
-        summary=summarise(cells, groups_of(tasks), base=BASE, oracle=ORACLE, rivals=workspace.rivals),
+        summary=summarise(
+            cells,
+            groups_of(tasks),
+            base=BASE,
+            oracle=ORACLE,
+            rivals=workspace.rivals,
+            generators=workspace.config.generators,
+            likenesses=likenesses,
+        ),
         seconds={method: round(total, 1) for method, total in seconds.items()},
         versions={name: version(name) for name in ("loragen", "torch", "transformers")},
     )

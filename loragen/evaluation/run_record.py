@@ -9,7 +9,7 @@ from loragen.adapters.adapter import Lora
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import CellFile
-from loragen.evaluation.config import INSTRUCTED, MULTITASK, ORACLE
+from loragen.evaluation.config import INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK, mean_output
 from loragen.evaluation.report_model import MARKDOWN, REPORT
 from loragen.evaluation.workspace import Workspace
 from loragen.files import atomic_write
@@ -106,6 +106,12 @@ def _method_digests(workspace: Workspace) -> dict[str, str]:
         digests[INSTRUCTED] = adapter_digest(workspace.instructed, None)
     for name in config.generators:
         digests[name] = _generator_digest(name, workspace)
+    if config.condition is not None:
+        digests |= {
+            mean_output(name): _sha256_of_json(["mean output", digests[name]]) for name in config.condition.means
+        }
+        if config.condition.random_experts:
+            digests[RANDOM] = _sha256_of_json(["random experts", digests[TOPK]])
     for method, start in workspace.fitted.items():
         assert config.few_shot is not None
         fit = config.few_shot.model_dump(mode="json", include={"shots", "recipe"})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loragen.bases.scores import AnyScores
+from loragen.bases.scores import LESS_IS_MORE, AnyScores
 from loragen.evaluation.cells import Cell
 from loragen.evaluation.controls import RIGHT
 from loragen.evaluation.statistics import Table
@@ -48,6 +48,11 @@ def scores_in(cells: Sequence[Cell]) -> tuple[str, ...]:
     whole = [cell.scores for cell in cells if cell.scores is not None]
     names = dict.fromkeys([*whole[0].main, *type(whole[0]).model_fields])
     return tuple(name for name in names if all(getattr(scores, name, None) is not None for scores in whole))
+
+
+def sign_of(score: str) -> int:
+    """-1 where less is better and differences are turned round; cross-entropy's are given as they are."""
+    return -1 if score in LESS_IS_MORE and score != "cross_entropy" else 1
 
 
 def _value(scores: AnyScores | None, score: str) -> float:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from loragen.bases.scores import FAMILIES, LESS_IS_MORE, Scores
+from loragen.bases.scores import FAMILIES, Scores
 from loragen.config import StrictModel
+from loragen.evaluation.below_base import BelowRow, below_rows
+from loragen.evaluation.calibration import CalibrationRow, calibration_rows
 from loragen.evaluation.cells import ALL, Cell
-from loragen.evaluation.controls import PARAPHRASE, RIGHT
-from loragen.evaluation.score_tables import ScoreTables, scores_in
+from loragen.evaluation.condition_tables import ConditionSummariser, ConditionTables
+from loragen.evaluation.controls import MADE_FOR, PARAPHRASE, RIGHT
+from loragen.evaluation.likeness import Likeness
+from loragen.evaluation.score_tables import ScoreTables, scores_in, sign_of
 from loragen.evaluation.statistics import Interval, Table, difference_interval, gain_interval, mean_interval, win_rate
 
 MAIN = Scores.main
@@ -87,6 +91,10 @@ class Summary(StrictModel):
     controls: tuple[ControlRow, ...]
     paraphrases: tuple[ParaphraseSpread, ...]
     behaviour: tuple[BehaviourRow, ...]
+    below: tuple[BelowRow, ...] = ()
+    """By the first main score."""
+    condition: ConditionTables = ConditionTables()
+    calibration: tuple[CalibrationRow, ...] = ()
 
     def row(self, group: str, method: str, score: str) -> SummaryRow | None:
         """The row of a method, if there is one."""
@@ -101,6 +109,8 @@ def summarise(
     base: str,
     oracle: str,
     rivals: Sequence[str],
+    generators: Sequence[str] = (),
+    likenesses: Sequence[Likeness] = (),
     seed: int = 0,
 ) -> Summary:
     """Make all tables.
@@ -111,18 +121,29 @@ def summarise(
         base: the method that recovers nothing.
         oracle: the method that recovers everything.
         rivals: methods that the others are compared with.
+        generators: methods of which it is asked whether the description matters to them.
+        likenesses: of the adapters that they make.
         seed: of the resampling.
     """
     names = scores_in(cells)
     main = next(family.main for family in FAMILIES if family.main[0] in names)
-    made = _Summariser(ScoreTables.of(cells), groups, names, main, base, oracle, tuple(rivals), seed)
+    tables = ScoreTables.of(cells)
+    made = _Summariser(tables, groups, names, main, base, oracle, tuple(rivals), seed)
+    condition = ConditionSummariser(tables, _no_kinds(groups), main, seed).rows(generators)
     return Summary(
         main=main,
         rows=tuple(made.rows()),
         controls=tuple(made.controls()),
         paraphrases=tuple(made.paraphrases()),
         behaviour=tuple(made.behaviour()),
+        below=tuple(below_rows(tables, _no_kinds(groups), score=main[0], base=base)),
+        condition=ConditionTables(likenesses=tuple(likenesses), rows=tuple(condition)),
+        calibration=tuple(calibration_rows(cells, _no_kinds(groups), base=base, seed=seed)),
     )
+
+
+def _no_kinds(groups: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    return {group: tasks for group, tasks in groups.items() if not group.startswith(KIND)}
 
 
 @dataclass(frozen=True)
@@ -148,7 +169,7 @@ class _Summariser:
                     yield self._row(group, tasks, method, score)
 
     def _row(self, group: str, tasks: Sequence[str], method: str, score: str) -> SummaryRow:
-        own, sign, is_gain = self.tables.whole(method, tasks, score), _sign(score), score != "cross_entropy"
+        own, sign, is_gain = self.tables.whole(method, tasks, score), sign_of(score), score != "cross_entropy"
         against = {
             rival: self.tables.whole(rival, tasks, score)
             for rival in self.rivals
@@ -175,7 +196,7 @@ class _Summariser:
         for group, wanted in self.groups.items():
             for (method, control), by_task in self.tables.cells.items():
                 tasks = [task for task in wanted if task in by_task]
-                if control == RIGHT or control.startswith(PARAPHRASE) or not tasks:
+                if control == RIGHT or control.startswith((PARAPHRASE, MADE_FOR)) or not tasks:
                     continue
                 for score in self.main:
                     yield self._control_row(group, tasks, method, control, score)
@@ -188,7 +209,7 @@ class _Summariser:
             control=control,
             score=score,
             mean=mean_interval(other, rng=self._rng()),
-            cost=difference_interval(_sign(score) * right, _sign(score) * other, rng=self._rng()),
+            cost=difference_interval(sign_of(score) * right, sign_of(score) * other, rng=self._rng()),
         )
 
     def paraphrases(self) -> Iterator[ParaphraseSpread]:
@@ -217,8 +238,3 @@ class _Summariser:
                 facts["replays"] = float(np.mean([novelty.is_replay for novelty in novel]))
             forgetting = mean_interval(np.array(changes)[:, None], rng=self._rng()) if changes else None
             yield BehaviourRow(method=method, forgetting=forgetting, **facts)
-
-
-def _sign(score: str) -> int:
-    """-1 where less is better and differences are turned round; cross-entropy's are given as they are."""
-    return -1 if score in LESS_IS_MORE and score != "cross_entropy" else 1

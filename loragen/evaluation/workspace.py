@@ -8,11 +8,14 @@ from functools import cached_property
 import torch
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import weighted_sum
 from loragen.bases.base import Base
 from loragen.bases.devices import choose_dtype
+from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.confidence.expected import ExpectedGain
 from loragen.errors import ConfigError
-from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, EvaluateConfig
+from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK, EvaluateConfig, mean_output
 from loragen.evaluation.novelty import Reference
 from loragen.generation import Pipeline
 from loragen.tasks.examples import Examples
@@ -67,7 +70,7 @@ class Workspace:
     def methods(self) -> tuple[str, ...]:
         """Every method, the base first and the oracle last."""
         rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
-        return (BASE, *rivals, *self.pipelines, *self.fitted, ORACLE)
+        return (BASE, *rivals, *self.pipelines, *self.unconditional, *self.fitted, ORACLE)
 
     @cached_property
     def fitted(self) -> dict[str, str]:
@@ -76,9 +79,52 @@ class Workspace:
         return {few.method(start): start for start in (MULTITASK, *few.generators)} if few else {}
 
     @property
+    def unconditional(self) -> tuple[str, ...]:
+        """Methods whose direction no description bears on: the mean outputs, and experts drawn at random."""
+        check = self.config.condition
+        if check is None:
+            return ()
+        return (*map(mean_output, check.means), *([RANDOM] if check.random_experts else []))
+
+    @cached_property
+    def experts(self) -> Zoo:
+        """The experts that generators draw on."""
+        return self.zoo.select(splits={SPLIT})
+
+    @cached_property
+    def mean_outputs(self) -> dict[str, Lora]:
+        """Method → the mean of what its generator makes for each expert's description, exact on delta weights.
+
+        A generator that draws at random draws for each expert with a seed of its own, its place in the zoo.
+        """
+        check = self.config.condition
+        return {mean_output(name): self._mean_output(self.pipelines[name]) for name in (check.means if check else ())}
+
+    def _mean_output(self, pipeline: Pipeline) -> Lora:
+        made = [
+            pipeline.generate(Evidence(card.description), seed=place)[0].adapter
+            for place, card in enumerate(self.experts)
+        ]
+        return weighted_sum(made, [1 / len(made)] * len(made))
+
+    def expects(self, method: str) -> bool:
+        """True if `expect` has something to say of a method's adapters."""
+        return False
+
+    def expect(self, method: str, task: Task, adapter: Lora) -> ExpectedGain | None:
+        """The gain that is expected of an adapter before its test texts are looked at.
+
+        Args:
+            method: one of the generators.
+            task: the task that the adapter was made for.
+            adapter: made from the task's own description.
+        """
+        return None
+
+    @property
     def rivals(self) -> tuple[str, ...]:
         """Methods that all others are compared with: topk, and the multi-task LoRA as it is and fitted."""
-        return ("topk", MULTITASK, *(method for method, start in self.fitted.items() if start == MULTITASK))
+        return (TOPK, MULTITASK, *(method for method, start in self.fitted.items() if start == MULTITASK))
 
     @cached_property
     def multitask(self) -> Lora:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loragen.bases.scores import Scores
+from loragen.confidence.expected import ExpectedGain
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import Cell, CellFile
 from loragen.evaluation.controls import NONSENSE, OTHER, RIGHT
@@ -44,6 +45,11 @@ scores = st.builds(
 novelties = st.builds(
     Novelty, amounts, amounts, amounts, names, st.lists(st.tuples(names, shares)).map(tuple), st.booleans()
 )
+expectations = (
+    st.lists(st.floats(-1, 1), min_size=3, max_size=3)
+    .map(sorted)
+    .map(lambda ends: ExpectedGain(low=ends[0], gain=ends[1], high=ends[2], knows="labels"))
+)
 any_cell = st.builds(
     Cell,
     task=names,
@@ -54,6 +60,7 @@ any_cell = st.builds(
     short=scores,
     novelty=st.none() | novelties,
     forgetting=st.none() | st.floats(-1, 1),
+    expected=st.none() | expectations,
     seconds=st.floats(0, 1e6),
 )
 

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, SHUFFLED, controls, nonsense
+from loragen.evaluation.controls import (
+    MADE_FOR,
+    NONSENSE,
+    OTHER,
+    PARAPHRASE,
+    SHUFFLED,
+    controls,
+    made_for_others,
+    nonsense,
+)
 from loragen.tasks.task_set import Task, TaskSource
 
 SHORT_WORDS = "Do so, to me; go to no tea: be at a zoo, see a bee, free us, stop!"
@@ -128,3 +137,22 @@ def test_paraphrases_are_the_tasks_own_and_at_most_three(number):
     told = controls(BANK.model_copy(update={"paraphrases": paraphrases}), OTHERS, rng=seeded())
     met = [text for name, text in told.items() if name.startswith(PARAPHRASE)]
     assert met == list(paraphrases[:3])
+
+
+# --- adapters made for other tasks ---
+
+
+def test_others_are_drawn_without_the_task_itself_relatives_too():
+    told = made_for_others(BANK, (BANK, *OTHERS), 9, rng=seeded())
+    assert told == {f"{MADE_FOR}{other.id}": other.description for other in OTHERS}
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_fewer_others_are_the_first_of_more(number):
+    few, all_ = (made_for_others(BANK, (BANK, *OTHERS), n, rng=seeded(5)) for n in (number, 4))
+    assert list(few) == list(all_)[:number]
+
+
+def test_every_other_task_has_its_turn():
+    drawn = {next(iter(made_for_others(BANK, (BANK, *OTHERS), 1, rng=seeded(seed)))) for seed in range(60)}
+    assert drawn == {f"{MADE_FOR}{other.id}" for other in OTHERS}
