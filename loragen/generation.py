@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.base import Base
 from loragen.conditions.condition import Conditioner, Evidence
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import AdapterError, ConfigError, GeneratorError, shown
@@ -21,7 +20,8 @@ from loragen.generators.base import Generation, Generator
 from loragen.generators.registry import DEFAULT, open_generator, reading
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
-from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
+from loragen.recipes.few_shot import FewShotRecipe
+from loragen.recipes.few_shot_fits import Fit, fit_all
 from loragen.tasks.examples import Examples
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
@@ -101,30 +101,24 @@ class Pipeline:
         examples: Examples,
         recipe: FewShotRecipe,
         *,
+        keep: int | None = None,
         progress: Progress = silent,
-    ) -> list[Generation]:
+    ) -> list[Fit]:
         """Fit generated adapters to labelled examples of the task, through the base.
+
+        Args:
+            generations: where the fits begin.
+            examples: of the task.
+            recipe: settings of the fit; where the examples are enough, its length and strength are chosen by them.
+            keep: fit only so many, those with the least loss on the examples.
+            progress: called with the stage, the steps done and their total.
 
         Raises:
             TaskError: the examples have no labels, or those of one class alone.
             ConfigError: the base is not at hand, or has other weights than the zoo was trained on.
         """
-        base = self.zoo.load_base()
-        return [
-            replace(one, adapter=_fitted(one.adapter, examples, base, recipe, done, len(generations), progress))
-            for done, one in enumerate(generations)
-        ]
-
-
-def _fitted(
-    adapter: Lora, examples: Examples, base: Base, recipe: FewShotRecipe, done: int, total: int, progress: Progress
-) -> Lora:
-    data = prepare_examples(examples, base, max_length=recipe.max_length)
-
-    def on_step(step: int) -> None:
-        progress("fitting to the examples", done * recipe.steps + step, total * recipe.steps)
-
-    return fit_examples(adapter, data, base, recipe, on_step=on_step)
+        adapters = [one.adapter for one in generations]
+        return fit_all(adapters, examples, self.zoo.load_base(), recipe, keep=keep, progress=progress)
 
 
 def generate_samples(
@@ -133,6 +127,7 @@ def generate_samples(
     labels: Sequence[str] | None = None,
     examples: Examples | Path | str | None = None,
     fit: bool = False,
+    best_of: int | None = None,
     generator: str = DEFAULT,
     zoo: Zoo | Path | str | None = None,
     encoder: str = ENCODER,
@@ -150,7 +145,10 @@ def generate_samples(
         labels: names of the task's labels. They are kept with the adapter for `Adapter.classify`; some generators read
             them too.
         examples: a few texts of the task, or a file of them; generators that read them use them, and ``fit`` does.
-        fit: then fit the adapter to the examples, which must be labelled.
+        fit: then fit the adapter to the examples, which must be labelled. With eight examples of each class or more,
+            cross-validation within them chooses how far (`FitChoice` on the card).
+        best_of: draw so many adapters and fit only the best of them, those with the least loss on the examples; for
+            generators that draw at random.
         generator: name of a generator, or its folder.
         zoo: folder of a zoo; by default the bundled one.
         encoder: text encoder of descriptions.
@@ -173,6 +171,7 @@ def generate_samples(
     checked_seed(seed)
     if fit and examples is None:
         raise ConfigError("Fitting wants labelled examples of the task; give a file of them with --examples.")
+    drawn = samples if best_of is None else _checked_best_of(best_of, samples, fit=fit)
     told = Examples.from_file(examples, labels) if isinstance(examples, Path | str) else examples
     if fit and told is not None:
         told = told.checked_for_scores("Examples to fit to" if isinstance(examples, Examples) else str(examples))
@@ -188,16 +187,36 @@ def generate_samples(
             f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
             f"generator that reads them: {reading('examples')}."
         )
-    generations = pipeline.generate(evidence, seed=seed, samples=samples)
+    if best_of is not None and not pipeline.generator.is_stochastic:
+        raise GeneratorError(
+            f"The generator {shown(generator)} draws nothing at random, so its samples are equal; leave --best-of out."
+        )
+    generations = pipeline.generate(evidence, seed=seed, samples=drawn)
     recipe = FewShotRecipe() if fit else None
+    fits = [Fit(sample, one.adapter) for sample, one in enumerate(generations)]
     if recipe is not None:
         assert told is not None
-        generations = pipeline.fit(generations, told, recipe, progress=progress)
+        fits = pipeline.fit(generations, told, recipe, keep=samples, progress=progress)
     told_of = () if told is None else told.notes
     return [
-        _finished(one, _card(pipeline, one, evidence, seed=seed, sample=sample, fitted=recipe), pipeline, told_of)
-        for sample, one in enumerate(generations)
+        _finished(
+            replace(generations[one.drawn], adapter=one.adapter),
+            _card(pipeline, generations[one.drawn], evidence, seed=seed, fit=one, fitted=recipe, best_of=best_of),
+            pipeline,
+            (*told_of, *one.notes),
+        )
+        for one in fits
     ]
+
+
+def _checked_best_of(best_of: int, samples: int, *, fit: bool) -> int:
+    if not fit:
+        raise ConfigError("The best of several samples is the one that is best on labelled examples; add --fit.")
+    if not samples <= best_of <= MOST_SAMPLES:
+        raise ConfigError(
+            f"The best {samples} of {shown(best_of)} adapters were asked for; draw {samples} to {MOST_SAMPLES:,} of them."
+        )
+    return best_of
 
 
 def generate(
@@ -206,6 +225,7 @@ def generate(
     labels: Sequence[str] | None = None,
     examples: Examples | Path | str | None = None,
     fit: bool = False,
+    best_of: int | None = None,
     generator: str = DEFAULT,
     zoo: Zoo | Path | str | None = None,
     encoder: str = ENCODER,
@@ -224,6 +244,7 @@ def generate(
         labels=labels,
         examples=examples,
         fit=fit,
+        best_of=best_of,
         generator=generator,
         zoo=zoo,
         encoder=encoder,
@@ -242,8 +263,9 @@ def _card(
     evidence: Evidence,
     *,
     seed: int,
-    sample: int,
+    fit: Fit,
     fitted: FewShotRecipe | None,
+    best_of: int | None,
 ) -> GeneratedCard:
     examples = evidence.examples
     named = evidence.labels or (examples.label_names if examples is not None else ())
@@ -253,10 +275,12 @@ def _card(
         description=evidence.description,
         generator=pipeline.name,
         seed=seed,
-        sample=sample,
+        sample=fit.drawn,
         examples=0 if examples is None else len(examples),
         labels=named,
         fitted=fitted,
+        choice=fit.choice,
+        best_of=best_of,
         encoder=pipeline.encoder.name,
         encoder_hash=pipeline.encoder.fingerprint,
     )

@@ -46,6 +46,10 @@ def generate(
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
     fit: Annotated[bool, typer.Option("--fit", help="Then fit the adapter to the labelled --examples.")] = False,
+    best_of: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_SAMPLES, help="Draw so many, and --fit the best on the --examples."),
+    ] = None,
     generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
     own_adapter: Annotated[
         Path | None,
@@ -82,6 +86,7 @@ def generate(
             labels=names,
             examples=told,
             fit=fit,
+            best_of=best_of,
             generator=generator,
             zoo=opened,
             encoder=encoder,

@@ -9,6 +9,7 @@ from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
 from loragen.generators.base import Generation
 from loragen.recipes.few_shot import FewShotRecipe
+from loragen.recipes.few_shot_choice import FitChoice
 from loragen.zoo.zoo import Zoo
 
 
@@ -35,6 +36,10 @@ class GeneratedCard(StrictModel):
     """Names of the task's labels, where they were given."""
     fitted: FewShotRecipe | None = None
     """Settings of its fit to the examples, after it was generated; `None` where it was not fitted."""
+    choice: FitChoice | None = None
+    """How far it was fitted, where cross-validation within the examples chose that."""
+    best_of: int | None = None
+    """Number of adapters that were drawn, where it was kept as one of the best on the examples."""
     base: str
     base_hash: str
     zoo: str
@@ -56,6 +61,8 @@ def card_of(
     examples: int = 0,
     labels: Sequence[str] = (),
     fitted: FewShotRecipe | None = None,
+    choice: FitChoice | None = None,
+    best_of: int | None = None,
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
@@ -79,6 +86,8 @@ def card_of(
         examples=examples,
         labels=tuple(labels),
         fitted=fitted,
+        choice=choice,
+        best_of=best_of,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,
@@ -166,5 +175,15 @@ Licences of the data behind these experts: {markdown("; ".join(licences))}."""
 def _evidence(card: GeneratedCard) -> str:
     also = f" and {card.examples} texts of the task" if card.examples else ""
     if card.fitted is not None:
-        return f"{also}, and then fitted to these in {card.fitted.steps} steps"
+        best = f", as the best on these of {card.best_of} that were drawn" if card.best_of else ""
+        return f"{also}{best}, and then {_fit(card.fitted, card.choice)}"
     return f"{also}{'' if card.examples else ', without data of the task'}: no training"
+
+
+def _fit(recipe: FewShotRecipe, choice: FitChoice | None) -> str:
+    if choice is None:
+        return f"fitted to these in {recipe.steps} steps"
+    if choice.strength == 0:
+        return "left so: cross-validation within these preferred that to every fit"
+    part = "" if choice.strength == 1 else f", {choice.strength:g} of the way"
+    return f"fitted to these in {choice.steps} steps{part}, as cross-validation within these chose"
