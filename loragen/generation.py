@@ -214,7 +214,7 @@ def _checked_best_of(best_of: int, samples: int, *, fit: bool) -> int:
         raise ConfigError("The best of several samples is the one that is best on labelled examples; add --fit.")
     if not samples <= best_of <= MOST_SAMPLES:
         raise ConfigError(
-            f"The best {samples} of {shown(best_of)} adapters were asked for; draw {samples} to {MOST_SAMPLES:,} of them."
+            f"The best {samples} of {shown(best_of)} adapters were asked for; draw {samples} to {MOST_SAMPLES:,}."
         )
     return best_of
 
