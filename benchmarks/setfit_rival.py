@@ -160,6 +160,7 @@ class SetFit:
         )
         told = self._answer()
         if "error" in told:
+            self.close()
             sys.exit(
                 f"{python} cannot import setfit ({told['error']}). Make an environment (python -m venv setfit-venv; "
                 "setfit-venv/bin/pip install setfit) and name its python with --setfit-python."
@@ -192,8 +193,10 @@ class SetFit:
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 @contextmanager
@@ -256,11 +259,11 @@ def run(split: str, rows: Sequence[str], *, draws: int, only: Sequence[str] | No
             update(f"draw {draw}", done, len(plan))
             case = Case(task, draw, begun[task.id], base, length)
             for row in rows:
-                results = kept()
-                cells = results.setdefault(split, {}).setdefault(row, {}).setdefault(task.id, {})
-                if str(draw) in cells:
+                if str(draw) in kept().get(split, {}).get(row, {}).get(task.id, {}):
                     continue
-                cells[str(draw)] = judge(row, case, setfit, model)
+                scored = judge(row, case, setfit, model)
+                results = kept()
+                results.setdefault(split, {}).setdefault(row, {}).setdefault(task.id, {})[str(draw)] = scored
                 if setfit is not None:
                     results["versions"] = setfit.versions
                 atomic_write(RESULTS, json.dumps(results) + "\n")
