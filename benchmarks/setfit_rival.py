@@ -112,9 +112,9 @@ class Case:
         return self._read(self.fitted)
 
     def chosen(self) -> tuple[Tensor, FitChoice | None]:
-        """Predictions by the label texts of the fit with the length and strength chosen, and the choice."""
+        """Logits by the label texts of the fit with the length and strength chosen, and the choice."""
         adapter, choice = fit_chosen(self.begun, self.fitting_data, self.base, FewShotRecipe())
-        return self._read(adapter)[1].logits.argmax(1), choice
+        return self._read(adapter)[1].logits, choice
 
     def _read(self, adapter: Lora | None) -> tuple[Readout, Readout]:
         told, asked = (self.base.prepare(each, max_length=self.length) for each in (self.examples, self.queries))
@@ -132,9 +132,12 @@ def _by(classifier: Callable[[Tensor, Tensor, Tensor], Tensor], read: tuple[Read
     return classifier(told.texts, told.targets, asked.texts)
 
 
+LABEL_TEXTS: dict[str, Callable[[Case], Tensor]] = {
+    "base, label texts": lambda case: case.bare[1].logits,
+    PLAIN: lambda case: case.adapted[1].logits,
+}
+"""Rows of label texts but for `CHOSEN`, and their logits."""
 ROWS: dict[str, Callable[[Case], Tensor]] = {
-    "base, label texts": lambda case: case.bare[1].logits.argmax(1),
-    PLAIN: lambda case: case.adapted[1].logits.argmax(1),
     "centroid, 8 a class": lambda case: _by(nearest_centroid, case.bare),
     "centroid over sg, 8 a class": lambda case: _by(nearest_centroid, case.adapted),
     "logistic regression, 8 a class": lambda case: _by(logistic_regression, case.bare),
@@ -142,8 +145,8 @@ ROWS: dict[str, Callable[[Case], Tensor]] = {
     "logistic regression (MTEB), 8 a class": lambda case: by_mteb(case.bare),
     "logistic regression (MTEB) over sg, 8 a class": lambda case: by_mteb(case.adapted),
 }
-"""Rows of one line; `CHOSEN` and SetFit's come beside them."""
-ALL_ROWS = (*list(ROWS)[:2], CHOSEN, *list(ROWS)[2:], SETFIT, SETFIT_ALL)
+"""Rows of classifiers but for SetFit's, and the classes that they predict."""
+ALL_ROWS = (*LABEL_TEXTS, CHOSEN, *ROWS, SETFIT, SETFIT_ALL)
 
 
 class SetFit:
@@ -222,13 +225,21 @@ def scores(predicted: Tensor, targets: Tensor) -> dict[str, float]:
     return {"accuracy": round(accuracy(predicted, targets), 4), "macro_f1": round(macro_f1(predicted, targets), 4)}
 
 
+def label_text_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """The same, with the cross-entropy to the label texts in nats."""
+    loss = round(float(torch.nn.functional.cross_entropy(logits, targets)), 4)
+    return scores(logits.argmax(1), targets) | {"cross_entropy": loss}
+
+
 def judge(row: str, case: Case, setfit: SetFit | None, model: Path) -> dict[str, Any]:
     """Scores of a row on a case, and what is to be kept beside them."""
     if row in ROWS:
         return scores(ROWS[row](case), case.targets)
+    if row in LABEL_TEXTS:
+        return label_text_scores(LABEL_TEXTS[row](case), case.targets)
     if row == CHOSEN:
-        predicted, choice = case.chosen()
-        return scores(predicted, case.targets) | _facts(choice)
+        logits, choice = case.chosen()
+        return label_text_scores(logits, case.targets) | _facts(choice)
     assert setfit is not None
     answer = setfit.predict(case, model, SETFIT_SETTINGS[row])
     return scores(torch.tensor(answer["predicted"]), case.targets) | {"seconds": answer["seconds"]}

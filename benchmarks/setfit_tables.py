@@ -21,8 +21,8 @@ def kept() -> dict[str, Any]:
 def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) -> str:
     """Rows on the tasks and draws that all of them have, as Markdown; `""` where there are none.
 
-    Means are over tasks of the means over draws; the spread is the standard deviation of a draw's mean, and the
-    standard error of a difference is that over the tasks.
+    Rows of label texts alone have a cross-entropy. Means are over tasks of the means over draws; the spread is the
+    standard deviation of a draw's mean, and the standard error of a difference is that over the tasks.
     """
     cells = [
         (task, draw)
@@ -33,7 +33,13 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
     if not cells:
         return ""
     tasks, draws = sorted({task for task, _ in cells}), sorted({draw for _, draw in cells})
-    head = [f"{len(tasks)} tasks, {len(draws)} draws of {SHOTS} a class", "accuracy", "over draws", "macro-F1"]
+    head = [
+        f"{len(tasks)} tasks, {len(draws)} draws of {SHOTS} a class",
+        "accuracy",
+        "over draws",
+        "macro-F1",
+        "cross-entropy",
+    ]
     lines = [f"| {' | '.join([*head, *([f'less {against}'] if against else [])])} |"]
     lines.append("|---" * lines[0].count(" | ") + "|---|")
     for row in rows:
@@ -41,6 +47,8 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
         by_draw = [mean(figures[row][t][d]["accuracy"] for t, d in cells if d == draw) for draw in draws]
         line = [row, f"{mean(by_task['accuracy']):.3f}", f"{stdev(by_draw):.3f}" if len(draws) > 1 else ""]
         line.append(f"{mean(by_task['macro_f1']):.3f}")
+        has_loss = all("cross_entropy" in figures[row][t][d] for t, d in cells)
+        line.append(f"{mean(_by_task(figures, row, cells, 'cross_entropy')):.3f}" if has_loss else "")
         if against:
             line.append(_difference(by_task["accuracy"], _by_task(figures, against, cells, "accuracy"), row != against))
         lines.append(f"| {' | '.join(line)} |")

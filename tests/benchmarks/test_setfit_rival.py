@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import setfit_rival
 import setfit_tables
-from setfit_rival import ALL_ROWS, CHOSEN, PLAIN, ROWS, SETFIT, Case, SetFit, judge, setfit_process
+from setfit_rival import ALL_ROWS, CHOSEN, LABEL_TEXTS, PLAIN, ROWS, SETFIT, Case, SetFit, judge, setfit_process
 
 from loragen.evaluation.workspace import shuffled
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples
@@ -78,7 +78,12 @@ def test_rows_predict_a_class_for_every_text(case):
         assert set(predicted.tolist()) <= {0, 1}, row
     fitted = fit_examples(case.begun, case.fitting_data, case.base, FewShotRecipe())
     queries = case.base.prepare(case.queries, max_length=32)
-    assert torch.equal(ROWS[PLAIN](case), case.base.read(queries, fitted).logits.argmax(1))
+    wanted = case.base.read(queries, fitted).logits
+    torch.testing.assert_close(LABEL_TEXTS[PLAIN](case), wanted)
+    kept = judge(PLAIN, case, None, Path())
+    assert kept["cross_entropy"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(wanted, case.targets)), abs=1e-3
+    )
 
 
 def test_the_chosen_fit_is_kept_with_its_choice(case):
@@ -123,11 +128,13 @@ def cells(**by_task):
 def test_a_table_holds_what_all_its_rows_have(monkeypatch):
     figures = {"a": cells(x=[0.5, 0.7], y=[0.2, 0.4], z=[0.9]), "b": cells(x=[0.6, 0.6], y=[0.1, 0.1])}
     lines = setfit_tables.table(figures, ["a", "b"], against="b").splitlines()
-    assert lines[0] == "| 2 tasks, 2 draws of 8 a class | accuracy | over draws | macro-F1 | less b |"
-    assert lines[1] == "|---|---|---|---|---|"
-    assert lines[2] == "| a | 0.450 | 0.141 | 0.225 | +0.100 ± 0.100 |"
-    assert lines[3] == "| b | 0.350 | 0.000 | 0.175 |  |"
+    assert lines[0] == "| 2 tasks, 2 draws of 8 a class | accuracy | over draws | macro-F1 | cross-entropy | less b |"
+    assert lines[1] == "|---|---|---|---|---|---|"
+    assert lines[2] == "| a | 0.450 | 0.141 | 0.225 |  | +0.100 ± 0.100 |"
+    assert lines[3] == "| b | 0.350 | 0.000 | 0.175 |  |  |"
     assert setfit_tables.table({"a": cells(x=[1])}, ["a", "b"]) == ""
+    told = {"a": {"x": {"0": {"accuracy": 1, "macro_f1": 1, "cross_entropy": 0.25}}}}
+    assert setfit_tables.table(told, ["a"]).splitlines()[-1] == "| a | 1.000 |  | 1.000 | 0.250 |"
 
 
 def test_setfit_has_a_table_of_what_it_was_computed_on(monkeypatch):
