@@ -12,7 +12,8 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.tokenised import Readout, TaskData
 from loragen.config import StrictModel
-from loragen.recipes.few_shot import FewShotRecipe, fit_examples
+from loragen.recipes.few_shot import FewShotRecipe, fit_path
+from loragen.training.threads import few_threads
 from loragen.values import MOST_EXAMPLES
 
 
@@ -23,6 +24,8 @@ class AdaptRecipe(StrictModel):
     """Part of the texts of each class that the fit sees: those whose pseudo-labels are surest."""
     most: int = Field(1000, ge=20, le=MOST_EXAMPLES)
     """Texts that the fit sees at most; it takes no longer for more, but the surest of many are all alike."""
+    strength: float = Field(0.5, gt=0, le=1)
+    """Part of the way from the adapter to its fit: half of it keeps the gains and spares most of the losses."""
     fit: FewShotRecipe = FewShotRecipe(steps=15, window=5)
 
 
@@ -72,8 +75,11 @@ def self_train(
     kept = [*range(number), *(at for at in guess.surest(share) if at >= number)]
     chosen = replace(together, targets=guess.classes).subset(kept)
     is_fitted = len(set(chosen.targets.tolist())) > 1
-    lora = fit_examples(adapter, chosen, base, recipe.fit, on_step=on_step) if is_fitted else adapter
-    return Adapted(lora, before, guess, is_fitted)
+    if not is_fitted:
+        return Adapted(adapter, before, guess, is_fitted)
+    with few_threads(base.number_of_parameters):
+        path = fit_path(adapter, chosen, base, recipe.fit, (recipe.fit.steps,), on_step=on_step)
+    return Adapted(path.at(recipe.fit.steps, recipe.strength), before, guess, is_fitted)
 
 
 def joined(one: TaskData, other: TaskData) -> TaskData:

@@ -67,6 +67,10 @@ def generate(
             "--fallback/--no-fallback", help="Write a safer adapter, or none, where this one should gain nothing."
         ),
     ] = True,
+    best_of: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_SAMPLES, help="Draw so many, and --fit the best on the --examples."),
+    ] = None,
     generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
     own_adapter: Annotated[
         Path | None,
@@ -107,6 +111,7 @@ def generate(
             examples=told,
             fit=fit,
             fallback=fallback,
+            best_of=best_of,
             generator=generator,
             zoo=opened,
             encoder=encoder,

@@ -13,6 +13,7 @@ from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
 from loragen.generators.base import Generation
 from loragen.recipes.few_shot import FewShotRecipe
+from loragen.recipes.few_shot_choice import FitChoice
 from loragen.zoo.zoo import Zoo
 
 
@@ -45,6 +46,10 @@ class GeneratedCard(StrictModel):
     """Settings of its self-training on those; `None` where it was not adapted."""
     outlook: Outlook | None = None
     """What was said of it when it was made."""
+    choice: FitChoice | None = None
+    """How far it was fitted, where cross-validation within the examples chose that."""
+    best_of: int | None = None
+    """Number of adapters that were drawn, where it was kept as one of the best on the examples."""
     base: str
     base_hash: str
     zoo: str
@@ -69,6 +74,8 @@ def card_of(
     texts: int = 0,
     adapted: AdaptRecipe | None = None,
     outlook: Outlook | None = None,
+    choice: FitChoice | None = None,
+    best_of: int | None = None,
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
@@ -95,6 +102,8 @@ def card_of(
         texts=texts,
         adapted=adapted,
         outlook=outlook,
+        choice=choice,
+        best_of=best_of,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,
@@ -182,9 +191,19 @@ Licences of the data behind these experts: {markdown("; ".join(licences))}."""
 
 def _evidence(card: GeneratedCard) -> str:
     """What an adapter was made from, beside the description, and how."""
-    parts = [f"{card.examples} examples of the task"] if card.examples else []
+    best = f", as the best on these of {card.best_of} that were drawn" if card.best_of else ""
+    parts = [f"{card.examples} examples of the task{best}"] if card.examples else []
     parts += [f"{card.texts} of its texts without labels"] if card.texts else []
-    steps = [f"fitted to the examples in {card.fitted.steps} steps"] if card.fitted else []
+    steps = [_fit(card.fitted, card.choice)] if card.fitted else []
     steps += [f"adapted to the texts in {card.adapted.fit.steps} steps"] if card.adapted else []
     also = f" and {' and '.join(parts)}" if parts else ", without data of the task"
     return f"{also}: {'then ' + ' and '.join(steps) if steps else 'no training'}"
+
+
+def _fit(recipe: FewShotRecipe, choice: FitChoice | None) -> str:
+    if choice is None:
+        return f"fitted to the examples in {recipe.steps} steps"
+    if choice.strength == 0:
+        return "left so, since cross-validation within the examples preferred that to every fit"
+    part = "" if choice.strength == 1 else f", {choice.strength:g} of the way"
+    return f"fitted to the examples in {choice.steps} steps{part}, as cross-validation within them chose"

@@ -8,7 +8,6 @@ from loragen.exporters.card import GeneratedCard, card_of
 from loragen.generation.given import Given
 from loragen.generation.pipeline import ENCODER, MOST_SAMPLES, Pipeline
 from loragen.generation.refine import Refined, Refiner
-from loragen.generators.base import Generation
 from loragen.generators.registry import DEFAULT, reading
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
@@ -28,6 +27,7 @@ def generate_samples(
     shares: Sequence[float] | None = None,
     examples: Examples | Path | str | None = None,
     fit: bool = False,
+    best_of: int | None = None,
     fallback: bool = True,
     generator: str = DEFAULT,
     zoo: Zoo | Path | str | None = None,
@@ -49,7 +49,10 @@ def generate_samples(
             them. Wants ``labels``.
         shares: how large the classes are among the texts, one number a label, if you know it.
         examples: a few texts of the task, or a file of them; generators that read them use them, and ``fit`` does.
-        fit: then fit the adapter to the examples, which must be labelled.
+        fit: then fit the adapter to the examples, which must be labelled. With eight examples of each class or more,
+            cross-validation within them chooses how far (`FitChoice` on the card).
+        best_of: draw so many adapters and fit only the best of them, those with the least loss on the examples; for
+            generators that draw at random.
         fallback: where the adapter is expected to gain nothing, give out a safer one, or none.
         generator: name of a generator, or its folder.
         zoo: folder of a zoo; by default the bundled one.
@@ -72,6 +75,7 @@ def generate_samples(
     if not 1 <= samples <= MOST_SAMPLES:
         raise ConfigError(f"{shown(samples)} adapters were asked for; 1 to {MOST_SAMPLES:,} can be drawn at once.")
     checked_seed(seed)
+    drawn = samples if best_of is None else _checked_best_of(best_of, samples, fit=fit)
     given = Given.read(
         description,
         labels=labels,
@@ -87,11 +91,23 @@ def generate_samples(
             f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
             f"generator that reads them: {reading('examples')}."
         )
+    if best_of is not None and not pipeline.generator.is_stochastic:
+        raise GeneratorError(
+            f"The generator {shown(generator)} draws nothing at random, so its samples are equal; leave --best-of out."
+        )
     refiner = Refiner(pipeline, given, fallback, samples=samples, progress=progress)
-    return [
-        _finished(refiner, one, refiner.refine(one, sample), seed, sample)
-        for sample, one in enumerate(pipeline.generate(given.evidence, seed=seed, samples=samples))
-    ]
+    refined = refiner.refine(pipeline.generate(given.evidence, seed=seed, samples=drawn))
+    return [_finished(refiner, one, seed=seed, best_of=best_of) for one in refined]
+
+
+def _checked_best_of(best_of: int, samples: int, *, fit: bool) -> int:
+    if not fit:
+        raise ConfigError("The best of several samples is the one that is best on labelled examples; add --fit.")
+    if not samples <= best_of <= MOST_SAMPLES:
+        raise ConfigError(
+            f"The best {samples} of {shown(best_of)} adapters were asked for; draw {samples} to {MOST_SAMPLES:,}."
+        )
+    return best_of
 
 
 def generate(
@@ -102,6 +118,7 @@ def generate(
     shares: Sequence[float] | None = None,
     examples: Examples | Path | str | None = None,
     fit: bool = False,
+    best_of: int | None = None,
     fallback: bool = True,
     generator: str = DEFAULT,
     zoo: Zoo | Path | str | None = None,
@@ -123,6 +140,7 @@ def generate(
         shares=shares,
         examples=examples,
         fit=fit,
+        best_of=best_of,
         fallback=fallback,
         generator=generator,
         zoo=zoo,
@@ -136,29 +154,32 @@ def generate(
     return adapter
 
 
-def _finished(refiner: Refiner, generation: Generation, refined: Refined, seed: int, sample: int) -> Adapter:
+def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | None) -> Adapter:
     """A generated adapter that changes its base, with its card."""
-    pipeline, given, verdict = refiner.pipeline, refiner.given, refined.verdict
+    pipeline, given, verdict, fit = refiner.pipeline, refiner.given, refined.verdict, refined.fit
     if verdict.adapter.norm() == 0:
         raise AdapterError("The generated adapter leaves the base unchanged: all its delta weights are zero.")
     examples = given.evidence.examples
     card = card_of(
-        refiner.judge.parents(generation, verdict.candidate),
+        refiner.judge.parents(refined.generation, verdict.candidate),
         pipeline.zoo,
         description=given.evidence.description,
-        generator=pipeline.name if verdict.candidate != "shared" else SHARED,
+        generator=SHARED if verdict.candidate == "shared" else pipeline.name,
         seed=seed,
-        sample=sample,
+        sample=refined.drawn,
         examples=0 if examples is None else len(examples),
         labels=given.label_names,
         fitted=refined.fitted,
+        choice=None if fit is None else fit.choice,
+        best_of=best_of,
         texts=0 if given.texts is None else len(given.texts),
         adapted=refined.adapted,
         outlook=verdict.outlook,
         encoder=pipeline.encoder.name,
         encoder_hash=pipeline.encoder.fingerprint,
     )
-    return Adapter.generated(verdict.adapter, card, (*given.notes, *_notes(card, pipeline)))
+    notes = (*given.notes, *(() if fit is None else fit.notes), *_notes(card, pipeline))
+    return Adapter.generated(verdict.adapter, card, notes)
 
 
 def _notes(card: GeneratedCard, pipeline: Pipeline) -> tuple[str, ...]:

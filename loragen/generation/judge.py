@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from loragen.adaptation.pseudo_labels import pseudo_labels
+from loragen.adaptation.pseudo_labels import PseudoLabels
 from loragen.adapters.adapter import Lora
 from loragen.adapters.folders import WEIGHTS_NAME
-from loragen.bases.base import Base
-from loragen.bases.tokenised import Readout, TaskData
+from loragen.bases.tokenised import Readout
 from loragen.conditions.condition import Evidence
 from loragen.confidence.confidence import Candidate, Confidence
 from loragen.confidence.expected import ExpectedGain, Knowledge
@@ -22,7 +21,7 @@ from loragen.generators.base import Generation
 from loragen.zoo.card import MULTITASK_FOLDER
 
 NAMES: dict[Candidate, str] = {
-    "generated": "the generator's adapter as it was before",
+    "generated": "the generator's adapter",
     "shared": "the zoo's one adapter for all tasks",
     "adapted": "the adapter adapted to the texts",
 }
@@ -120,17 +119,16 @@ class Judge:
         return self._given_out(best, "generated", candidates, expected, figures)
 
     def of_texts(
-        self, generation: Generation, adapted: Lora, bare: Readout, before: Readout, texts: TaskData, base: Base
+        self, generation: Generation, adapted: Lora, bare: Readout, before: Readout, guess: PseudoLabels
     ) -> Verdict:
-        """Judge a generated adapter, and the same after self-training, by a task's unlabelled texts.
+        """Judge a generated adapter after self-training by a task's unlabelled texts.
 
         Args:
             generation: the adapter that self-training began at.
             adapted: the adapter after it.
             bare: the texts as the bare base reads them.
             before: the texts under the generated adapter.
-            texts: the texts.
-            base: the base.
+            guess: their pseudo-labels.
 
         Raises:
             GeneratorError: no adapter can be expected to gain anything, and ``fallback`` is set.
@@ -138,15 +136,14 @@ class Judge:
         if self.confidence is None or self.shared is None:
             return self.unjudged("adapted", adapted)
         told = self._figures(generation)
-        candidates: dict[Candidate, Lora] = {"adapted": adapted, "generated": generation.adapter}
+        candidates: dict[Candidate, Lora] = {"adapted": adapted}
+        expected: dict[Candidate, ExpectedGain | None] = {}
+        expected["adapted"] = self.confidence.expect("adapted", told | of_texts(bare, before, guess), "texts")
         if self.safer is not None:
             candidates["shared"] = self.safer
-        read = {name: before if name == "generated" else base.read(texts, one) for name, one in candidates.items()}
-        expected = {
-            name: self.confidence.expect(name, told | of_texts(bare, one, pseudo_labels(one)), "texts")
-            for name, one in read.items()
-        }
-        best = _best(expected) if self.fallback and all(expected.values()) else "adapted"
+            expected["shared"] = self.confidence.expect("shared", told, self._knows)
+        own = expected["adapted"]
+        best: Candidate = "adapted" if own is None or own.gain > 0 else _best(expected)
         return self._given_out(best, "adapted", candidates, expected, told)
 
     def _figures(self, generation: Generation) -> Figures:

@@ -1,13 +1,12 @@
 """From a generated adapter to the one that is given out: fitted to examples, adapted to texts, judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
 from loragen.adaptation.self_training import AdaptRecipe, self_train
-from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.tokenised import Readout, TaskData
 from loragen.generation.given import Given
@@ -15,16 +14,24 @@ from loragen.generation.judge import Judge, Verdict
 from loragen.generation.pipeline import Pipeline
 from loragen.generators.base import Generation
 from loragen.progress import Progress, silent
-from loragen.recipes.few_shot import FewShotRecipe, fit_examples, prepare_examples
+from loragen.recipes.few_shot import FewShotRecipe, prepare_examples
+from loragen.recipes.few_shot_fits import Fit, fit_all
 
 
 @dataclass(frozen=True, eq=False)
 class Refined:
     """An adapter to give out, and how it came about."""
 
+    drawn: int
+    """Number of the generated adapter, counted from 0."""
+    generation: Generation
+    """What was generated."""
     verdict: Verdict
+    """What is given out."""
+    fit: Fit | None = None
+    """Its fit to labelled examples, if there was one."""
     fitted: FewShotRecipe | None = None
-    """Settings of its fit to labelled examples, if there was one."""
+    """Settings of that."""
     adapted: AdaptRecipe | None = None
     """Settings of its self-training on unlabelled texts, if there was one."""
 
@@ -54,8 +61,8 @@ class Refiner:
         description = self.given.evidence.description
         return Judge.of(self.pipeline, description, self.given.label_names, fallback=self.fallback)
 
-    def refine(self, generation: Generation, number: int = 0) -> Refined:
-        """Refine one adapter, the ``number``-th of the samples, counted from 0.
+    def refine(self, generations: Sequence[Generation]) -> list[Refined]:
+        """Refine generated adapters, all of them or the best on the examples.
 
         Raises:
             TaskError: the examples have no labels, or those of one class alone.
@@ -63,27 +70,32 @@ class Refiner:
             GeneratorError: no adapter can be expected to gain anything, and ``fallback`` is set.
         """
         if self.given.texts is None and not self.given.fit:
-            return Refined(self.judge.of_description(generation))
+            return [Refined(number, one, self.judge.of_description(one)) for number, one in enumerate(generations)]
         if self.judge.says_nothing and self.judge.safer is not None:
-            generation = replace(generation, adapter=self.judge.safer)
-        if self.given.fit:
-            generation = replace(generation, adapter=self._fitted(generation.adapter, number))
-            if self.given.texts is None:
-                return Refined(self.judge.unjudged("generated", generation.adapter), self.fit)
-        bare, before, adapted = self._adapted(generation.adapter, number)
-        if self.given.fit:
-            return Refined(self.judge.unjudged("adapted", adapted), self.fit, self.adapt)
-        verdict = self.judge.of_texts(generation, adapted, bare, before, self._texts, self.base)
-        return Refined(verdict, None, self.adapt if verdict.candidate == "adapted" else None)
+            generations = [replace(one, adapter=self.judge.safer) for one in generations]
+        if not self.given.fit:
+            return [self._adapted(Fit(number, one.adapter), one) for number, one in enumerate(generations)]
+        fits = self._fits(generations)
+        if self.given.texts is not None:
+            return [self._adapted(one, generations[one.drawn]) for one in fits]
+        return [
+            Refined(one.drawn, generations[one.drawn], self.judge.unjudged("generated", one.adapter), one, self.fit)
+            for one in fits
+        ]
 
-    def _fitted(self, adapter: Lora, number: int) -> Lora:
-        told = self._told("fitting to the examples", self.fit, number)
-        return fit_examples(adapter, self._examples, self.base, self.fit, on_step=told)
+    def _fits(self, generations: Sequence[Generation]) -> list[Fit]:
+        examples = self.given.evidence.examples
+        assert examples is not None
+        adapters = [one.adapter for one in generations]
+        return fit_all(adapters, examples, self.base, self.fit, keep=self.samples, progress=self.progress)
 
     @cached_property
-    def _examples(self) -> TaskData:
-        assert self.given.evidence.examples is not None
-        return prepare_examples(self.given.evidence.examples, self.base, max_length=self.fit.max_length)
+    def _examples(self) -> TaskData | None:
+        """The labelled examples, where the adapters are fitted to them."""
+        examples = self.given.evidence.examples
+        if not self.given.fit or examples is None:
+            return None
+        return prepare_examples(examples, self.base, max_length=self.adapt.fit.max_length)
 
     @cached_property
     def _texts(self) -> TaskData:
@@ -98,20 +110,25 @@ class Refiner:
         self.progress("reading the texts", 1, 1)
         return read
 
-    def _adapted(self, start: Lora, number: int) -> tuple[Readout, Readout, Lora]:
-        """The texts as the base and the start read them, and the start after self-training."""
+    def _adapted(self, fit: Fit, generation: Generation) -> Refined:
+        """An adapter after self-training on the texts, and on the examples where there are such."""
         bare, shares = self._bare, self.given.shares
-        adapted = self_train(
-            start,
+        made = self_train(
+            fit.adapter,
             self._texts,
             self.base,
             self.adapt,
-            labelled=self._examples if self.given.fit else None,
+            labelled=self._examples,
             shares=None if shares is None else torch.tensor(shares),
-            on_step=self._told("adapting to the texts", self.adapt.fit, number),
+            on_step=self._told(fit.drawn),
         )
-        return bare, adapted.before, adapted.lora
+        if self.given.fit:
+            verdict = self.judge.unjudged("adapted", made.lora)
+            return Refined(fit.drawn, generation, verdict, fit, self.fit, self.adapt)
+        verdict = self.judge.of_texts(generation, made.lora, bare, made.before, made.guess)
+        return Refined(fit.drawn, generation, verdict, adapted=self.adapt if verdict.candidate == "adapted" else None)
 
-    def _told(self, stage: str, recipe: FewShotRecipe, number: int) -> Callable[[int], None]:
-        total = self.samples * recipe.steps
-        return lambda step: self.progress(stage, number * recipe.steps + step, total)
+    def _told(self, number: int) -> Callable[[int], None]:
+        steps = self.adapt.fit.steps
+        done, total = min(number, self.samples - 1) * steps, self.samples * steps
+        return lambda step: self.progress("adapting to the texts", done + step, total)

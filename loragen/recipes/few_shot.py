@@ -4,10 +4,12 @@ The rank stays, and so does the space that the update reads from. `benchmarks/fe
 begins at one LoRA for all tasks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
@@ -47,6 +49,53 @@ def prepare_examples(examples: Examples, base: Base, *, max_length: int) -> Task
     return base.prepare(examples, max_length=max_length)
 
 
+@dataclass(frozen=True)
+class FitPath:
+    """The way of a fit from the adapter that it began at: means of windows that end at several lengths."""
+
+    adapter: Lora
+    """Where it began."""
+    start: Start
+    """The same delta weights over an orthonormal A."""
+    means: Mapping[int, Mapping[str, Tensor]]
+    """Steps → site → mean of B over the window that ends there, (out, r)."""
+
+    def at(self, steps: int, strength: float = 1.0) -> Lora:
+        """The adapter after some steps, or on the straight line to it; strength 0 is the adapter where it began."""
+        if strength == 0:
+            return self.adapter
+        mean, begun = self.means[steps], self.start.lora_B
+        return Lora.from_factors(
+            self.start.lora_A,
+            mean if strength == 1 else {site: torch.lerp(begun[site], end, strength) for site, end in mean.items()},
+            base_model_name_or_path=self.adapter.settings.base,
+            task_type=self.adapter.settings.task_type,
+            fan_in_fan_out=self.adapter.settings.fan_in_fan_out,
+        )
+
+
+def fit_path(
+    adapter: Lora,
+    data: TaskData,
+    base: Base,
+    recipe: FewShotRecipe,
+    ends: Iterable[int],
+    *,
+    on_step: Callable[[int], None] | None = None,
+) -> FitPath:
+    """`fit_examples` with windows at several lengths of the same training; ``ends`` are numbers of steps."""
+    if len(set(data.targets.tolist())) < 2:
+        raise TaskError("The examples are all of one label; give some of at least two.")
+    start = Start.at(adapter)
+    objective = AdapterObjective(base, start, train_a=False, contrast_weight=recipe.contrast_weight)
+    rng = torch.Generator().manual_seed(recipe.seed)
+    steps = list(data.batches(recipe.steps, min(recipe.batch_size, len(data.ids)), rng=rng))
+    with few_threads(base.number_of_parameters):
+        points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step)
+    means = {end: {site: at[max(0, end - recipe.window) : end].mean(0) for site, at in points.items()} for end in ends}
+    return FitPath(adapter, start, means)
+
+
 def fit_examples(
     adapter: Lora,
     data: TaskData,
@@ -68,18 +117,4 @@ def fit_examples(
         TaskError: the examples are all of one class, from which nothing can be told apart.
         AdapterError: the adapter was made for another base.
     """
-    if len(set(data.targets.tolist())) < 2:
-        raise TaskError("The examples are all of one label; give some of at least two.")
-    start = Start.at(adapter)
-    objective = AdapterObjective(base, start, train_a=False, contrast_weight=recipe.contrast_weight)
-    rng = torch.Generator().manual_seed(recipe.seed)
-    steps = list(data.batches(recipe.steps, min(recipe.batch_size, len(data.ids)), rng=rng))
-    with few_threads(base.number_of_parameters):
-        points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step)
-    return Lora.from_factors(
-        start.lora_A,
-        {site: at[-recipe.window :].mean(0) for site, at in points.items()},
-        base_model_name_or_path=adapter.settings.base,
-        task_type=adapter.settings.task_type,
-        fan_in_fan_out=adapter.settings.fan_in_fan_out,
-    )
+    return fit_path(adapter, data, base, recipe, (recipe.steps,), on_step=on_step).at(recipe.steps)

@@ -11,6 +11,7 @@ from loragen.config import read_yaml
 from loragen.exporters.card import GeneratedCard, merged_card, model_card
 from loragen.exporters.peft_folder import write_adapter
 from loragen.recipes.few_shot import FewShotRecipe
+from loragen.recipes.few_shot_choice import FitChoice, Trial
 
 
 @pytest.fixture
@@ -156,3 +157,24 @@ def test_nothing_that_others_wrote_begins_anything_in_a_card(generation, tiny_zo
             names = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
             assert sorted(names) == sorted([text, "path/to/this/folder"])
             assert len(ast.parse(code).body) == 3, "two imports and a call"
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "best_of", "said"),
+    [
+        (
+            6,
+            1,
+            None,
+            "7 texts of the task, and then fitted to these in 6 steps, as cross-validation within these chose",
+        ),
+        (6, 0.5, None, "fitted to these in 6 steps, 0.5 of the way, as cross-validation"),
+        (0, 0, None, "and then left so: cross-validation within these preferred that to every fit"),
+        (6, 1, 4, "7 texts of the task, as the best on these of 4 that were drawn, and then fitted"),
+    ],
+)
+def test_the_model_card_says_how_far_a_fit_went(generation, tiny_zoo, steps, strength, best_of, said):
+    trial = Trial(steps=steps, strength=strength, loss=0.3, accuracy=0.9)
+    choice = FitChoice(steps=steps, strength=strength, folds=3, examples=7, trials=(trial,))
+    card = make_card(generation, tiny_zoo, examples=7, fitted=FewShotRecipe(), choice=choice, best_of=best_of)
+    assert said in model_card(card, generation.adapter)

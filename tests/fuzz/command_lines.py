@@ -108,6 +108,7 @@ GOOD = {
     "overrides": ("seed=1", "name=other", "recipe.r=3"),
     "seed": ("0", "7", "-3"),
     "samples": ("1", "2"),
+    "best_of": ("1", "2"),
     "top_k": ("1", "3"),
     "rank": ("1", "2", "16"),
     "licence": ("MIT", "CC BY 4.0"),
