@@ -4,7 +4,8 @@
 
 For each task left out of a zoo (`left_out.py`) and each validation task of the bundled one: 200 unlabelled texts and
 200 test texts as read by the bare base, by the zoo's one adapter for all tasks, by what SG-LoRA makes of the
-description, and by that after self-training on the 200 texts, whole and half way. Kept in runs/left-out/reads.
+description, and by that after self-training on the 200 texts (half way, as it ships, and whole). Kept in
+runs/left-out/reads.
 """
 
 import argparse
@@ -57,13 +58,12 @@ def read_pair(pair: LeftOut, base: Base, encoder: TextEncoder) -> dict[str, obje
     shared = Zoo.open(pair.zoo).multitask()
     texts = base.prepare(unlabelled(pair.task, TEXTS), max_length=LENGTH)
     test = base.prepare(shuffled(pair.task), max_length=LENGTH).first(TEXTS)
-    adapted = self_train(generation.adapter, texts, base, AdaptRecipe())
-    candidates = {"base": None, "shared": shared, "generated": generation.adapter, "adapted": adapted.lora}
+    whole = self_train(generation.adapter, texts, base, AdaptRecipe(strength=1.0))
+    candidates = {"base": None, "shared": shared, "generated": generation.adapter, "whole": whole.lora}
     unlabelled_reads = {
-        name: adapted.before if name == "generated" else base.read(texts, adapter)
-        for name, adapter in candidates.items()
+        name: whole.before if name == "generated" else base.read(texts, adapter) for name, adapter in candidates.items()
     }
-    candidates["half"] = half_way(generation.adapter, adapted.lora)
+    candidates["adapted"] = half_way(generation.adapter, whole.lora)
     return {
         "texts": unlabelled_reads,
         "test": {name: base.read(test, adapter) for name, adapter in candidates.items()},

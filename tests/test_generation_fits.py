@@ -51,7 +51,7 @@ def test_eight_of_a_class_are_cross_validated_and_the_card_says_what_came_of_it(
     assert choice.chosen in choice.trials
     made.save(tmp_path / "made")
     assert GeneratedCard.from_yaml(tmp_path / "made" / "card.yaml") == made.card
-    assert "as cross-validation within these chose" in (tmp_path / "made" / "README.md").read_text()
+    assert "as cross-validation within them chose" in (tmp_path / "made" / "README.md").read_text()
 
 
 def test_the_fit_begins_at_the_best_of_those_drawn(ask, examples, random_generator):

@@ -88,7 +88,7 @@ class Judge:
 
     @property
     def _similarity(self) -> float:
-        return max(neighbour.similarity for neighbour in self._merge.neighbours)
+        return max((neighbour.similarity for neighbour in self._merge.neighbours), default=0.0)
 
     @property
     def _knows(self) -> Knowledge:

@@ -8,11 +8,11 @@ import torch
 from loragen.adaptation.self_training import AdaptRecipe, joined, self_train
 from loragen.adapters.products import distance
 from loragen.bases.scores import accuracy
-from loragen.recipes.few_shot import FewShotRecipe
+from loragen.recipes.few_shot import FewShotRecipe, fit_path
 from loragen.tasks.task_set import TaskSet
 from loragen.zoo.zoo import Zoo
 
-RECIPE = AdaptRecipe(fit=FewShotRecipe(steps=15, learning_rate=5e-2, window=5))
+RECIPE = AdaptRecipe(strength=1.0, fit=FewShotRecipe(steps=15, learning_rate=5e-2, window=5))
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +81,22 @@ def test_texts_of_one_class_alone_leave_the_adapter_as_it_is(start, texts, base)
 def test_the_fit_sees_no_more_texts_than_are_allowed(start, texts, base, monkeypatch):
     seen = []
 
-    def fit(adapter, data, *_, **__):
+    def path(adapter, data, *rest, **options):
         seen.append(len(data))
-        return adapter
+        return fit_path(adapter, data, *rest, **options)
 
-    monkeypatch.setattr("loragen.adaptation.self_training.fit_examples", fit)
+    monkeypatch.setattr("loragen.adaptation.self_training.fit_path", path)
     self_train(start, texts, base, RECIPE.model_copy(update={"most": 20}))
     self_train(start, texts, base, RECIPE.model_copy(update={"share": 1.0}))
     assert seen[0] <= 22
     assert seen[1] == len(texts)
+
+
+def test_the_adapter_goes_part_of_the_way_to_its_fit(start, texts, base):
+    whole, half = (self_train(start, texts, base, RECIPE.model_copy(update={"strength": s})).lora for s in (1.0, 0.5))
+    for site in start.sites:
+        between = (start.delta_weight(site) + whole.delta_weight(site)) / 2
+        torch.testing.assert_close(half.delta_weight(site), between, atol=2e-3, rtol=0)
 
 
 def test_sets_are_joined_in_order(texts):

@@ -66,9 +66,9 @@ def test_a_model_card_names_twenty_experts_and_counts_the_rest(generation, card,
     ("told", "said"),
     [
         ({}, "the description above, without data of the task: no training."),
-        ({"examples": 7}, "the description above and 7 texts of the task: no training."),
+        ({"examples": 7}, "the description above and 7 examples of the task: no training."),
         ({"labels": ["spam", "ham"]}, "descriptions embedded by `some-encoder`\n- labels of the task: spam, ham\n"),
-        ({"examples": 7, "fitted": FewShotRecipe(steps=9)}, "7 texts of the task, and then fitted to these in 9"),
+        ({"examples": 7, "fitted": FewShotRecipe(steps=9)}, "7 examples of the task: then fitted to the examples in 9 steps."),
     ],
 )
 def test_the_model_card_says_what_the_adapter_was_made_from(generation, tiny_zoo, tmp_path, told, said):
@@ -166,11 +166,11 @@ def test_nothing_that_others_wrote_begins_anything_in_a_card(generation, tiny_zo
             6,
             1,
             None,
-            "7 texts of the task, and then fitted to these in 6 steps, as cross-validation within these chose",
+            "7 examples of the task: then fitted to the examples in 6 steps, as cross-validation within them chose",
         ),
-        (6, 0.5, None, "fitted to these in 6 steps, 0.5 of the way, as cross-validation"),
-        (0, 0, None, "and then left so: cross-validation within these preferred that to every fit"),
-        (6, 1, 4, "7 texts of the task, as the best on these of 4 that were drawn, and then fitted"),
+        (6, 0.5, None, "fitted to the examples in 6 steps, 0.5 of the way, as cross-validation"),
+        (0, 0, None, "then left so, since cross-validation within the examples preferred that to every fit"),
+        (6, 1, 4, "7 examples of the task, as the best on these of 4 that were drawn: then fitted"),
     ],
 )
 def test_the_model_card_says_how_far_a_fit_went(generation, tiny_zoo, steps, strength, best_of, said):
