@@ -20,7 +20,6 @@ from left_out_reads import pairs, path_of
 
 from loragen.adaptation.pseudo_labels import pseudo_labels
 from loragen.bases.tokenised import Readout
-from loragen.cli import console
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.confidence import CONFIDENCE, Candidate, Confidence
 from loragen.confidence.expected import Knowledge
@@ -127,7 +126,7 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(confidence.to_yaml())
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    console.say(table())
+    print(table())
 
 
 if __name__ == "__main__":
