@@ -1,6 +1,6 @@
 """Scores of generated adapters on tasks by how much evidence there is of each: the raw material of `evidence.py`.
 
-    python benchmarks/evidence_runs.py --split validation [--part 0/2] [--rows ROW …]
+    python benchmarks/evidence_runs.py --split validation [--part 0/2] [--rows ROW …] [--seeds 0]
 
 For every seed the texts, examples and samples are drawn anew; all rows of a seed see the same. Scores are of the first
 200 texts of the test file in random order. A line a row goes to benchmarks/results/evidence/SPLIT-PART.jsonl; goes on
@@ -134,9 +134,9 @@ def lines(split: str) -> Iterator[dict[str, object]]:
         yield from (json.loads(line) for line in file.read_text().splitlines())
 
 
-def todo(tasks: list[Task], rows: tuple[str, ...]) -> Iterator[tuple[Task, int, tuple[str, ...]]]:
+def todo(tasks: list[Task], rows: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[tuple[Task, int, tuple[str, ...]]]:
     """Seed after seed, so that an unfinished run has all tasks of the first."""
-    for seed in SEEDS:
+    for seed in seeds:
         for task in tasks:
             yield task, seed, tuple(row for row in rows if seed == SEEDS[0] or row not in ONCE)
 
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test_near", "test_far"), required=True)
     parser.add_argument("--part", default="0/1", help="of several processes: number/processes")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS)
+    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, default=SEEDS)
     arguments = parser.parse_args()
     number, processes = map(int, arguments.part.split("/"))
     torch.set_num_threads(1)
@@ -153,7 +154,7 @@ def main() -> None:
     bench = Bench(zoo, zoo.load_base(), TextEncoder.load(), Zoo.open(ORACLES), AdaptRecipe(), FewShotRecipe())
     RESULTS.mkdir(parents=True, exist_ok=True)
     tasks = TaskSet.from_yaml(TASKS).split(arguments.split)[number::processes]
-    for task, seed, rows in todo(list(tasks), tuple(arguments.rows)):
+    for task, seed, rows in todo(list(tasks), tuple(arguments.rows), tuple(arguments.seeds)):
         known = {(one["task"], one["seed"], one["row"]) for one in lines(arguments.split)}
         wanted = [row for row in rows if (task.id, seed, row) not in known]
         if not wanted:

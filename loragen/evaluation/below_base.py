@@ -9,7 +9,7 @@ from loragen.evaluation.statistics import TIE
 MARGIN = 0.01
 """A task counts as below the base from more than this difference on."""
 FALL_BACK = ", with fall-back"
-"""Names of methods end so that use the base in place of their adapter where little is expected of it."""
+"""Names of methods end so that give out a safer adapter, or none, where little is expected of their own."""
 
 
 class BelowBase(StrictModel):

@@ -78,6 +78,8 @@ class EvaluateConfig(StrictModel):
     """`None` leaves the methods fitted to examples out."""
     condition: ConditionCheck | None = None
     """`None` leaves out what shows whether the description matters, beside the controls."""
+    fallback: bool = False
+    """Adds a row for each generator whose gains are foretold: what is given out where little is expected of it."""
     oracles: Path
     """A zoo that holds an adapter trained on each of the tasks."""
     encoder: str = ENCODER

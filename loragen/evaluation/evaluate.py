@@ -79,12 +79,12 @@ def _cells(config: EvaluateConfig, progress: Progress) -> tuple[Workspace, list[
 def _keys(workspace: Workspace, task: Task) -> Iterator[Key]:
     seeds = workspace.config.seeds
     for method in workspace.methods:
-        pipeline = workspace.pipelines.get(method)
+        pipeline = workspace.pipelines.get(workspace.falling_back.get(method, method))
         is_drawn = method in workspace.fitted or method == RANDOM
         is_stochastic = is_drawn or (pipeline is not None and pipeline.generator.is_stochastic)
         for seed in seeds if is_stochastic else seeds[:1]:
             yield task.id, method, RIGHT, seed
-        if pipeline is not None:
+        if method in workspace.pipelines:
             for control in _control_texts(workspace, task):
                 yield task.id, method, control, seeds[0]
 

@@ -6,6 +6,7 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
 from loragen.conditions.condition import Evidence
 from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK
+from loragen.evaluation.expectation import given_out
 from loragen.evaluation.workspace import Workspace, task_rng
 from loragen.recipes.few_shot import fit_examples
 from loragen.tasks.task_set import Task
@@ -31,6 +32,8 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
         return workspace.oracles.adapter(task.id)
     if method == RANDOM:
         return _random_experts(workspace, task, seed)
+    if method in workspace.falling_back:
+        return given_out(workspace.pipelines[workspace.falling_back[method]], task, seed)
     if method in workspace.unconditional:
         return workspace.mean_outputs[method]
     if method in workspace.fitted:

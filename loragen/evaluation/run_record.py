@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loragen.adapters.adapter import Lora
+from loragen.confidence.confidence import Confidence
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import CellFile
@@ -106,6 +107,7 @@ def _method_digests(workspace: Workspace) -> dict[str, str]:
         digests[INSTRUCTED] = adapter_digest(workspace.instructed, None)
     for name in config.generators:
         digests[name] = _generator_digest(name, workspace)
+    digests |= {method: _fall_back_digest(name, digests, workspace) for method, name in workspace.falling_back.items()}
     if config.condition is not None:
         digests |= {
             mean_output(name): _sha256_of_json(["mean output", digests[name]]) for name in config.condition.means
@@ -117,6 +119,12 @@ def _method_digests(workspace: Workspace) -> dict[str, str]:
         fit = config.few_shot.model_dump(mode="json", include={"shots", "recipe"})
         digests[method] = _sha256_of_json([digests[start], fit])
     return digests
+
+
+def _fall_back_digest(name: str, digests: dict[str, str], workspace: Workspace) -> str:
+    """Digest of a generator and of the models that its gains are foretold by."""
+    confidence = Confidence.of(name, workspace.zoo)
+    return _sha256_of_json([digests[name], None if confidence is None else confidence.model_dump(mode="json")])
 
 
 def _generator_digest(name: str, workspace: Workspace) -> str:

@@ -15,7 +15,9 @@ from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.expected import ExpectedGain
 from loragen.errors import ConfigError
+from loragen.evaluation.below_base import FALL_BACK
 from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK, EvaluateConfig, mean_output
+from loragen.evaluation.expectation import expected_gain, expects
 from loragen.evaluation.novelty import Reference
 from loragen.generation import Pipeline
 from loragen.tasks.examples import Examples
@@ -70,7 +72,7 @@ class Workspace:
     def methods(self) -> tuple[str, ...]:
         """Every method, the base first and the oracle last."""
         rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
-        return (BASE, *rivals, *self.pipelines, *self.unconditional, *self.fitted, ORACLE)
+        return (BASE, *rivals, *self.pipelines, *self.falling_back, *self.unconditional, *self.fitted, ORACLE)
 
     @cached_property
     def fitted(self) -> dict[str, str]:
@@ -109,7 +111,18 @@ class Workspace:
 
     def expects(self, method: str) -> bool:
         """True if `expect` has something to say of a method's adapters."""
-        return False
+        return method in self._expecting
+
+    @cached_property
+    def _expecting(self) -> frozenset[str]:
+        return frozenset(name for name, pipeline in self.pipelines.items() if expects(pipeline))
+
+    @property
+    def falling_back(self) -> dict[str, str]:
+        """Method that gives out a safer adapter where little is expected → the generator that it goes back on."""
+        if not self.config.fallback:
+            return {}
+        return {f"{name}{FALL_BACK}": name for name in self.pipelines if name in self._expecting}
 
     def expect(self, method: str, task: Task, adapter: Lora) -> ExpectedGain | None:
         """The gain that is expected of an adapter before its test texts are looked at.
@@ -119,7 +132,7 @@ class Workspace:
             task: the task that the adapter was made for.
             adapter: made from the task's own description.
         """
-        return None
+        return expected_gain(self.pipelines[method], task, adapter)
 
     @property
     def rivals(self) -> tuple[str, ...]:

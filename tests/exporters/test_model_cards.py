@@ -68,7 +68,10 @@ def test_a_model_card_names_twenty_experts_and_counts_the_rest(generation, card,
         ({}, "the description above, without data of the task: no training."),
         ({"examples": 7}, "the description above and 7 examples of the task: no training."),
         ({"labels": ["spam", "ham"]}, "descriptions embedded by `some-encoder`\n- labels of the task: spam, ham\n"),
-        ({"examples": 7, "fitted": FewShotRecipe(steps=9)}, "7 examples of the task: then fitted to the examples in 9 steps."),
+        (
+            {"examples": 7, "fitted": FewShotRecipe(steps=9)},
+            "7 examples of the task: then fitted to the examples in 9 steps.",
+        ),
     ],
 )
 def test_the_model_card_says_what_the_adapter_was_made_from(generation, tiny_zoo, tmp_path, told, said):
