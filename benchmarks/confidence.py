@@ -4,9 +4,9 @@
     python benchmarks/confidence.py --show    # the table again, from the models kept
 
 For each adapter and each kind of knowledge several sets of figures are compared, and the one is kept whose models,
-fitted without a task's family, have the least squared error. The models go to zoo/minilm/confidence/sg.yaml; the expected and
-realised gains, each task's by a model that has not seen its family, to benchmarks/results/confidence.json. No test task
-has a part in it.
+fitted without a task's family, have the least squared error. The models go to zoo/minilm/confidence/sg.yaml; the
+expected and realised gains, each task's by a model that has not seen its family, to benchmarks/results/confidence.json.
+No test task has a part in it.
 """
 
 import argparse

@@ -134,7 +134,9 @@ def lines(split: str) -> Iterator[dict[str, object]]:
         yield from (json.loads(line) for line in file.read_text().splitlines())
 
 
-def todo(tasks: list[Task], rows: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[tuple[Task, int, tuple[str, ...]]]:
+def todo(
+    tasks: list[Task], rows: tuple[str, ...], seeds: tuple[int, ...]
+) -> Iterator[tuple[Task, int, tuple[str, ...]]]:
     """Seed after seed, so that an unfinished run has all tasks of the first."""
     for seed in seeds:
         for task in tasks:
