@@ -23,20 +23,23 @@ from loragen.bases.tokenised import Readout
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.confidence import CONFIDENCE, Candidate, Confidence
 from loragen.confidence.expected import Knowledge
-from loragen.confidence.figures import Figures, of_description, of_labels, of_texts
+from loragen.confidence.figures import OF_DESCRIPTION, OF_LABELS, OF_TEXTS, Figures, of_description, of_labels, of_texts
 from loragen.confidence.gain_model import GainModel
 from loragen.zoo.zoo import SPLIT, Zoo
 
 RESULTS = Path("benchmarks/results/confidence.json")
 NEARNESS = ("nearest expert", "experts drawn on")
-DIRECTION = (*NEARNESS, "norm", "beyond the shared adapter", "agrees with the merge")
-LABELS = ("labels", "likeness of labels", "likest labels", "labels and description")
-BASE_TEXTS = ("base: confidence", "base: information", "base: evenness")
-TEXTS = (*BASE_TEXTS, "confidence", "information", "evenness", "agrees with base", "agrees with clusters")
+TEXTS = tuple(name for name in OF_TEXTS if name != "clusters: information")
 SETS: dict[Knowledge, tuple[tuple[str, ...], ...]] = {
-    "description": (NEARNESS, DIRECTION),
-    "labels": (NEARNESS, DIRECTION, (*NEARNESS, "labels"), (*DIRECTION, "labels"), (*DIRECTION, *LABELS)),
-    "texts": (TEXTS, (*TEXTS, "clusters: information"), (*TEXTS, *NEARNESS), (*TEXTS, *DIRECTION, *LABELS)),
+    "description": (NEARNESS, OF_DESCRIPTION),
+    "labels": (
+        NEARNESS,
+        OF_DESCRIPTION,
+        (*NEARNESS, "labels"),
+        (*OF_DESCRIPTION, "labels"),
+        (*OF_DESCRIPTION, *OF_LABELS),
+    ),
+    "texts": (TEXTS, OF_TEXTS, (*TEXTS, *NEARNESS), (*TEXTS, *OF_DESCRIPTION, *OF_LABELS)),
 }
 KNOWN: dict[Candidate, tuple[Knowledge, ...]] = {
     "generated": ("description", "labels"),

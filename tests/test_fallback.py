@@ -89,6 +89,17 @@ def test_models_of_other_experts_or_generators_are_not_used(toys, tmp_path):
     root = with_confidence(toys, tmp_path / "zoo", generated=0.1)
     assert Confidence.of("topk", Zoo.open(root)) is not None
     assert Confidence.of("mean", Zoo.open(root)) is None
+    path = root / "confidence" / "topk.yaml"
+    path.write_text(
+        path.read_text().replace(
+            "figures: []", "figures:\n    - {name: luck, mean: 0, deviation: 1, least: 0, most: 1, weight: 1}"
+        )
+    )
+    with pytest.raises(ConfigError, match="'luck' is not known from description"):
+        Confidence.of("topk", Zoo.open(root))
+    path.write_text(
+        with_confidence(toys, tmp_path / "other", generated=0.1).joinpath("confidence/topk.yaml").read_text()
+    )
     assert confidence_file("../topk", Zoo.open(root)) is None
     (root / "experts" / "words").rename(tmp_path / "words")
     assert Confidence.of("topk", Zoo.open(root)) is None

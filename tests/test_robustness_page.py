@@ -6,6 +6,7 @@ from pathlib import Path
 from fuzz.harness import LONG, MEMORY, SECONDS
 
 from loragen import errors, generation, patterns, values, yaml_text
+from loragen.adaptation import texts
 from loragen.adapters import reading, settings
 from loragen.bases import hub, pretrained
 from loragen.cli import options
@@ -33,6 +34,7 @@ def test_the_page_says_the_caps_of_the_code():
     assert f"| {longest}, {words.MOST_NAMES:,} names |" in PAGE
     assert f"| {values.LONGEST_NAME} letters, digits" in PAGE
     assert f"| {options.MOST_SAMPLES:,} by a command, {generation.MOST_SAMPLES:,} in the library |" in PAGE
+    assert f"| {texts.FEWEST} different ones at least; of more than {texts.MOST:,} so many are drawn |" in PAGE
     adapter, base = external_adapter.LIMITS.size // 10**9, hub.LIMITS.size // 10**9
     assert f"| {adapter} GB an adapter, {base} GB a base |" in PAGE
     assert f"| {errors.LONGEST} characters | [`errors.py`]" in PAGE

@@ -208,7 +208,7 @@ def _candidate(card: "GeneratedCard") -> str:
 
 
 _TEXTS = "give 50 or more of your texts, without labels"
-_EXAMPLES = "eight labelled examples a class help most: --examples FILE --fit"
+_EXAMPLES = "eight labelled examples a class: --examples FILE --fit"
 
 
 def _advice(card: "GeneratedCard") -> str | None:
@@ -217,7 +217,7 @@ def _advice(card: "GeneratedCard") -> str | None:
         return None if card.texts else "add your unlabelled texts with --texts FILE"
     if not card.texts:
         names = "" if card.labels else " --labels first,second"
-        return f"{_TEXTS}: --texts FILE{names}; or {_EXAMPLES}"
+        return f"{_TEXTS}: --texts FILE{names}; or, better, {_EXAMPLES}"
     return _EXAMPLES
 
 

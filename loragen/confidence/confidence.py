@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loragen.confidence.expected import ExpectedGain, Knowledge
-from loragen.confidence.figures import Figures
+from loragen.confidence.figures import KNOWN_BY, Figures
 from loragen.confidence.gain_model import GainModel
 from loragen.config import StrictModel
 from loragen.paths import is_file
@@ -29,6 +29,14 @@ class Confidence(StrictModel):
     generated: dict[Knowledge, GainModel]
     shared: dict[Knowledge, GainModel] = Field(default_factory=dict)
     adapted: dict[Knowledge, GainModel] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _reads_what_is_known(self) -> Self:
+        for models in (self.generated, self.shared, self.adapted):
+            for knows, model in models.items():
+                if unknown := {figure.name for figure in model.figures} - set(KNOWN_BY[knows]):
+                    raise ValueError(f"{sorted(unknown)[0]!r} is not known from {knows}")
+        return self
 
     @classmethod
     def of(cls, generator: str, zoo: Zoo) -> Self | None:
