@@ -26,10 +26,16 @@ def with_confidence(toys: Path, folder: Path, *, generator: str = "topk", **gain
     shutil.copytree(toys / "zoo", folder)
     zoo = Zoo.open(folder)
     weighted_sum([zoo.adapter(name) for name in zoo.ids], [1 / len(zoo)] * len(zoo)).save(folder / MULTITASK_FOLDER)
+    add_confidence(folder, generator=generator, **gains)
+    return folder
+
+
+def add_confidence(folder: Path, *, generator: str, **gains: float) -> None:
+    """Let a zoo foretell the gains of a generator's adapters as given."""
+    zoo = Zoo.open(folder)
     models = {name: {knows: constant(gains[name]) for knows in ENDS[name]} for name in gains}
     confidence = Confidence(
         generator=generator, zoo_hash=zoo.select(splits={SPLIT}).fingerprint, **({"generated": {}} | models)
     )
     (folder / CONFIDENCE).mkdir()
     (folder / CONFIDENCE / f"{generator}.yaml").write_text(confidence.to_yaml())
-    return folder
