@@ -4,23 +4,24 @@
     python benchmarks/adaptation.py --show           # the table again, from the figures kept
 
 Each row begins at the adapter that SG-LoRA makes from the description, and is given 200 texts of the task's train file
-without their labels, and the label names; "pseudo-labels right" are counted on these. Scores are of the first 300 texts
+without their labels, and the label names; "pseudo-labels right" are counted on these. Scores are of the first 200 texts
 of the test file in random order. Figures go to benchmarks/results/adaptation.json, task by task.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+import torch.nn.functional as F
 from score_unseen import TASKS, labelled
 from torch import Tensor
 
-from loragen.adaptation.pseudo_labels import PseudoLabels, pseudo_labels
+from loragen.adaptation.pseudo_labels import PseudoLabels, _of_clusters, pseudo_labels
 from loragen.adaptation.self_training import AdaptRecipe, joined
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
@@ -32,7 +33,7 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.evaluation.workspace import shuffled, task_rng
 from loragen.generation import Pipeline
 from loragen.recipes.expert import AdapterObjective, Start, trajectory
-from loragen.recipes.few_shot import fit_examples
+from loragen.recipes.few_shot import FewShotRecipe, FitPath, fit_path
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.training.threads import one_thread
@@ -40,7 +41,7 @@ from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/adaptation.json")
 ORACLES = Path("benchmarks/oracles")
-TEXTS, TEST_TEXTS = 200, 300
+TEXTS, TEST_TEXTS = 200, 200
 RECIPE = AdaptRecipe()
 BASE, START, ORACLE = "base", "sg, description alone", "oracle"
 Scored = dict[str, float]
@@ -75,14 +76,20 @@ class Case:
         found = labelled(self.base.score(self.test, adapter))
         return {"accuracy": found.accuracy, "knn_accuracy": found.knn_accuracy}
 
-    def fitted(self, guess: PseudoLabels, *, share: float = RECIPE.share, texts: TaskData | None = None) -> Lora:
+    def fitted(
+        self,
+        guess: PseudoLabels,
+        *,
+        share: float = RECIPE.share,
+        strength: float = RECIPE.strength,
+        recipe: FewShotRecipe = RECIPE.fit,
+        texts: TaskData | None = None,
+    ) -> Lora:
         """The start, fitted to the surest pseudo-labels."""
         chosen = replace(texts or self.texts, targets=guess.classes).subset(guess.surest(share))
-        return (
-            self.start
-            if len(set(chosen.targets.tolist())) < 2
-            else fit_examples(self.start, chosen, self.base, RECIPE.fit)
-        )
+        if len(set(chosen.targets.tolist())) < 2:
+            return self.start
+        return fit_path(self.start, chosen, self.base, recipe, (recipe.steps,)).at(recipe.steps, strength)
 
 
 Teacher = Callable[[Case], PseudoLabels]
@@ -91,6 +98,13 @@ Teacher = Callable[[Case], PseudoLabels]
 def own_predictions(case: Case) -> PseudoLabels:
     """What the start says."""
     return _guess(case, case.read.logits.softmax(1))
+
+
+def clusters(case: Case) -> PseudoLabels:
+    """Clusters alone, each text's nearest, without what neighbours say."""
+    logits, texts = case.read.logits.double(), case.read.texts.double()
+    centred = F.normalize(texts - texts.mean(0), dim=1)
+    return _guess(case, _of_clusters(centred, logits, logits.softmax(1), None, None).float())
 
 
 def mixture(case: Case) -> PseudoLabels:
@@ -134,7 +148,8 @@ def information_maximisation(case: Case) -> Lora:
     steps = list(case.texts.batches(recipe.steps, recipe.batch_size, rng=rng))
     with one_thread():
         points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed)
-    return _adapter(case, {site: at[-recipe.window :].mean(0) for site, at in points.items()}, start)
+    means = {site: at[-recipe.window :].mean(0) for site, at in points.items()}
+    return FitPath(case.start, start, {recipe.steps: means}).at(recipe.steps, RECIPE.strength)
 
 
 class _Information(AdapterObjective):
@@ -158,13 +173,8 @@ def cut_texts(case: Case) -> Lora:
         ]
         chosen = replace(case.texts, ids=tuple(ids), targets=guess.classes)
         both.append(chosen.subset(guess.surest(RECIPE.share)))
-    return fit_examples(case.start, joined(*both), case.base, RECIPE.fit)
-
-
-def pulled_back(case: Case) -> Lora:
-    """Half way between the start and the fit."""
-    start, end = Start.at(case.start), Start.at(case.fitted(mixture(case)))
-    return _adapter(case, {site: (start.lora_B[site] + end.lora_B[site]) / 2 for site in start.lora_B}, start)
+    steps = RECIPE.fit.steps
+    return fit_path(case.start, joined(*both), case.base, RECIPE.fit, (steps,)).at(steps, RECIPE.strength)
 
 
 def two_rounds(case: Case) -> Lora:
@@ -183,11 +193,6 @@ def chosen(case: Case) -> Lora | None:
     return max([None, *case.others()[:2], case.start, case.fitted(mixture(case))], key=information)
 
 
-def _adapter(case: Case, lora_b: Mapping[str, Tensor], start: Start) -> Lora:
-    settings = case.start.settings
-    return Lora.from_factors(start.lora_A, lora_b, base_model_name_or_path=settings.base, task_type=settings.task_type)
-
-
 @dataclass(frozen=True)
 class Row:
     """A teacher whose pseudo-labels are fitted, or another way to an adapter."""
@@ -202,18 +207,20 @@ ROWS: dict[str, Row] = {
     BASE: Row(adapter=lambda _case: None),
     START: Row(adapter=lambda case: case.start),
     "own predictions": Row(own_predictions),
-    "mixture (ships)": Row(mixture),
-    "mixture, 50 texts": Row(mixture, number=50),
-    "mixture, 1,000 texts": Row(mixture, number=1000),
-    "mixture, all texts fitted": Row(mixture, share=1.0),
-    "mixture, two rounds": Row(adapter=two_rounds),
-    "mixture, half way back": Row(adapter=pulled_back),
-    "mixture, equal classes": Row(partial(with_shares, equal=True)),
-    "mixture, true sizes of classes": Row(partial(with_shares, equal=False)),
-    "mixture of several generators": Row(several),
-    "mixture, names after the description": Row(expanded_names),
-    "mixture, halves of texts": Row(adapter=cut_texts),
+    "three opinions (ships)": Row(mixture),
+    "three opinions, 50 texts": Row(mixture, number=50),
+    "three opinions, 1,000 texts": Row(mixture, number=1000),
+    "three opinions, all texts fitted": Row(mixture, share=1.0),
+    "three opinions, two rounds": Row(adapter=two_rounds),
+    "three opinions, all the way": Row(adapter=lambda case: case.fitted(mixture(case), strength=1.0)),
+    "three opinions, 30 steps": Row(adapter=lambda case: case.fitted(mixture(case), recipe=FewShotRecipe())),
+    "three opinions, equal classes": Row(partial(with_shares, equal=True)),
+    "three opinions, true sizes of classes": Row(partial(with_shares, equal=False)),
+    "three opinions of several generators": Row(several),
+    "three opinions, names after the description": Row(expanded_names),
+    "three opinions, halves of texts": Row(adapter=cut_texts),
     "mean of ten neighbours": Row(neighbours),
+    "clusters alone": Row(clusters),
     "information maximisation": Row(adapter=information_maximisation),
     "most informative of all": Row(adapter=chosen),
 }
@@ -237,7 +244,7 @@ class Bench:
     def case(self, task: Task, number: int) -> Case:
         """A task with some unlabelled texts."""
         texts = self.base.prepare(unlabelled(task, number), max_length=RECIPE.fit.max_length)
-        test = self.base.prepare(shuffled(task), max_length=self.zoo.manifest.recipe.score_length).first(TEST_TEXTS)
+        test = self.base.prepare(shuffled(task), max_length=RECIPE.fit.max_length).first(TEST_TEXTS)
 
         def others() -> list[Lora]:
             return [*self.made("topk", task), *self.made("icm", task, samples=3)]

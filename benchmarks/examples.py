@@ -1,6 +1,6 @@
-"""The five small tasks of examples/: the bare base, adapters from the description alone, and a fit to 24 examples.
+"""The five small tasks of examples/: the bare base, and adapters from more and more evidence.
 
-    python benchmarks/examples.py           # 2 minutes of processor time
+    python benchmarks/examples.py           # 8 minutes of processor time
     python benchmarks/examples.py --show    # the table again, from the figures kept
 
 Uses the library as a user would: `loragen.generate` with the description and the labels of examples/tasks.csv, then
@@ -36,6 +36,8 @@ class ExampleTask:
     id: str
     description: str
     labels: tuple[str, ...]
+    texts: Path
+    """60 texts without labels."""
     train: loragen.Examples
     test: loragen.Examples
 
@@ -48,13 +50,26 @@ def read_tasks() -> list[ExampleTask]:
     for row in rows:
         labels = tuple(row["labels"].split("|"))
         train, test = (loragen.Examples.from_file(EXAMPLES / row[part], labels) for part in ("train", "test"))
-        tasks.append(ExampleTask(row["id"], row["description"], labels, train, test))
+        unlabelled = EXAMPLES / f"{row['id']}.unlabelled.jsonl"
+        tasks.append(ExampleTask(row["id"], row["description"], labels, unlabelled, train, test))
     return tasks
 
 
 def from_description(task: ExampleTask, generator: str) -> loragen.Adapter:
     """The adapter that a generator makes of description and labels."""
     return loragen.generate(task.description, labels=task.labels, generator=generator, seed=0)
+
+
+def adapted(task: ExampleTask) -> loragen.Adapter:
+    """The default generator's adapter, adapted to texts without labels."""
+    return loragen.generate(task.description, labels=task.labels, texts=task.texts, seed=0)
+
+
+def fitted_and_adapted(task: ExampleTask) -> loragen.Adapter:
+    """The same, fitted to the train file before."""
+    return loragen.generate(
+        task.description, labels=task.labels, texts=task.texts, examples=task.train, fit=True, seed=0
+    )
 
 
 def fitted(task: ExampleTask) -> loragen.Adapter:
@@ -77,7 +92,9 @@ def by_centroids(task: ExampleTask, base: Base) -> list[str]:
 ADAPTERS: dict[str, Callable[[ExampleTask], loragen.Adapter]] = {
     "topk": lambda task: from_description(task, "topk"),
     "sg": lambda task: from_description(task, "sg"),
+    "sg, 60 texts": adapted,
     "sg, fitted to 24": fitted,
+    "sg, 24, 60 texts": fitted_and_adapted,
 }
 METHODS = (BASE, *ADAPTERS, "centroids of 24")
 
