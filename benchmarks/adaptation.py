@@ -18,10 +18,11 @@ from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
+from left_out_reads import unlabelled
 from score_unseen import TASKS, labelled
 from torch import Tensor
 
-from loragen.adaptation.pseudo_labels import PseudoLabels, _of_clusters, pseudo_labels
+from loragen.adaptation.pseudo_labels import PseudoLabels, of_clusters, pseudo_labels
 from loragen.adaptation.self_training import AdaptRecipe, joined
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
@@ -30,11 +31,10 @@ from loragen.bases.tokenised import Readout, TaskData
 from loragen.cli import console
 from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.evaluation.workspace import shuffled, task_rng
+from loragen.evaluation.workspace import shuffled
 from loragen.generation import Pipeline
 from loragen.recipes.expert import AdapterObjective, Start, trajectory
 from loragen.recipes.few_shot import FewShotRecipe, FitPath, fit_path
-from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.training.threads import one_thread
 from loragen.zoo.zoo import Zoo
@@ -104,7 +104,7 @@ def clusters(case: Case) -> PseudoLabels:
     """Clusters alone, each text's nearest, without what neighbours say."""
     logits, texts = case.read.logits.double(), case.read.texts.double()
     centred = F.normalize(texts - texts.mean(0), dim=1)
-    return _guess(case, _of_clusters(centred, logits, logits.softmax(1), None, None).float())
+    return _guess(case, of_clusters(centred, logits, logits.softmax(1), None, None).float())
 
 
 def mixture(case: Case) -> PseudoLabels:
@@ -250,12 +250,6 @@ class Bench:
             return [*self.made("topk", task), *self.made("icm", task, samples=3)]
 
         return Case(task, self.base, self.made("sg", task)[0], texts, test, others)
-
-
-def unlabelled(task: Task, number: int, *, seed: int = 0) -> Examples:
-    """Texts of a task's train file, drawn at random; their labels are for judging alone."""
-    examples = task.load_train()
-    return examples.subset(torch.randperm(len(examples), generator=task_rng(task, f"texts {seed}"))[:number])
 
 
 def judge(row: Row, case: Case) -> Scored:

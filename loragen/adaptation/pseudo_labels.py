@@ -72,19 +72,19 @@ def pseudo_labels(readout: Readout, *, known: Tensor | None = None, shares: Tens
     # What all texts share says nothing of how they lie together.
     texts = F.normalize(readout.texts.double() - readout.texts.double().mean(0), dim=1)
     own = _fixed(_softmax(logits, shares), known)
-    opinions = own, _of_neighbours(texts, own), _of_clusters(texts, logits, own, known, shares)
+    opinions = own, of_neighbours(texts, own), of_clusters(texts, logits, own, known, shares)
     logs = torch.stack([opinion.clamp(min=_LEAST).log() for opinion in opinions]).mean(0)
     return PseudoLabels(_fixed(_softmax(logs, shares), known).float(), readout.logits.argmax(1))
 
 
-def _of_neighbours(texts: Tensor, own: Tensor) -> Tensor:
+def of_neighbours(texts: Tensor, own: Tensor) -> Tensor:
     """Mean prediction of each text and those nearest to it."""
     number = min(1 + max(1, min(NEIGHBOURS, round(PART * len(texts)))), len(texts))
     parts = [own[(rows @ texts.T).topk(number, dim=1).indices].mean(1) for rows in torch.split(texts, _ROWS)]
     return torch.cat(parts)
 
 
-def _of_clusters(texts: Tensor, logits: Tensor, own: Tensor, known: Tensor | None, shares: Tensor | None) -> Tensor:
+def of_clusters(texts: Tensor, logits: Tensor, own: Tensor, known: Tensor | None, shares: Tensor | None) -> Tensor:
     """Probabilities by a cluster a class: small classes lean on what the adapter says, large ones on their cluster."""
     guess = own
     for _ in range(_ROUNDS):

@@ -90,7 +90,7 @@ def test_neighbours_are_the_same_in_parts_as_at_once(monkeypatch):
     texts = texts.double()
     nearest = (texts @ texts.T).topk(9, dim=1).indices  # a twentieth of the texts, and each itself
     monkeypatch.setattr(module, "_ROWS", 16)
-    torch.testing.assert_close(module._of_neighbours(texts, own), own[nearest].mean(1))
+    torch.testing.assert_close(module.of_neighbours(texts, own), own[nearest].mean(1))
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
