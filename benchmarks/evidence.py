@@ -24,7 +24,17 @@ from loragen.zoo.zoo import Zoo
 FIGURE = Path("benchmarks/results/evidence_gains")
 SHOWN = (BASE, SHARED, WORDS, T50, T200, T1000, FEW, BOTH, ORACLE)
 SPLITS = {"test_near": "families that the zoo knows", "test_far": "families that it does not know"}
-Lines = Sequence[Mapping[str, object]]
+NAMES = {
+    BASE: "nothing: the base",
+    SHARED: "nothing: one LoRA for all tasks",
+    WORDS: "a description",
+    T50: "+ 50 texts without labels",
+    T200: "+ 200 texts without labels",
+    T1000: "+ 1,000 texts without labels",
+    FEW: "+ 8 labelled examples a class",
+    BOTH: "+ 8 a class and 200 texts",
+    ORACLE: "all training data: the oracle",
+}
 
 
 class Scores:
@@ -89,6 +99,23 @@ def gains_table(split: str) -> str:
         cells.append("" if row == BASE else f"{round(below.share * below.tasks)}")
         cells.append(f"{mean_interval(scores.table(row, 'knn_accuracy'), rng=np.random.default_rng(0)).mean:.3f}")
         lines_.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines_)
+
+
+def small_table(splits: Sequence[str] = tuple(SPLITS)) -> str:
+    """Both scores near and far by evidence, each with its recovered gain."""
+    every = [Scores(split) for split in splits]
+    scores = ("accuracy", "knn_accuracy")
+    lines_ = ["| what is given | near, label text | near, kNN | far, label text | far, kNN |", "|---" * 5 + "|"]
+    for row in SHOWN:
+        if not all(one.seeds(row) for one in every):
+            continue
+        cells = []
+        for one in every:
+            for score in scores:
+                own, base, oracle = (one.table(each, score).mean() for each in (row, BASE, ORACLE))
+                cells.append(f"{own:.3f} ({(own - base) / (oracle - base):.2f})")
+        lines_.append(f"| {NAMES.get(row, row)} | {' | '.join(cells)} |")
     return "\n".join(lines_)
 
 
@@ -180,7 +207,7 @@ def main() -> None:
     parser.add_argument("--figure", action="store_true", help="draw the figure too")
     arguments = parser.parse_args()
     splits = [arguments.split] if arguments.split else [split for split in SPLITS if Scores(split).rows]
-    print("\n\n".join([*map(gains_table, splits), trust_table(splits)]))
+    print("\n\n".join([*map(gains_table, splits), trust_table(splits), small_table(splits)]))
     if arguments.figure:
         draw(splits)
 

@@ -168,6 +168,18 @@ def test_a_description_of_no_known_word_gets_the_adapter_for_all_tasks(ask, text
     assert "knows no word" in made.card.outlook.instead
 
 
+def test_texts_begin_at_that_adapter_where_the_description_says_nothing(toys, tmp_path, texts, monkeypatch):
+    monkeypatch.setattr("loragen.generation.judge.says_nothing", lambda *_: True)
+    root = with_confidence(toys, tmp_path / "zoo", adapted=0.1)
+    options = {"zoo": root, "encoder": str(toys / "base"), "generator": "topk", "labels": LABELS}
+    adapted, plain = (loragen.generate("asdf", texts=one, **options) for one in (list(texts.texts), None))
+    assert (adapted.card.generator, plain.card.generator) == ("multi-task", "multi-task")
+    assert len(adapted.card.parents) == len(Zoo.open(root))
+    assert distance(adapted.lora, plain.lora) > 0.01
+    assert "knows no word" in adapted.card.outlook.instead
+    assert adapted.card.outlook.expected.gain == 0.1
+
+
 @pytest.mark.parametrize(
     ("similarity", "words"), [(0.2, "far from every"), (0.5, "some way from"), (0.7, "near to an expert")]
 )

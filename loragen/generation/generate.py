@@ -160,11 +160,12 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
     if verdict.adapter.norm() == 0:
         raise AdapterError("The generated adapter leaves the base unchanged: all its delta weights are zero.")
     examples = given.evidence.examples
+    is_shared = verdict.candidate == "shared" or refined.generation is refiner.judge.start_instead
     card = card_of(
-        refiner.judge.parents(refined.generation, verdict.candidate),
+        refiner.judge.of_all() if is_shared else refined.generation,
         pipeline.zoo,
         description=given.evidence.description,
-        generator=SHARED if verdict.candidate == "shared" else pipeline.name,
+        generator=SHARED if is_shared else pipeline.name,
         seed=seed,
         sample=refined.drawn,
         examples=0 if examples is None else len(examples),

@@ -1,9 +1,9 @@
 """Judges adapters before anyone has labels; gives out a safer one where a generator's is expected to gain nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 from loragen.adaptation.pseudo_labels import PseudoLabels
 from loragen.adapters.adapter import Lora
@@ -19,7 +19,10 @@ from loragen.errors import GeneratorError
 from loragen.generation.pipeline import Pipeline
 from loragen.generators.base import Generation
 from loragen.zoo.card import MULTITASK_FOLDER
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import SPLIT
 
+NO_WORD = "the text encoder knows no word of the description"
 NAMES: dict[Candidate, str] = {
     "generated": "the generator's adapter",
     "shared": "the zoo's one adapter for all tasks",
@@ -79,16 +82,22 @@ class Judge:
         merge = Pipeline.open("topk", self.pipeline.zoo, self.pipeline.encoder)
         return merge.generate(Evidence(self.description))[0]
 
-    def parents(self, generation: Generation, candidate: Candidate) -> Generation:
-        """The generation with the experts behind what is given out: all, for the zoo's one adapter for all tasks."""
-        if candidate != "shared":
-            return generation
+    def of_all(self) -> Generation:
+        """The zoo's one adapter for all tasks, with all experts as those behind it."""
+        assert self.shared is not None
         every = Pipeline.open("mean", self.pipeline.zoo, self.pipeline.encoder)
-        return every.generate(Evidence(self.description))[0]
+        return replace(every.generate(Evidence(self.description))[0], adapter=self.shared)
 
-    @property
+    @cached_property
+    def start_instead(self) -> Generation | None:
+        """What to begin at in place of what was generated, where the description says nothing."""
+        return self.of_all() if self.safer is not None and self.says_nothing else None
+
+    @cached_property
     def _similarity(self) -> float:
-        return max((neighbour.similarity for neighbour in self._merge.neighbours), default=0.0)
+        index = ExpertIndex.of(self.pipeline.zoo.select(splits={SPLIT}), self.pipeline.encoder).index
+        (hit,) = index.search(self.pipeline.encoder.encode([self.description])[0], 1)
+        return hit.similarity
 
     @property
     def _knows(self) -> Knowledge:
@@ -96,7 +105,11 @@ class Judge:
 
     def unjudged(self, candidate: Candidate, adapter: Lora) -> Verdict:
         """An adapter of which nothing is known but how near its task is."""
-        return Verdict(candidate, adapter, Outlook(similarity=round(self._similarity, 4)))
+        return Verdict(candidate, adapter, self._outlook())
+
+    def _outlook(self, **facts: Any) -> Outlook:
+        reason = None if self.start_instead is None else NO_WORD
+        return Outlook(**{"similarity": round(self._similarity, 4), "instead": reason} | facts)
 
     def of_description(self, generation: Generation) -> Verdict:
         """Judge a generated adapter by the description, and by the names of the labels where they are given.
@@ -104,9 +117,8 @@ class Judge:
         Raises:
             GeneratorError: no adapter can be expected to gain anything, and ``fallback`` is set.
         """
-        if self.says_nothing and self.safer is not None:
-            reason = "the text encoder knows no word of the description"
-            return Verdict("shared", self.safer, Outlook(similarity=round(self._similarity, 4), instead=reason))
+        if self.start_instead is not None:
+            return self.unjudged("shared", self.start_instead.adapter)
         if self.confidence is None or self.shared is None:
             return self.unjudged("generated", generation.adapter)
         figures, knows = self._figures(generation), self._knows
@@ -168,16 +180,11 @@ class Judge:
                 f"accuracy by {gain.gain:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}). Say the task in other words, "
                 "give labelled --examples with --fit, or take the adapter as it is with --no-fallback."
             )
-        instead = None
+        facts: dict[str, Any] = {}
         if best != wanted and gain is not None and own is not None:
-            instead = f"it is expected to gain {gain.gain:+.2f}, {NAMES[wanted]} {own.gain:+.2f}"
-        outlook = Outlook(
-            similarity=round(self._similarity, 4),
-            agreement=round(figures["agrees with the merge"], 4),
-            expected=gain,
-            instead=instead,
-        )
-        return Verdict(best, candidates[best], outlook)
+            facts["instead"] = f"it is expected to gain {gain.gain:+.2f}, {NAMES[wanted]} {own.gain:+.2f}"
+        agreement = round(figures["agrees with the merge"], 4)
+        return Verdict(best, candidates[best], self._outlook(agreement=agreement, expected=gain, **facts))
 
 
 def _best(expected: Mapping[Candidate, ExpectedGain | None]) -> Candidate:

@@ -1,7 +1,7 @@
 """From a generated adapter to the one that is given out: fitted to examples, adapted to texts, judged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -71,8 +71,8 @@ class Refiner:
         """
         if self.given.texts is None and not self.given.fit:
             return [Refined(number, one, self.judge.of_description(one)) for number, one in enumerate(generations)]
-        if self.judge.says_nothing and self.judge.safer is not None:
-            generations = [replace(one, adapter=self.judge.safer) for one in generations]
+        if self.judge.start_instead is not None:
+            generations = [self.judge.start_instead] * len(generations)
         if not self.given.fit:
             return [self._adapted(Fit(number, one.adapter), one) for number, one in enumerate(generations)]
         fits = self._fits(generations)
