@@ -178,47 +178,51 @@ def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) 
     _say_outlook(card)
     console.say("", f"Try it:     loragen {_trial(written[0], card.labels)}")
     if written[0].task_type == "FEATURE_EXTRACTION":
-        if advice := _advice(card):
-            console.say(f"Improve it: {advice}")
+        for number, line in enumerate(_advice(card)):
+            console.say(f"{'' if number else 'Improve it:':11} {line}")
         console.say(f"Judge it:   loragen evaluate {_quoted(written[0].folder)} --data labelled.csv")
 
 
 def _say_outlook(card: "GeneratedCard") -> None:
-    """Say what to expect; with a mark where it is little."""
-    from loragen.cli import console
-
+    """Say what to expect; with a mark where it may be a loss."""
     if card.outlook is None:
         return
     expected = card.outlook.expected
     if card.outlook.instead is not None:
-        console.warn(f"This is {_CANDIDATES[_candidate(card)]}: {card.outlook.instead}.")
-    say = console.warn if expected is not None and expected.low < 0 else console.say
-    say(card.outlook.sentence())
+        _say_wrapped(f"This is {_candidate(card)}: {card.outlook.instead}.", is_marked=True)
+    _say_wrapped(card.outlook.sentence(), is_marked=expected is not None and expected.low < 0)
 
 
-_CANDIDATES = {
-    "shared": "the zoo's one adapter for all tasks",
-    "generated": "the generator's adapter, not adapted to the texts",
-    "adapted": "the generator's adapter, adapted to the texts",
-}
+def _say_wrapped(text: str, *, is_marked: bool) -> None:
+    from textwrap import wrap
+
+    from loragen.cli import console
+
+    first, *rest = wrap(text, _WIDTH)
+    (console.warn if is_marked else console.say)(first)
+    console.say(*(f"  {line}" for line in rest))
+
+
+_WIDTH = 76
+"""Columns of a sentence after a mark."""
 
 
 def _candidate(card: "GeneratedCard") -> str:
-    return "shared" if card.generator == "multi-task" else "adapted" if card.adapted else "generated"
+    """What is given out, where it is not the generator's own adapter."""
+    if card.generator == "multi-task":
+        return "the zoo's one adapter for all tasks"
+    return "the generator's adapter"
 
 
-_TEXTS = "give 50 or more of your texts, without labels"
-_EXAMPLES = "eight labelled examples a class: --examples FILE --fit"
-
-
-def _advice(card: "GeneratedCard") -> str | None:
-    """What would help most that was not given."""
+def _advice(card: "GeneratedCard") -> list[str]:
+    """What would help most that was not given, in lines."""
     if card.fitted is not None:
-        return None if card.texts else "add your unlabelled texts with --texts FILE"
-    if not card.texts:
-        names = "" if card.labels else " --labels first,second"
-        return f"{_TEXTS}: --texts FILE{names}; or, better, {_EXAMPLES}"
-    return _EXAMPLES
+        return [] if card.texts else ["your texts without labels: --texts FILE"]
+    labelled = "eight labelled examples a class: --examples FILE --fit"
+    if card.texts:
+        return [labelled]
+    names = "" if card.labels else " --labels first,second"
+    return [f"50 of your texts without labels: --texts FILE{names};", f"or, better, {labelled}"]
 
 
 def _trial(written: "Written", labels: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loragen.confidence.expected import COVERAGE, ExpectedGain, Knowledge
 from loragen.config import StrictModel
+from loragen.values import MOST_EXAMPLES
 
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Ridge penalties on standardised figures that are compared."""
@@ -36,7 +37,7 @@ class GainModel(StrictModel):
     """A tenth of the left-out tasks gained less than expected by this or more."""
     above: float = Field(ge=0)
     """A tenth of them gained more than expected by this or more."""
-    tasks: int = Field(ge=1)
+    tasks: int = Field(ge=1, le=MOST_EXAMPLES)
     correlation: float = Field(ge=-1, le=1)
     """Rank correlation of expected and realised gains, where each family was left out of the fit in turn."""
 

@@ -14,6 +14,7 @@ from loragen.escaping import markdown, markdown_code, python_literal, yaml_liter
 from loragen.generators.base import Generation
 from loragen.recipes.few_shot import FewShotRecipe
 from loragen.recipes.few_shot_choice import FitChoice
+from loragen.values import MOST_EXAMPLES
 from loragen.zoo.zoo import Zoo
 
 
@@ -40,7 +41,7 @@ class GeneratedCard(StrictModel):
     """Names of the task's labels, where they were given."""
     fitted: FewShotRecipe | None = None
     """Settings of its fit to the examples, after it was generated; `None` where it was not fitted."""
-    texts: int = Field(0, ge=0)
+    texts: int = Field(0, ge=0, le=MOST_EXAMPLES)
     """Number of the task's texts that it was adapted to without their labels, or judged by."""
     adapted: AdaptRecipe | None = None
     """Settings of its self-training on those; `None` where it was not adapted."""
@@ -48,7 +49,7 @@ class GeneratedCard(StrictModel):
     """What was said of it when it was made."""
     choice: FitChoice | None = None
     """How far it was fitted, where cross-validation within the examples chose that."""
-    best_of: int | None = None
+    best_of: int | None = Field(None, ge=1, le=MOST_EXAMPLES)
     """Number of adapters that were drawn, where it was kept as one of the best on the examples."""
     base: str
     base_hash: str

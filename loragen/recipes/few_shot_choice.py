@@ -19,6 +19,7 @@ from loragen.bases.tokenised import TaskData
 from loragen.config import StrictModel
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples, fit_path
 from loragen.recipes.few_shot_rivals import RivalScore, rival_scores
+from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_STEPS
 
 LEAST = 8
 """Examples of every class that a choice wants. With fewer, a score out of fold has a standard error above .1, and the
@@ -35,7 +36,7 @@ STRENGTHS = (0.5, 1.0)
 class Trial(StrictModel):
     """A length and a strength of the fit, on examples that it has not seen."""
 
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=MOST_STEPS)
     strength: float = Field(ge=0, le=1)
     loss: float = Field(ge=0)
     """Cross-entropy to the label texts, in nats."""
@@ -45,11 +46,11 @@ class Trial(StrictModel):
 class FitChoice(StrictModel):
     """Length and strength of a fit, chosen by cross-validation, with the scores out of fold that spoke for them."""
 
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=MOST_STEPS)
     strength: float = Field(ge=0, le=1)
     """The adapter plus this part of the way to its fit; 0 leaves it alone."""
-    folds: int = Field(ge=2)
-    examples: int = Field(ge=2)
+    folds: int = Field(ge=2, le=MOST_PARTS)
+    examples: int = Field(ge=2, le=MOST_EXAMPLES)
     """Number of those that were held out in turn."""
     trials: tuple[Trial, ...]
     rivals: tuple[RivalScore, ...] = ()

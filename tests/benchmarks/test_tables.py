@@ -9,6 +9,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import confidence
+import evidence
 import fewshot
 import generalisation
 import geometry
@@ -27,7 +29,11 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "unseen, main": (RESULTS, lambda: unseen.main_tables(unseen.kept())),
     "unseen, few": (RESULTS, lambda: unseen.few_table(unseen.kept())),
     "unseen, small": (RESULTS, lambda: unseen.small_table(unseen.kept())),
-    "unseen, small, README": ("README.md", lambda: unseen.small_table(unseen.kept())),
+    "evidence, near": (RESULTS, lambda: evidence.gains_table("test_near")),
+    "evidence, far": (RESULTS, lambda: evidence.gains_table("test_far")),
+    "evidence, small": ("README.md", evidence.small_table),
+    "trust": (RESULTS, lambda: evidence.trust_table(tuple(evidence.SPLITS))),
+    "confidence": (RESULTS, confidence.table),
     "unseen, controls": (RESULTS, lambda: unseen.control_table(unseen.kept())),
     "validation": (RESULTS, lambda: validation.markdown(validation.kept_rows())),
     "icm, known": (RESULTS, lambda: icm.known_table(icm.kept_scores())),

@@ -34,7 +34,7 @@ def test_texts_are_adapted_to_with_progress_and_the_next_step_is_said(run, ask, 
     result = run(*ask(adapted=0.08), "--labels", "bread,cold", "--texts", texts, "--text-column", "message")
     assert "adapting to the texts: 1 of 15" in result.err
     assert "adapted to " in result.out
-    assert "Expected over the base, from your texts: +0.08" in result.out
+    assert "Expected over the base, from your texts: +0.08" in result.words
     assert "Improve it: eight labelled examples a class" in result.out
     assert run("check", "made").status == 0
 
@@ -50,13 +50,13 @@ def test_texts_come_from_standard_input_too(run, ask, texts, monkeypatch):
 def test_words_alone_are_marked_where_they_may_harm(run, ask):
     result = run(*ask(generated=0.04, shared=0.1))
     assert "! The task is" in result.out
-    assert "+0.04 in accuracy (-0.06 to +0.14" in result.out
-    assert "--texts FILE --labels first,second" in result.out
+    assert "+0.04 in accuracy" in result.words
+    assert "--texts FILE --labels first,second" in result.words
 
 
 def test_another_adapter_than_the_generators_is_announced_with_the_reason(run, ask):
     result = run(*ask(generated=-0.04, shared=0.02))
-    assert "This is the zoo's one adapter for all tasks: it is expected to gain +0.02" in result.out
+    assert "This is the zoo's one adapter for all tasks: it is expected to gain +0.02" in result.words
     assert Path("made/adapter_model.safetensors").exists()
 
 

@@ -54,7 +54,7 @@ def test_icm_is_trained_on_texts_and_reads_examples(run, toys, tmp_path) -> None
     (told,) = json.loads(run(*ask, "--examples", data, "--out", "told").out)
     (plain,) = json.loads(run(*ask, "--out", "plain").out)
     assert (told["examples"], plain["examples"]) == (2, 0)
-    assert "and 2 texts of the task" in Path("told/README.md").read_text()
+    assert "and 2 examples of the task" in Path("told/README.md").read_text()
     one, other = (Lora.load(Path(name)) for name in ("told", "plain"))
     assert not torch.equal(one.delta_weight(one.sites[0]), other.delta_weight(other.sites[0]))
 
