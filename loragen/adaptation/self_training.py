@@ -18,7 +18,7 @@ from loragen.values import MOST_EXAMPLES
 
 
 class AdaptRecipe(StrictModel):
-    """Settings of self-training, chosen on the validation tasks (`benchmarks/adaptation.py`)."""
+    """Settings of self-training, chosen on validation tasks and tasks left out of zoos (`left_out_reads.py`)."""
 
     share: float = Field(0.5, gt=0, le=1)
     """Part of the texts of each class that the fit sees: those whose pseudo-labels are surest."""

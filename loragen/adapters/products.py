@@ -1,18 +1,34 @@
 """Inner products of delta weights, without the delta weights: by factors alone, at any rank."""
 
 import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 
 
-def inner_product(one: Lora, other: Lora) -> float:
-    """Σ over the common sites of ⟨B₁A₁, B₂A₂⟩ = tr((B₁ᵀB₂)(A₂A₁ᵀ)), scaling included; other sites add nothing."""
-    total = 0.0
-    for site in one.sites:
-        if site in other.lora_A:
-            (a, b), (c, d) = one.scaled_factors(site), other.scaled_factors(site)
-            total += float(((b.double().T @ d.double()) * (a.double() @ c.double().T)).sum())
+def inner_products(adapters: Sequence[Lora]) -> Tensor:
+    """Inner products of the delta weights of any adapters of one base, over all sites, float64 (n, n).
+
+    tr((B A)ᵀ B' A') is the sum over the entries of (Bᵀ B') ∘ (A A'ᵀ): no delta weight is ever made.
+    """
+    total = torch.zeros(len(adapters), len(adapters), dtype=torch.float64)
+    for site in dict.fromkeys(site for adapter in adapters for site in adapter.sites):
+        holders = [i for i, adapter in enumerate(adapters) if site in adapter.lora_A]
+        factors = [adapters[i].scaled_factors(site) for i in holders]
+        owner = torch.tensor([i for i, (a, _) in zip(holders, factors, strict=True) for _ in range(len(a))])
+        rows = torch.cat([a for a, _ in factors]).double()
+        columns = torch.cat([b for _, b in factors], dim=1).double()
+        members = torch.nn.functional.one_hot(owner, len(adapters)).double()
+        total += members.T @ ((rows @ rows.T) * (columns.T @ columns)) @ members
     return total
+
+
+def inner_product(one: Lora, other: Lora) -> float:
+    """That of two adapters."""
+    return float(inner_products([one, other])[0, 1])
 
 
 def cosine(one: Lora, other: Lora, *, centre: Lora | None = None) -> float:

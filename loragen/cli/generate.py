@@ -189,7 +189,7 @@ def _say_outlook(card: "GeneratedCard") -> None:
         return
     expected = card.outlook.expected
     if card.outlook.instead is not None:
-        _say_wrapped(f"This is {_candidate(card)}: {card.outlook.instead}.", is_marked=True)
+        _say_wrapped(f"This is the zoo's one adapter for all tasks: {card.outlook.instead}.", is_marked=True)
     _say_wrapped(card.outlook.sentence(), is_marked=expected is not None and expected.low < 0)
 
 
@@ -205,13 +205,6 @@ def _say_wrapped(text: str, *, is_marked: bool) -> None:
 
 _WIDTH = 76
 """Columns of a sentence after a mark."""
-
-
-def _candidate(card: "GeneratedCard") -> str:
-    """What is given out, where it is not the generator's own adapter."""
-    if card.generator == "multi-task":
-        return "the zoo's one adapter for all tasks"
-    return "the generator's adapter"
 
 
 def _advice(card: "GeneratedCard") -> list[str]:

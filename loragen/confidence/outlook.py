@@ -6,8 +6,7 @@ from loragen.confidence.expected import ExpectedGain
 from loragen.config import StrictModel
 
 FAR, NEAR = 0.45, 0.6
-"""Similarities to the nearest expert: below the first a task is far from all, from the second on near to one. Of the
-tasks kept from the zoo with their families a quarter is far and a third near."""
+"""Similarities to the nearest expert: below the first a task is far from all, from the second on near to one."""
 
 
 class Outlook(StrictModel):

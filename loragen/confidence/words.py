@@ -5,8 +5,7 @@ import re
 from loragen.conditions.text_encoder import TextEncoder
 
 NEAR = 0.36
-"""Similarity to an expert from which a description counts as one whatever its words; of the tasks that were kept from
-the zoo with their families one in fifty is below."""
+"""Similarity to an expert from which a description counts as one whatever its words."""
 # fmt: off
 _EMPTY = frozenset((
     "a", "an", "the", "this", "that", "these", "those", "it", "its", "is", "are", "was", "be", "been", "to", "of", "in",

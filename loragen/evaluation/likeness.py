@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
+from loragen.adapters.products import inner_products
 from loragen.conditions.condition import Evidence
 from loragen.config import StrictModel
 from loragen.evaluation.config import ORACLE
@@ -58,23 +59,6 @@ def likeness(method: str, adapters: Sequence[Lora], mean: Lora) -> Likeness:
         cosine=_mean_cosine(products, smallest),
         centred=_mean_cosine(centred, smallest),
     )
-
-
-def inner_products(adapters: Sequence[Lora]) -> Tensor:
-    """Inner products of the delta weights of any adapters of one base, over all sites, float64 (n, n).
-
-    tr((B A)ᵀ B' A') is the sum over the entries of (Bᵀ B') ∘ (A A'ᵀ): no delta weight is ever made.
-    """
-    total = torch.zeros(len(adapters), len(adapters), dtype=torch.float64)
-    for site in dict.fromkeys(site for adapter in adapters for site in adapter.sites):
-        holders = [i for i, adapter in enumerate(adapters) if site in adapter.lora_A]
-        factors = [adapters[i].scaled_factors(site) for i in holders]
-        owner = torch.tensor([i for i, (a, _) in zip(holders, factors, strict=True) for _ in range(len(a))])
-        rows = torch.cat([a for a, _ in factors]).double()
-        columns = torch.cat([b for _, b in factors], dim=1).double()
-        members = torch.nn.functional.one_hot(owner, len(adapters)).double()
-        total += members.T @ ((rows @ rows.T) * (columns.T @ columns)) @ members
-    return total
 
 
 def _mean_cosine(products: Tensor, smallest: float) -> float | None:

@@ -103,6 +103,11 @@ class Judge:
     def _knows(self) -> Knowledge:
         return "labels" if self.labels else "description"
 
+    @property
+    def expects(self) -> bool:
+        """True if there are models of this generator's gains, and what their figures are read against."""
+        return self.confidence is not None and self.shared is not None
+
     def unjudged(self, candidate: Candidate, adapter: Lora) -> Verdict:
         """An adapter of which nothing is known but how near its task is."""
         return Verdict(candidate, adapter, self._outlook())
@@ -145,8 +150,7 @@ class Judge:
         Raises:
             GeneratorError: no adapter can be expected to gain anything, and ``fallback`` is set.
         """
-        if self.confidence is None or self.shared is None:
-            return self.unjudged("adapted", adapted)
+        assert self.confidence is not None
         told = self._figures(generation)
         candidates: dict[Candidate, Lora] = {"adapted": adapted}
         expected: dict[Candidate, ExpectedGain | None] = {}

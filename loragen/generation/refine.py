@@ -112,7 +112,8 @@ class Refiner:
 
     def _adapted(self, fit: Fit, generation: Generation) -> Refined:
         """An adapter after self-training on the texts, and on the examples where there are such."""
-        bare, shares = self._bare, self.given.shares
+        is_judged, shares = self.judge.expects and not self.given.fit, self.given.shares
+        bare = self._bare if is_judged else None
         made = self_train(
             fit.adapter,
             self._texts,
@@ -122,9 +123,9 @@ class Refiner:
             shares=None if shares is None else torch.tensor(shares),
             on_step=self._told(fit.drawn),
         )
-        if self.given.fit:
-            verdict = self.judge.unjudged("adapted", made.lora)
-            return Refined(fit.drawn, generation, verdict, fit, self.fit, self.adapt)
+        if bare is None:
+            verdict, fitted = self.judge.unjudged("adapted", made.lora), self.fit if self.given.fit else None
+            return Refined(fit.drawn, generation, verdict, fit if fitted else None, fitted, self.adapt)
         verdict = self.judge.of_texts(generation, made.lora, bare, made.before, made.guess)
         return Refined(fit.drawn, generation, verdict, adapted=self.adapt if verdict.candidate == "adapted" else None)
 
