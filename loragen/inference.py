@@ -21,6 +21,7 @@ from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
 from loragen.bases.saved_along import remarks
 from loragen.bases.sentence_modules import load_sentence_transformer
+from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
@@ -29,6 +30,7 @@ from loragen.exporters.peft_folder import Written, write_adapter, write_checked
 from loragen.files import refuse_to_replace
 from loragen.paths import split_revision
 from loragen.progress import Progress, silent
+from loragen.recipes.expert import ExpertRecipe
 from loragen.tasks.examples import Examples
 from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
 
@@ -58,13 +60,15 @@ class Adapter:
     """Names of its task's labels, where they are known."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, such as a description that was too long."""
+    wording: Wording = PROMPT
+    """How its task is put to a language model."""
     may_fetch_base: bool = True
     """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
         """An adapter that was generated just now."""
-        return cls(lora, card.base, card, card.description, card.labels, notes)
+        return cls(lora, card.base, card, card.description, card.labels, notes, card.wording or PROMPT)
 
     @classmethod
     def load(cls, folder: Path | str, *, base: str | None = None, without_head: bool = False) -> "Adapter":
@@ -93,7 +97,7 @@ class Adapter:
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
         card, notes = _generated_card(facts, inside), remarks(lora, name)
-        return cls(lora, name, card, described, labels, notes, may_fetch_base=base is not None)
+        return cls(lora, name, card, described, labels, notes, _wording(facts, card), may_fetch_base=base is not None)
 
     @cached_property
     def opened_base(self) -> Base:
@@ -104,7 +108,8 @@ class Adapter:
         """
         task_type, may_fetch = self.lora.settings.task_type, self.may_fetch_base
         folder = None if task_type else resolve_model(self.base, may_fetch=may_fetch)
-        return open_base(self.base, objective=objective_of(task_type, folder), may_fetch=may_fetch)
+        objective = objective_of(task_type, folder)
+        return open_base(self.base, objective=objective, prompt=self.wording, may_fetch=may_fetch)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True
@@ -209,7 +214,12 @@ class Adapter:
         refuse_to_replace([target], force=force)
         if self.card is not None:
             return write_adapter(self.lora, self.card, target, replace=force)
-        facts = {"description": self.description, "labels": list(self.labels)}
+        wording = self.wording.model_dump() if isinstance(self.wording, Chat) else self.wording
+        facts = {
+            "description": self.description,
+            "labels": list(self.labels),
+            "wording": None if wording == PROMPT else wording,
+        }
         known = {name: fact for name, fact in facts.items() if fact}
         return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {}, replace=force)
 
@@ -299,6 +309,20 @@ def _generated_card(facts: dict[str, object], folder: Path) -> GeneratedCard | N
         return GeneratedCard.checked(facts, source=str(folder / CARD)) if "generator" in facts else None
     except ConfigError:
         return None
+
+
+def _wording(facts: dict[str, object], card: GeneratedCard | None) -> Wording:
+    """How an adapter's task is put to a language model, by the card of a generated adapter, of an expert, or ours."""
+    if card is not None:
+        return card.wording or PROMPT
+    provenance, wording = facts.get("provenance"), facts.get("wording")
+    recipe = provenance.get("recipe") if isinstance(provenance, dict) else None
+    try:
+        if isinstance(recipe, dict):
+            return ExpertRecipe.checked(recipe, source=CARD).wording
+        return Chat.checked(wording, source=CARD) if isinstance(wording, dict) else str(wording or PROMPT)
+    except ConfigError:
+        return PROMPT
 
 
 def _worded(texts: Sequence[str], what: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from loragen.bases.pretrained import load_pretrained, load_tokenizer
 from loragen.bases.renaming import names_in, refuse_fused
 from loragen.bases.scores import AnyScores
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
+from loragen.bases.wording import PROMPT, Wording
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
@@ -32,8 +33,6 @@ ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
 """Training and scoring of a base, and so the kind of model that it must be."""
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Models whose first position comes after that of the padding token."""
-PROMPT = "{text}\nLabel:"
-"""Template of a labelled text for a language model; its label follows after a space."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Base(ABC):
         *,
         dtype: torch.dtype = torch.float32,
         device: DeviceName = "cpu",
-        prompt: str = PROMPT,
+        prompt: Wording = PROMPT,
         may_fetch: bool = True,
     ) -> Self:
         """Load a base by its Hub name, a local path, or the name of the embedded MiniLM; no code of its own is run.
@@ -70,7 +69,7 @@ class Base(ABC):
             name: of the base.
             dtype: of the frozen weights.
             device: kind of device to compute on.
-            prompt: template around labelled texts; bases other than language models have none.
+            prompt: how tasks are put to a language model; other bases read texts as they are.
             may_fetch: download what is not on this machine; see `resolve_model`.
 
         Raises:
@@ -88,7 +87,7 @@ class Base(ABC):
 
     @classmethod
     @abstractmethod
-    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: Wording) -> dict[str, Any]:
         """Fields that this kind of base has beside the common ones."""
 
     @property
@@ -134,21 +133,31 @@ class Base(ABC):
         Args:
             examples: of one task. Labels that are not known count as the first class.
             max_length: tokens of a text.
-            instruction: put in front of every text and every label; ``max_length`` grows by its length.
+            instruction: tells a language model the task, in its prompt; for other bases it is put in front of every
+                text and every label. It comes on top of ``max_length``.
 
         Raises:
             TaskError: the base's objective wants labels, completions or images that the examples do not have.
         """
-        labels = examples.label_names
         if instruction is not None:
-            texts, labels = (tuple(f"{instruction} {text}" for text in group) for group in (examples.texts, labels))
-            max_length += len(self.tokenize([instruction], max_length=max_length)[0])
-            examples = replace(examples, texts=texts)
-        if not labels:
+            return self._prepare_told(examples, instruction, max_length=max_length)
+        if not examples.label_names:
             return TaskData.open(*self.open_ended(examples, max_length=max_length))
         targets = torch.tensor(examples.labels or (0,) * len(examples))
         inputs = self.inputs(examples, max_length=max_length)
-        return TaskData(inputs, targets, self.outputs(labels, max_length=max_length))
+        return TaskData(inputs, targets, self.outputs(examples.label_names, max_length=max_length))
+
+    @abstractmethod
+    def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
+        """`prepare` where the base is told the task."""
+
+    def _prepare_in_front(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
+        """`prepare` with an instruction in front of every text and every label."""
+        texts, names = (
+            tuple(f"{instruction} {text}" for text in group) for group in (examples.texts, examples.label_names)
+        )
+        more = len(self.tokenize([instruction], max_length=max_length)[0])
+        return self.prepare(replace(examples, texts=texts, label_names=names), max_length=max_length + more)
 
     @abstractmethod
     def inputs(self, examples: Examples, *, max_length: int) -> tuple[Input, ...]:

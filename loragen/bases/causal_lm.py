@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from loragen.bases.base import ObjectiveName
+from loragen.bases.decoder_steps import DecoderSteps, Step, can_go_on, common_beginning
 from loragen.bases.language_model import LanguageModel, cross_entropies
 from loragen.bases.tokenised import Input, padded_rows, tokens_of
 from loragen.tasks.examples import Examples
@@ -44,29 +46,63 @@ class CausalLM(LanguageModel):
 
         A prompt that is too long loses its beginning, a text its end.
         """
-        texts = self._pieces(examples.texts)
         if examples.completions is None:
-            ends = tuple(self._ended(row, max_length) for row in texts)
+            ends = tuple(self._ended(row, max_length) for row in self._pieces(examples.texts))
             return tuple(list(self._first) for _ in ends), ends
         outputs = self.outputs(examples.completions, max_length=max_length)
-        rooms = (max(1, max_length - len(output) - len(self._first)) for output in outputs)
+        if self._around.is_chat:
+            return self.inputs(examples, max_length=max_length), outputs
+        texts, whole = self._texts(examples.texts), self._room(max_length)
+        rooms = (max(1, whole - len(output) - len(self._first)) for output in outputs)
         return tuple([*self._first, *row[-room:]] for row, room in zip(texts, rooms, strict=True)), outputs
+
+    @cached_property
+    def _steps(self) -> DecoderSteps:
+        return DecoderSteps(self.model, self.body, self._padding)
+
+    @cached_property
+    def goes_on(self) -> bool:
+        """True if the model goes on from what it has read, so that prompts need to be read once."""
+        return can_go_on(self.model)
 
     def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood in nats of completions after their prompts, (n,), and over how many tokens, (n,).
 
-        One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted.
+        One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted. What all
+        prompts begin with is read once, and logits are made where they are counted.
         """
         prompt_ids = tokens_of(prompts)
         rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completions, strict=True)]
-        padded, lengths = padded_rows(rows, self._padding)
-        begins = torch.tensor([max(len(prompt), 1) for prompt in prompt_ids])
-        at = torch.arange(padded.shape[1])
-        mask = at < lengths[:, None]
-        logits = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device)).logits
-        counted = (mask & (at >= begins[:, None]))[:, 1:].to(self.device)
-        losses = cross_entropies(logits[:, :-1], padded[:, 1:].to(self.device)) * counted
-        return losses.sum(1), counted.sum(1)
+        counts = torch.tensor([len(row) - max(len(p), 1) for row, p in zip(rows, prompt_ids, strict=True)])
+        logits, targets = self._predictions(rows, [len(prompt) for prompt in prompt_ids], int(counts.max()))
+        counts = counts.to(logits.device)
+        at = torch.arange(targets.shape[1], 0, -1, device=logits.device)  # places from the end, 1 the last
+        losses = cross_entropies(logits, targets) * (at <= counts[:, None])
+        return losses.sum(1), counts
+
+    def _predictions(self, rows: list[list[int]], prompts: list[int], longest: int) -> tuple[Tensor, Tensor]:
+        """Logits (n, longest, vocabulary) of the last tokens of rows, which end together, and those tokens."""
+        backwards, lengths = padded_rows([row[::-1] for row in rows], self._padding)
+        targets = backwards.flip(1)[:, -longest:].to(self.device)
+        if self.goes_on:
+            shared = common_beginning(rows, min(prompts) - 1)
+            logits = self._steps.read(rows, keep=longest + 1, shared=shared).logits
+            return logits[:, -longest - 1 : -1], targets
+        padded, _ = padded_rows(rows, self._padding)
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(self.device)
+        logits = self.model(input_ids=padded.to(self.device), attention_mask=mask).logits
+        ends = lengths[:, None].to(self.device) - torch.arange(longest + 1, 1, -1, device=self.device)
+        return logits[torch.arange(len(rows), device=self.device)[:, None], ends.clamp(min=0)], targets
+
+    def begin(self, prompts: Sequence[Input]) -> Step:
+        """Read a batch of prompts, what all of them begin with once."""
+        rows = tokens_of(prompts)
+        shared = common_beginning(rows, min(map(len, rows)) - 1)
+        return self._steps.read(rows, keep=1, shared=shared, remember=True)
+
+    def follow(self, step: Step, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after each token of rows of one length, (n, length, vocabulary); uses the step's cache up."""
+        return self._steps.go_on(step, rows)
 
     def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
         """Tokens written after each row, (n, up to max_new_tokens)."""

@@ -19,6 +19,7 @@ from loragen.bases.pretrained import loading_errors
 from loragen.bases.scores import AnyScores, retrieval_scores, scores_of
 from loragen.bases.text_encoder import label_text_held_out
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
+from loragen.bases.wording import Wording
 from loragen.errors import ConfigError, TaskError
 from loragen.tasks.examples import Examples
 
@@ -34,7 +35,7 @@ class ImageText(Base):
     task_type: ClassVar[str | None] = None
 
     @classmethod
-    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: Wording) -> dict[str, Any]:
         from transformers import AutoImageProcessor
 
         if not hasattr(model, "get_image_features"):
@@ -64,6 +65,9 @@ class ImageText(Base):
     def open_ended(self, examples: Examples, *, max_length: int) -> tuple[tuple[Input, ...], tuple[Sequence[int], ...]]:
         """Images and their captions."""
         return self.inputs(examples, max_length=max_length), self.outputs(examples.texts, max_length=max_length)
+
+    def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
+        return self._prepare_in_front(examples, instruction, max_length=max_length)
 
     def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
         """Projected features of images or of texts, float32 (n, d); differentiable in the factors in use."""

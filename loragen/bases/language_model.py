@@ -7,7 +7,8 @@ no prompt. Only the completion's tokens count in the loss, its end among them.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loragen.bases.base import PROMPT, Base, Pooling, with_contrast
+from loragen.bases.base import Base, Pooling, with_contrast
+from loragen.bases.decoder_steps import Step
+from loragen.bases.label_reading import read_labels
 from loragen.bases.losses import contrast_loss
 from loragen.bases.scores import AnyScores, LanguageScores, scores_of
 from loragen.bases.tokenised import Input, Readout, TaskData, tokens_of
-from loragen.errors import ConfigError, TaskError
+from loragen.bases.wording import PROMPT, Around, Wording, around
+from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
 
@@ -27,16 +31,21 @@ from loragen.tasks.examples import Examples
 class LanguageModel(Base):
     """A model that writes text after a prompt."""
 
-    prompt: str = PROMPT
-    """Template around the texts of labelled examples; ``{text}`` stands for the text."""
+    prompt: Wording = PROMPT
+    """Template around the texts of labelled examples, in which ``{text}`` stands for the text, or turns of a chat."""
+    told: str | None = None
+    """Description of the task, where prompts tell it."""
     writes_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if "{text}" not in self.prompt:
-            raise ConfigError(f"The prompt template {self.prompt!r} has no {{text}} in it; say where the text goes.")
+        assert self._around  # a wording that does not fit is refused here
+
+    @cached_property
+    def _around(self) -> Around:
+        return around(self.prompt, self.tokenizer, self.name, self.told)
 
     @classmethod
-    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: Wording) -> dict[str, Any]:
         model.config.use_cache = False  # scores read every token once; generation switches its own cache on
         return {"prompt": prompt}
 
@@ -54,6 +63,8 @@ class LanguageModel(Base):
 
     @property
     def _last(self) -> list[int]:
+        if self._around.last is not None:
+            return [self.tokenizer.convert_tokens_to_ids(self._around.last)]
         return [self.tokenizer.eos_token_id] if self._has_ends else []
 
     @property
@@ -67,17 +78,38 @@ class LanguageModel(Base):
 
     def inputs(self, examples: Examples, *, max_length: int) -> tuple[Input, ...]:
         """Labelled texts within the template, as token ids; a text that is too long loses its end."""
-        begin, end = (self._pieces([part])[0] for part in self.prompt.split("{text}", 1))
-        room = max(1, max_length - len(self._first) - len(begin) - len(end) - len(self._tail))
+        begin, end = self._begin_and_end
         pairs = examples.pairs or (None,) * len(examples)
         shown = [text if pair is None else f"{text}\n{pair}" for text, pair in zip(examples.texts, pairs, strict=True)]
-        return tuple([*self._first, *begin, *row[:room], *end, *self._tail] for row in self._pieces(shown))
+        room = max(1, max_length if self._around.is_chat else self._room(max_length) - len(begin) - len(end))
+        return tuple([*begin, *row[:room], *end] for row in self._texts(shown))
+
+    @cached_property
+    def _begin_and_end(self) -> tuple[list[int], list[int]]:
+        """Tokens around a text."""
+        begin, end = self._pieces([self._around.begin])[0], self._pieces([self._around.end])[0]
+        return (begin, end) if self._around.is_chat else ([*self._first, *begin], [*end, *self._tail])
+
+    def _room(self, max_length: int) -> int:
+        """Most tokens of a text and what a plain prompt puts around it; the description comes on top."""
+        return max_length + len(self._pieces([self._around.in_front])[0])
+
+    def _texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts of a task, with what stands in front of them; in a chat its marks are plain words."""
+        shown = [f"{self._around.in_front}{text}" for text in texts]
+        return self._pieces(shown, split_special_tokens=self._around.is_chat)
+
+    def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
+        return replace(self, told=instruction).prepare(examples, max_length=max_length)
 
     def outputs(self, texts: Sequence[str], *, max_length: int) -> tuple[Sequence[int], ...]:
         """Labels or completions as token ids, each with its end where there is room for it."""
-        # After a colon: by themselves, some tokenizers put a space of their own before a text.
-        head, *rows = self._pieces([":", *(f": {text.strip()}" for text in texts)])
+        # After what comes before: by themselves, some tokenizers put a space of their own before a text.
+        lead = self._around.lead
+        head, *rows = self._pieces([lead.rstrip(" "), *(f"{lead}{text.strip()}" for text in texts)])
         size = len(head) if all(row[: len(head)] == head for row in rows) else 0
+        if not size and self._around.is_chat:
+            rows = self._pieces([text.strip() for text in texts])
         return tuple(self._ended(row[size:], max_length) for row in rows)
 
     def _ended(self, row: list[int], room: int) -> list[int]:
@@ -85,14 +117,16 @@ class LanguageModel(Base):
         whole = [*row, *self._last]
         return whole if len(whole) <= room else row[:room]
 
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+    def _pieces(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
         """Token ids of pieces of texts, without a beginning or end of their own."""
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)
+        ids: list[list[int]] = encoded["input_ids"]
         return ids
 
     def prompts(self, texts: Sequence[str]) -> tuple[Input, ...]:
-        """Prompts as they are, as token ids."""
-        return tuple([*self._first, *row, *self._tail] for row in self._pieces(texts))
+        """Prompts as they are or, for bases that chat, as the user's turn, as token ids."""
+        begin, end = self._begin_and_end if self._around.is_chat else (self._first, self._tail)
+        return tuple([*begin, *row, *end] for row in self._texts(texts))
 
     def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Token ids as texts, without special tokens."""
@@ -156,8 +190,23 @@ class LanguageModel(Base):
             loss += contrast_weight * float(contrast_loss(self.encode(data.ids), data.targets.cpu()))
         return loss
 
+    @property
+    @abstractmethod
+    def goes_on(self) -> bool:
+        """True if the model goes on from what it has read, so that prompts need to be read once."""
+
+    @abstractmethod
+    def begin(self, prompts: Sequence[Input]) -> Step:
+        """Read a batch of prompts; one row of logits a prompt, and states of the prompts."""
+
+    @abstractmethod
+    def follow(self, step: Step, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after each token of rows of one length, (n, length, vocabulary); uses the step's cache up."""
+
     def _read(self, data: TaskData) -> Readout:
         """Mean-pooled embeddings of the prompts, and the log-likelihood of each label after each of them."""
+        if self.goes_on and all(data.ids):
+            return Readout(*read_labels(self, data.ids, data.lengths, data.label_ids), data.targets)
         labels = len(data.label_ids)
         prompts = [row for row in data.ids for _ in range(labels)]
         losses, _ = self.surprises(prompts, list(data.label_ids) * len(data))

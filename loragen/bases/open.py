@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 
-from loragen.bases.base import PROMPT, Base, ObjectiveName
+from loragen.bases.base import Base, ObjectiveName
 from loragen.bases.causal_lm import CausalLM
 from loragen.bases.devices import DeviceName
 from loragen.bases.hub import is_dual_encoder
 from loragen.bases.image_text import ImageText
 from loragen.bases.seq2seq import Seq2SeqLM
 from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.wording import PROMPT, Wording
 
 KINDS: dict[ObjectiveName, type[Base]] = {
     kind.objective: kind for kind in (LabelTextEncoder, CausalLM, Seq2SeqLM, ImageText)
@@ -21,7 +22,7 @@ def open_base(
     name: str,
     *,
     objective: ObjectiveName = "label_text",
-    prompt: str = PROMPT,
+    prompt: Wording = PROMPT,
     dtype: torch.dtype = torch.float32,
     device: DeviceName = "cpu",
     may_fetch: bool = True,
@@ -31,7 +32,7 @@ def open_base(
     Args:
         name: of the base.
         objective: training and scoring of the base.
-        prompt: template around labelled texts, for language models.
+        prompt: how tasks are put to a language model.
         dtype: of the frozen weights.
         device: kind of device to compute on.
         may_fetch: download what is not on this machine; see `resolve_model`.

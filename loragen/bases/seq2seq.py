@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loragen.bases.base import ObjectiveName
+from loragen.bases.decoder_steps import Step
 from loragen.bases.language_model import LanguageModel, cross_entropies
 from loragen.bases.tokenised import Input, padded_rows, tokens_of
 from loragen.errors import TaskError
@@ -49,8 +50,11 @@ class Seq2SeqLM(LanguageModel):
                 "The task has neither labels nor completions, which an encoder-decoder learns to write; name the "
                 "column of the completions under 'source', or use a base with the objective 'causal_lm'."
             )
-        inputs = tuple([*row[-(max_length - 1) :], *self._last] for row in self._pieces(examples.texts))
-        return inputs, self.outputs(examples.completions, max_length=max_length)
+        outputs = self.outputs(examples.completions, max_length=max_length)
+        if self._around.is_chat:
+            return self.inputs(examples, max_length=max_length), outputs
+        room = self._room(max_length) - 1
+        return tuple([*row[-room:], *self._last] for row in self._texts(examples.texts)), outputs
 
     def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of completions, (n,), and over how many tokens, (n,)."""
@@ -66,6 +70,38 @@ class Seq2SeqLM(LanguageModel):
         ).logits
         losses = cross_entropies(logits, written) * counted
         return losses.sum(1), counted.sum(1)
+
+    @property
+    def goes_on(self) -> bool:
+        """True: what the encoder has read serves all that the decoder writes."""
+        return True
+
+    def begin(self, prompts: Sequence[Input]) -> Step:
+        """Encode a batch of prompts, and let the decoder begin."""
+        read, lengths = padded_rows(tokens_of(prompts), self._padding)
+        mask = (torch.arange(read.shape[1]) < lengths[:, None]).to(self.device)
+        encoded = self.body(input_ids=read.to(self.device), attention_mask=mask).last_hidden_state
+        starts = torch.full((len(read), 1), self._start, device=self.device)
+        out = self.model(encoder_outputs=(encoded,), attention_mask=mask, decoder_input_ids=starts, use_cache=True)
+        summed = (encoded.float() * mask[..., None]).sum(1)
+        return Step(out.logits, out.past_key_values, mask, lengths.to(self.device), summed, encoded)
+
+    def follow(self, step: Step, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after each token of rows of one length, (n, length, vocabulary); uses the step's cache up."""
+        logits: Tensor = self.model(
+            encoder_outputs=(step.encoded,),
+            attention_mask=step.mask,
+            decoder_input_ids=torch.tensor([list(row) for row in rows], device=self.device),
+            past_key_values=step.cache,
+            use_cache=True,
+        ).logits
+        return logits
+
+    @property
+    def _start(self) -> int:
+        """Token that the decoder begins with."""
+        start: int = self.model.config.decoder_start_token_id  # type: ignore[union-attr, assignment]
+        return start
 
     def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
         ids, lengths = padded_rows(rows, self._padding)

@@ -13,6 +13,7 @@ from loragen.bases.losses import LOGIT_SCALE, contrast_loss, label_text_loss
 from loragen.bases.scores import AnyScores, scores_of
 from loragen.bases.sentence_modules import modules_of
 from loragen.bases.tokenised import Input, Readout, TaskData
+from loragen.bases.wording import Wording
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.tasks.examples import Examples
 
@@ -26,7 +27,7 @@ class LabelTextEncoder(Base):
     task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
 
     @classmethod
-    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: str) -> dict[str, Any]:
+    def _own_parts(cls, name: str, folder: Path, model: Any, prompt: Wording) -> dict[str, Any]:
         return {"pooling": pooling_of(folder)}
 
     @property
@@ -52,6 +53,9 @@ class LabelTextEncoder(Base):
             "The task has no labels, and a text encoder learns from label texts; give it labels, or use a base "
             "with the objective 'causal_lm' or 'seq2seq'."
         )
+
+    def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
+        return self._prepare_in_front(examples, instruction, max_length=max_length)
 
     def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
         """Last-layer hidden states of one batch, float32 (n, hidden): their mean over the tokens, or the last token's.

@@ -8,6 +8,7 @@ from pydantic import Field
 from loragen.adaptation.self_training import AdaptRecipe
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import auto_class
+from loragen.bases.wording import Wording
 from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
@@ -49,6 +50,8 @@ class GeneratedCard(StrictModel):
     """What was said of it when it was made."""
     choice: FitChoice | None = None
     """How far it was fitted, where cross-validation within the examples chose that."""
+    wording: Wording | None = None
+    """How the task is put to a language model; `None` for other bases, and on older cards."""
     best_of: int | None = Field(None, ge=1, le=MOST_EXAMPLES)
     """Number of adapters that were drawn, where it was kept as one of the best on the examples."""
     base: str
@@ -105,6 +108,7 @@ def card_of(
         outlook=outlook,
         choice=choice,
         best_of=best_of,
+        wording=zoo.manifest.recipe.wording if zoo.manifest.recipe.writes_text else None,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,

@@ -8,8 +8,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.base import PROMPT, Base, ObjectiveName
+from loragen.bases.base import Base, ObjectiveName
 from loragen.bases.tokenised import TaskData
+from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import StrictModel
 from loragen.errors import ConfigError, TaskError
 from loragen.patterns import compiles
@@ -27,6 +28,9 @@ class ExpertRecipe(StrictModel):
     and their captions. The base must be a model of that kind."""
     prompt: str = PROMPT
     """Template of a labelled text, ``{text}``, for a language model; the label follows after a space."""
+    chat: Chat | None = None
+    """In place of ``prompt``: texts are put to the model in its own template for chats, and labels and completions are
+    the assistant's turn."""
     r: int = Field(4, ge=1, le=LARGEST_LAYER)
     target_modules: tuple[str, ...] | str = ("query", "value")
     """Names of linear modules or their dotted endings, or one regular expression for whole names, as in PEFT."""
@@ -36,7 +40,7 @@ class ExpertRecipe(StrictModel):
     contrast_weight: float = Field(0.0, ge=0)
     """Weight of supervised contrast beside the label-text loss."""
     max_length: int = Field(64, ge=8, le=MOST_TOKENS)
-    """Tokens of a text in training; scoring uses ``score_length``."""
+    """Tokens of a text in training, a chat's template not counted; scoring uses ``score_length``."""
     score_length: int = Field(128, ge=8, le=MOST_TOKENS)
     held_out: int = Field(128, ge=1, le=MOST_EXAMPLES)
     """Examples of the train file (at most a fifth of it) that choose the number of steps."""
@@ -47,6 +51,16 @@ class ExpertRecipe(StrictModel):
     snapshots: int = Field(4, ge=1, le=MOST_PARTS)
     """Points of the window that are kept."""
     seed: Seed = 0
+
+    @property
+    def wording(self) -> Wording:
+        """How tasks are put to a language model."""
+        return self.chat or self.prompt
+
+    @property
+    def writes_text(self) -> bool:
+        """True for language models."""
+        return self.objective in ("causal_lm", "seq2seq")
 
     @field_validator("target_modules")
     @classmethod

@@ -70,7 +70,7 @@ class WorkerContext:
 def open_base_of(config: ZooConfig, dtype: torch.dtype) -> Base:
     """Load the base of a zoo to be built."""
     recipe = config.recipe
-    return open_base(config.base, objective=recipe.objective, prompt=recipe.prompt, dtype=dtype, device=config.device)
+    return open_base(config.base, objective=recipe.objective, prompt=recipe.wording, dtype=dtype, device=config.device)
 
 
 class Job(ABC):

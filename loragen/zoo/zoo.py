@@ -167,7 +167,7 @@ class Zoo:
         """
         recipe = self.manifest.recipe
         base = open_base(
-            self.manifest.base, objective=recipe.objective, prompt=recipe.prompt, dtype=dtype, device=device
+            self.manifest.base, objective=recipe.objective, prompt=recipe.wording, dtype=dtype, device=device
         )
         if self.manifest.base_hash and base.fingerprint != self.manifest.base_hash:
             raise ConfigError(
