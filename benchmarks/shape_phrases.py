@@ -23,7 +23,7 @@ BRIEF: Final = (
     "You are shown {text}. Say {}.",
     "Look at {text}, and find out {}.",
     "Suppose you have {text}. Work out {}.",
-    "From {text}, tell {}.",
+    "With {text} at hand, tell {}.",
 )
 """Before a question that needs the text named."""
 PHRASES: Final[dict[str, Four]] = {
@@ -71,9 +71,9 @@ PHRASES: Final[dict[str, Four]] = {
     ),
     "sentence": (
         'Answer in a sentence, "{form}", with {names} in it.',
-        'Complete this and write it out: "{form}" The missing part is {names}.',
+        'Complete this and write it out: "{form}" In the gap comes {names}.',
         'Reply in this form: "{example}" The choices are {names}.',
-        'Say it as "{form}" where the dots stand for {names}.',
+        'Say it as "{form}", with {names} in the gap.',
     ),
     "assignment": (
         "Write the answer as an assignment, {key}=…, with {names} after the equals sign.",

@@ -64,7 +64,7 @@ class Rule:
             "target": source.shown_names[case.target],
             "holds": source.holds.replace("{}", target),
             **{"text": source.text, "key": case.key, "flag": case.flag, "letter": case.initial},
-            "form": case.sentence.format("…"),
+            "form": case.sentence.format("___"),
         }
 
 
@@ -138,7 +138,7 @@ def _spelled(source: Source) -> bool:
 
 
 def _prefixed(source: Source) -> bool:
-    return _single(source) and len({name[:3] for name in source.names}) == len(source.names)
+    return _spelled(source) and len({name[:3] for name in source.names if len(name) > 3}) == len(source.names)
 
 
 def _translated(source: Source) -> bool:
