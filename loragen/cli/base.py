@@ -1,5 +1,6 @@
 """`loragen base`: base models that are kept on this machine, by name."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,8 +31,8 @@ def base_get(
         console.say_json(info.to_dict())
         return
     console.done(
-        f"{info.name}: {_count(info.parameters)} parameters, {_bytes(info.size)}, is kept; use it with --base "
-        f"{info.name}, see `loragen base show {info.name}`"
+        f"{info.name} is kept ({_count(info.parameters)} parameters, {_bytes(info.size)}); next: "
+        f"loragen base show {info.name}"
     )
 
 
@@ -72,7 +73,10 @@ def base_show(
     if as_json:
         console.say_json(card.to_dict())
         return
-    console.say(card.info.name, *(f"{title:<15}{value}" for title, value in _rows(card)))
+    console.say(card.info.name)
+    for title, value in _rows(card):
+        first, *rest = value if isinstance(value, list) else [value]
+        console.say(f"{title:<15}{first}", *(f"{'':<15}{line}" for line in rest))
     if card.info.command:
         console.say("", f"Not here yet:  {card.info.command}")
 
@@ -87,11 +91,11 @@ def _rows(card: "BaseCard") -> list[tuple[str, object]]:
         ("vocabulary", card.vocabulary and _count(card.vocabulary)),
         ("positions", card.positions and _count(card.positions)),
         ("chat template", {True: "yes", False: "no"}.get(card.has_chat_template)),  # type: ignore[arg-type]
-        ("LoRA targets", ", ".join(f"{target} ({number})" for target, number in card.targets.items())),
+        ("LoRA targets", wrap(", ".join(f"{target} ({number})" for target, number in card.targets.items()), 65)),
         ("licence", info.licence or "not stated"),
         *_origin(info),
     ]
-    return [(title, value) for title, value in facts if value not in (None, "")]
+    return [(title, value) for title, value in facts if value not in (None, "", [])]
 
 
 def _origin(info: "BaseInfo") -> list[tuple[str, object]]:
