@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from loragen.base_store.listing import BaseInfo, info_of
 from loragen.base_store.origins import Origin, from_file, from_hub, from_package
 from loragen.bases.hub import is_like_a_path
-from loragen.bases.kept import LONGEST_NAME, RECORD, kept_folder, model_folder, read_record
+from loragen.bases.kept import LONGEST_NAME, RECORD, is_kept, kept_folder, model_folder, read_record
 from loragen.bases.known import EMBEDDED_MODEL, known_base
 from loragen.errors import ConfigError, cut, shown
 from loragen.files import atomic_folder, atomic_write
@@ -41,7 +41,7 @@ def get_base(name: str, *, name_as: str | None = None, force: bool = False, prog
     origin = _origin(name.strip())
     kept_as = _kept_name(origin, name_as)
     with _one_at_a_time(kept_as):
-        if not force and is_dir(kept_folder(kept_as)):
+        if not force and is_kept(kept_as):
             record = read_record(kept_as)
             if not origin.is_of(record):
                 raise ConfigError(
@@ -93,7 +93,7 @@ def _one_at_a_time(name: str) -> Iterator[None]:
     place = kept_folder(name)
     with ExitStack() as held:
         try:
-            held.enter_context(lock(place.with_name(f"{place.name}.get")))
+            held.enter_context(lock(place.with_name(f"{place.name}+get")))
         except ConfigError as error:
             raise ConfigError(
                 f"The base {name!r} is being got by another process; wait for it, and type the command again."

@@ -63,7 +63,7 @@ def cache_folder() -> Path:
 
 def kept_folder(name: str) -> Path:
     """Folder of the base that is, or would be, kept by a name."""
-    return cache_folder() / "bases" / quote(name, safe="@")
+    return cache_folder() / "bases" / quote(name, safe="@", errors="surrogateescape")
 
 
 def kept_base(name: str) -> KeptBase | None:
@@ -73,9 +73,19 @@ def kept_base(name: str) -> KeptBase | None:
         ConfigError: the record cannot be read.
     """
     for each in dict.fromkeys((name, row.name if (row := known_base(name)) else name)):
-        if 0 < len(each) <= LONGEST_NAME and is_dir(kept_folder(each)):
+        if is_kept(each):
             return read_record(each)
     return None
+
+
+def is_kept(name: str) -> bool:
+    """True if a base is kept by this name, be its record readable or not; nothing is where nobody has a home."""
+    if not 0 < len(name) <= LONGEST_NAME or name.startswith("."):
+        return False
+    try:
+        return is_dir(kept_folder(name))
+    except ConfigError:
+        return False
 
 
 def kept_names() -> list[str]:

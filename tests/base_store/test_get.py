@@ -18,7 +18,7 @@ from tiny_gguf import TEMPLATE, tensors, tokens, write_tiny_gguf, write_wheel
 import loragen
 from loragen.base_store import get, origins, wheel
 from loragen.bases.hub import local_model, resolve_model
-from loragen.bases.kept import kept_folder, source_gguf
+from loragen.bases.kept import cache_folder, kept_base, kept_folder, source_gguf
 from loragen.bases.known import KNOWN
 from loragen.bases.open import open_base
 from loragen.errors import ConfigError, MissingExtraError
@@ -232,6 +232,30 @@ def test_a_name_means_the_kept_base_and_a_path_the_folder(tmp_path, known):
     assert local_model("mine@v2") == Path("mine"), "a kept base has no revisions"
 
 
+def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("LORAGEN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    assert cache_folder() == tmp_path / "shared" / "loragen"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "loragen"
+
+
+@pytest.mark.parametrize("name", ["\udc80", "a" * 5_000, "a\0b", "a/../b", "..", "."])
+def test_no_name_leads_out_of_the_cache_or_breaks_the_look_up(cache, name):
+    (cache / "bases").mkdir(parents=True)
+    assert kept_base(name) is None
+
+
+def test_without_a_home_nothing_is_kept_and_folders_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAGEN_CACHE", "~nobody-of-this-name/cache")
+    (tmp_path / "mine").mkdir()
+    assert local_model("mine") == Path("mine")
+    with pytest.raises(ConfigError, match="a user who is not known here"):
+        loragen.get_base(str(write_tiny_gguf(tmp_path / "tiny.gguf")))
+
+
 def test_a_damaged_record_is_told_and_got_again(tmp_path):
     file = write_tiny_gguf(tmp_path / "mine.gguf")
     loragen.get_base(str(file))
@@ -251,7 +275,7 @@ def test_a_damaged_record_is_told_and_got_again(tmp_path):
 
 def test_one_process_at_a_time_gets_a_base(tmp_path):
     file = write_tiny_gguf(tmp_path / "mine.gguf")
-    with lock(kept_folder("mine").with_name("mine.get")), pytest.raises(ConfigError, match="by another process; wait"):
+    with lock(kept_folder("mine").with_name("mine+get")), pytest.raises(ConfigError, match="by another process; wait"):
         loragen.get_base(str(file))
     loragen.get_base(str(file))
 
