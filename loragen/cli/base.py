@@ -91,7 +91,7 @@ def _rows(card: "BaseCard") -> list[tuple[str, object]]:
         ("vocabulary", card.vocabulary and _count(card.vocabulary)),
         ("positions", card.positions and _count(card.positions)),
         ("chat template", {True: "yes", False: "no"}.get(card.has_chat_template)),  # type: ignore[arg-type]
-        ("LoRA targets", wrap(", ".join(f"{target} ({number})" for target, number in card.targets.items()), 65)),
+        ("LoRA targets", wrap(", ".join(f"{target}\u00a0({number})" for target, number in card.targets.items()), 65)),
         ("licence", info.licence or "not stated"),
         *_origin(info),
     ]

@@ -19,6 +19,7 @@ def test_a_base_is_got_listed_and_shown(run, tmp_path) -> None:
     assert got.status == 0
     assert got.out == "✓ tiny is kept (26,912 parameters, 0 MB); next: loragen base show tiny\n"
     assert "dequantising tiny, steps: 4 of 4" in got.err
+    assert "Converting" not in got.err, "transformers keeps its bar to itself"
     assert json.loads(run("base", "get", "Tiny.gguf", "--name", "mine", "--json").out)["name"] == "mine"
 
     listed = run("base", "list")
