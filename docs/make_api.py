@@ -20,6 +20,7 @@ GROUPS = {
     "Merge and check": ("combine", "check"),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters"),
     "Train generators": ("train", "Generator"),
+    "Bases": ("get_base", "list_bases", "describe_base"),
     "Tasks": ("Task", "TaskSet", "Examples"),
     "Ready configs": ("config_names", "config_text", "copy_config"),
     "Errors": tuple(name for name in loragen.__all__ if name.endswith("Error")),

@@ -24,6 +24,9 @@ from loragen.errors import (
 )
 
 if TYPE_CHECKING:
+    from loragen.base_store.describe import describe_base
+    from loragen.base_store.get import get_base
+    from loragen.base_store.listing import list_bases
     from loragen.bases.classify import Prediction
     from loragen.bundled import config_names, config_text, copy_config
     from loragen.combination import combine
@@ -58,12 +61,15 @@ _HOMES = {
     "config_names": "bundled",
     "config_text": "bundled",
     "copy_config": "bundled",
+    "describe_base": "base_store.describe",
     "evaluate": "evaluation.own_data",
     "evaluate_generators": "evaluation.evaluate",
     "generate": "generation",
     "generate_samples": "generation",
+    "get_base": "base_store.get",
     "import_adapters": "zoo.import_adapters",
     "init_zoo": "zoo.init",
+    "list_bases": "base_store.listing",
     "search": "zoo.expert_index",
     "train": "generators.train",
 }
@@ -91,12 +97,15 @@ __all__ = [
     "config_names",
     "config_text",
     "copy_config",
+    "describe_base",
     "evaluate",
     "evaluate_generators",
     "generate",
     "generate_samples",
+    "get_base",
     "import_adapters",
     "init_zoo",
+    "list_bases",
     "search",
     "train",
 ]

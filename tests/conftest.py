@@ -1,6 +1,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LORAGEN_CACHE"] = os.path.join(os.path.dirname(__file__), ".no-cache")  # bases that the user keeps
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core
     os.environ.setdefault("OMP_NUM_THREADS", "1")

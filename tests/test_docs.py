@@ -43,7 +43,8 @@ def test_pages_name_only_commands_and_options_that_exist(page):
     known = commands()
     for line in lines_of(page):
         words = shlex.split(line.partition(" #")[0].replace("…", ""))
-        name = "" if words[0].startswith("-") else " ".join(words[:2]) if words[0] in ("zoo", "config") else words[0]
+        has_two = words[0] in ("zoo", "config", "base")
+        name = "" if words[0].startswith("-") else " ".join(words[: 1 + has_two])
         assert name in known or f"{name} list" in known, line
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert options <= known.get(name, set()) | {"--help"}, line

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
     *("cli", "evaluation", "generation", "combination", "inference", "exporters"),
     *("confidence", "adaptation"),
-    *("generators", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
+    *("generators", "base_store", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
     *("paths", "patterns", "progress", "escaping", "errors"),
 )
@@ -21,6 +21,7 @@ MODULES = {
     if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
 }
 HEAVY = {"transformers", "peft", "lightning", "sentence_transformers", "datasets", "faiss", "sklearn", "matplotlib"}
+HEAVY |= {"gguf"}
 AT_HOME = {
     "training.lightning_fit": {"lightning"},
     **{name: {"matplotlib"} for name in ("plotting", "evaluation.figures", "evaluation.calibration_figure")},

@@ -8,7 +8,8 @@ from fuzz.harness import LONG, MEMORY, SECONDS
 from loragen import errors, generation, patterns, values, yaml_text
 from loragen.adaptation import texts
 from loragen.adapters import reading, settings
-from loragen.bases import hub, pretrained
+from loragen.base_store import gguf_header
+from loragen.bases import hub_files, pretrained
 from loragen.cli import options
 from loragen.tasks import table_files, tables, words
 from loragen.zoo import external_adapter, model_card
@@ -35,8 +36,11 @@ def test_the_page_says_the_caps_of_the_code():
     assert f"| {values.LONGEST_NAME} letters, digits" in PAGE
     assert f"| {options.MOST_SAMPLES:,} by a command, {generation.MOST_SAMPLES:,} in the library |" in PAGE
     assert f"| {texts.FEWEST} different ones at least; of more than {texts.MOST:,} so many are drawn |" in PAGE
-    adapter, base = external_adapter.LIMITS.size // 10**9, hub.LIMITS.size // 10**9
+    adapter, base = external_adapter.LIMITS.size // 10**9, hub_files.MODEL_LIMITS.size // 10**9
     assert f"| {adapter} GB an adapter, {base} GB a base |" in PAGE
+    file, header = f"{gguf_header.LARGEST_FILE // 10**9} GB", f"a header of {gguf_header.LARGEST_HEADER:,} bytes"
+    counts = f"{gguf_header.MOST_TENSORS:,} tensors, {gguf_header.MOST_VALUES:,} values"
+    assert f"| {file}, {header}, {counts} |" in PAGE
     assert f"| {errors.LONGEST} characters | [`errors.py`]" in PAGE
 
 

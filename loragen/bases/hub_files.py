@@ -70,6 +70,11 @@ class Limits:
     """In bytes."""
 
 
+MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+"""Names of the files of a model that are fetched."""
+MODEL_LIMITS = Limits(files=1_000, size=250_000_000_000)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Files of a repository on this machine."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from loragen.cli import config
+from loragen.cli import base, config
 from loragen.cli.check import check
 from loragen.cli.classify import classify
 from loragen.cli.combine import combine
@@ -75,6 +75,7 @@ app = typer.Typer(
     context_settings=SETTINGS,
 )
 zoo_app = typer.Typer(help="Build and inspect zoos of expert adapters.", no_args_is_help=True)
+base_app = typer.Typer(help="Base models that are kept on this machine, by name.", no_args_is_help=True)
 config_app = typer.Typer(help="Ready configs, to read and to copy.", no_args_is_help=True)
 app.command()(generate)
 app.command()(classify)
@@ -85,6 +86,7 @@ app.command()(combine)
 app.command()(check)
 app.command()(train)
 app.add_typer(zoo_app, name="zoo")
+app.add_typer(base_app, name="base")
 app.add_typer(config_app, name="config")
 zoo_app.command("init")(zoo_init)
 zoo_app.command("build")(zoo_build)
@@ -93,6 +95,9 @@ zoo_app.command("list")(zoo_list)
 zoo_app.command("show")(zoo_show)
 zoo_app.command("search")(zoo_search)
 zoo_app.command("check")(zoo_check)
+base_app.command("get")(base.base_get)
+base_app.command("list")(base.base_list)
+base_app.command("show")(base.base_show)
 config_app.command("list")(config.config_list)
 config_app.command("show")(config.config_show)
 config_app.command("copy")(config.config_copy)

@@ -95,7 +95,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     cells = [tuple(map(_cell, row)) for row in rows]
     for place, column in enumerate(columns):
         is_number = column in numbers
-        is_name = column in ("expert", "adapter", "config") and all(len(row[place]) <= NAME for row in cells)
+        is_name = column in ("expert", "adapter", "base", "config") and all(len(row[place]) <= NAME for row in cells)
         shown.add_column(
             Text(plain(column)), justify="right" if is_number else "left", no_wrap=is_number or is_name, overflow="fold"
         )

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from loragen.bases.hub import EMBEDDED_MODEL, resolve_model, weights_hash
+from loragen.bases.hub import resolve_model, weights_hash
+from loragen.bases.known import EMBEDDED_MODEL
 from loragen.bases.pretrained import MODEL_CONFIG, check_folder, loading_errors
 from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
 from loragen.config import LONGEST_STRING

@@ -11,7 +11,7 @@ from torch import Tensor
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.adapters.raw_factors import RawFactors
-from loragen.bases.hub import EMBEDDED_MODEL
+from loragen.bases.known import EMBEDDED_MODEL
 from loragen.conditions.index import Index
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, TaskError, ZooError, shown

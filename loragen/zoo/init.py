@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from loragen.bases.hub import EMBEDDED_MODEL
+from loragen.bases.known import EMBEDDED_MODEL
 from loragen.config import dump_yaml
 from loragen.errors import ConfigError, TaskError
 from loragen.escaping import plain, yaml_literal

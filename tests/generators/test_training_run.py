@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from models import write_tiny_encoder
 
-from loragen.bases.hub import EMBEDDED_MODEL
+from loragen.bases.known import EMBEDDED_MODEL
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError, ZooError
