@@ -203,6 +203,10 @@ class Base(ABC):
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
+    @abstractmethod
+    def keeping_below(self, sites: Iterable[str]) -> "Base":
+        """The same base, for many passes under factors at these sites; what lies below is kept if that saves time."""
+
     # --- embeddings ---
 
     @abstractmethod

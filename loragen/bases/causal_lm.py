@@ -1,7 +1,7 @@
 """Decoders as bases: one row of tokens, the prompt and then its completion."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, final
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from loragen.bases.base import ObjectiveName
 from loragen.bases.decoder_steps import DecoderSteps, Step, can_go_on, common_beginning
 from loragen.bases.language_model import LanguageModel, cross_entropies
+from loragen.bases.lower_layers import LowerLayers
 from loragen.bases.tokenised import Input, padded_rows, tokens_of
 from loragen.tasks.examples import Examples
 
@@ -20,6 +21,8 @@ from loragen.tasks.examples import Examples
 class CausalLM(LanguageModel):
     """A decoder, such as Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX."""
 
+    lower: LowerLayers | None = field(default=None, repr=False, compare=False)
+    """Layers that no factors in use will touch; what they give is kept."""
     objective: ClassVar[ObjectiveName] = "causal_lm"
     task_type: ClassVar[str | None] = "CAUSAL_LM"
     model_class: ClassVar[str] = "AutoModelForCausalLM"
@@ -58,7 +61,25 @@ class CausalLM(LanguageModel):
 
     @cached_property
     def _steps(self) -> DecoderSteps:
-        return DecoderSteps(self.model, self.body, self._padding)
+        return DecoderSteps(self.model, self.body, self._padding, self.lower)
+
+    @torch.no_grad()
+    def keeping_below(self, sites: Iterable[str]) -> "CausalLM":
+        """The same base, which computes what lies below all these sites once a text and keeps it.
+
+        Models that do more between their layers than those of Llama's kind are told by trying, and stay as they are.
+        """
+        lower = LowerLayers.below(self.body, sites, self.model) if self.goes_on else None
+        if lower is None:
+            return self
+        keeping = replace(self, lower=lower)
+        prompts, completions = [[*range(3, 14), 3], [*range(3, 14)]], [[4, 5], [6, 7, 8]]
+        wanted, _ = self.surprise(prompts, completions)
+        try:
+            tries = [keeping.surprise(prompts, completions)[0] for _ in range(2)]  # computed, then kept
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):  # whatever layers expect
+            return self
+        return keeping if all(torch.allclose(one, wanted, rtol=1e-3, atol=1e-3) for one in tries) else self
 
     @cached_property
     def goes_on(self) -> bool:

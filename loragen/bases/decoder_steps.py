@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from loragen.bases.lower_layers import LowerLayers, padded_states
 from loragen.bases.tokenised import padded_rows
 
 _LEAST_SHARED = 8
@@ -76,6 +77,8 @@ class DecoderSteps:
     body: nn.Module
     """The part that gives hidden states."""
     padding: int
+    lower: LowerLayers | None = None
+    """Layers that no factors in use touch; what they give is kept."""
 
     def read(self, rows: Sequence[Sequence[int]], *, keep: int, shared: int = 0, remember: bool = False) -> Step:
         """Read rows from their beginnings, padded on the left; the first ``shared`` tokens, which all have, once.
@@ -84,15 +87,33 @@ class DecoderSteps:
             rows: token ids, of any lengths above ``shared``.
             keep: of how many last tokens logits are wanted.
             shared: see `common_beginning`.
-            remember: keep keys and values, to go on from.
+            remember: keep keys and values, to go on from; of all layers, so kept states are of no use then.
         """
+        states = None if self.lower is None or remember else self._below(self.lower, rows)
         if not shared:
-            return self._read(None, rows, keep=keep, remember=remember)
-        begun = self._read(None, [rows[0][:shared]], keep=1, remember=True)
+            return self._read(None, rows, keep=keep, remember=remember, states=states)
+        begun = self._read(None, [rows[0][:shared]], keep=1, remember=True, states=states and [states[0][:shared]])
         begun.cache.batch_repeat_interleave(len(rows))
         size = len(rows)
         begun = replace(begun, mask=begun.mask.expand(size, -1), lengths=begun.lengths.expand(size))  # as the cache
-        return self._read(begun, [row[shared:] for row in rows], keep=keep, remember=remember)
+        rest = states and [own[shared:] for own in states]
+        return self._read(begun, [row[shared:] for row in rows], keep=keep, remember=remember, states=rest)
+
+    @torch.no_grad()
+    def _below(self, lower: LowerLayers, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """States above the lower layers, (length, hidden) a row, of rows from their beginnings."""
+        unknown = lower.unknown(rows)
+        found = {}
+        if unknown:
+            device = next(self.model.parameters()).device
+            ids, lengths = padded_rows(unknown, self.padding)
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            with lower.alone() as states:
+                self.body(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+            found = {row: own[: len(row)] for row, own in zip(unknown, states[0], strict=True)}
+            for row, own in found.items():
+                lower.keep(row, own)
+        return [found[key] if (key := tuple(row)) in found else lower.kept[key] for row in rows]
 
     def go_on(self, step: Step, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits after each token of rows of one length that follow what was read, (n, length, vocabulary).
@@ -101,7 +122,15 @@ class DecoderSteps:
         """
         return self._read(step, rows, keep=len(rows[0]), remember=True).logits
 
-    def _read(self, past: Step | None, rows: Sequence[Sequence[int]], *, keep: int, remember: bool) -> Step:
+    def _read(
+        self,
+        past: Step | None,
+        rows: Sequence[Sequence[int]],
+        *,
+        keep: int,
+        remember: bool,
+        states: Sequence[Tensor] | None = None,
+    ) -> Step:
         device = next(self.model.parameters()).device
         backwards, lengths = padded_rows([row[::-1] for row in rows], self.padding)
         ids, lengths = backwards.flip(1).to(device), lengths.to(device)
@@ -109,10 +138,11 @@ class DecoderSteps:
         before = torch.zeros_like(lengths) if past is None else past.lengths
         places = (before[:, None] + own.cumsum(1) - 1).clamp(min=0)
         mask = own if past is None else torch.cat([past.mask, own], 1)
-        states: list[Tensor] = []
-        hook = self.body.register_forward_hook(lambda _m, _i, out: states.append(out[0]))
+        seen: list[Tensor] = []
+        hook = self.body.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
         try:
-            out = self.model(
+            out = self._forward(
+                states and padded_states(states, ids.shape[1]),
                 input_ids=ids,
                 attention_mask=mask.long(),
                 position_ids=places,
@@ -122,6 +152,12 @@ class DecoderSteps:
             )
         finally:
             hook.remove()
-        summed = (states[0].float() * own[..., None]).sum(1)
+        summed = (seen[0].float() * own[..., None]).sum(1)
         summed = summed if past is None else past.summed + summed
         return Step(out.logits, out.past_key_values if remember else None, mask, before + lengths, summed)
+
+    def _forward(self, states: Tensor | None, **inputs: Any) -> Any:
+        if states is None or self.lower is None:
+            return self.model(**inputs)
+        with self.lower.given(states):
+            return self.model(**inputs)

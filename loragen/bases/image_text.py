@@ -4,7 +4,7 @@ Closed tasks tell classes of images by their names. Open ones, as in SG-LoRA (ar
 image and the image of a caption among those of one class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -68,6 +68,10 @@ class ImageText(Base):
 
     def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
         return self._prepare_in_front(examples, instruction, max_length=max_length)
+
+    def keeping_below(self, sites: Iterable[str]) -> Base:
+        """The same base, whose inputs are pictures."""
+        return self
 
     def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
         """Projected features of images or of texts, float32 (n, d); differentiable in the factors in use."""

@@ -1,13 +1,13 @@
 """Encoder-decoders as bases: the encoder reads the prompt, the decoder predicts the completion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from loragen.bases.base import ObjectiveName
+from loragen.bases.base import Base, ObjectiveName
 from loragen.bases.decoder_steps import Step
 from loragen.bases.language_model import LanguageModel, cross_entropies
 from loragen.bases.tokenised import Input, padded_rows, tokens_of
@@ -55,6 +55,10 @@ class Seq2SeqLM(LanguageModel):
             return self.inputs(examples, max_length=max_length), outputs
         room = self._room(max_length) - 1
         return tuple([*row[-room:], *self._last] for row in self._texts(examples.texts)), outputs
+
+    def keeping_below(self, sites: Iterable[str]) -> Base:
+        """The same base, of which decoders alone keep anything."""
+        return self
 
     def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of completions, (n,), and over how many tokens, (n,)."""

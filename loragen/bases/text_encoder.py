@@ -1,6 +1,6 @@
 """Text encoders as bases, such as BERT, RoBERTa, ModernBERT or MPNet: mean-pooled, with label texts for a head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -56,6 +56,10 @@ class LabelTextEncoder(Base):
 
     def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
         return self._prepare_in_front(examples, instruction, max_length=max_length)
+
+    def keeping_below(self, sites: Iterable[str]) -> Base:
+        """The same base, whose layers are small."""
+        return self
 
     def states(self, ids: Sequence[Input], *, pooling: Pooling = "mean") -> Tensor:
         """Last-layer hidden states of one batch, float32 (n, hidden): their mean over the tokens, or the last token's.

@@ -178,7 +178,7 @@ def train_expert(task: Task, base: Base, start: Start, recipe: ExpertRecipe) -> 
     Raises:
         TaskError: the train file is too small to leave a slice aside.
     """
-    rng = torch.Generator().manual_seed(recipe.seed)
+    rng, base = torch.Generator().manual_seed(recipe.seed), base.keeping_below(start.lora_B)
     data = base.prepare(task.load_train(), max_length=recipe.max_length)
     if len(data.ids) < 10:
         raise TaskError(f"Task {task.id!r} has {len(data.ids)} training examples; at least 10 are needed.")
