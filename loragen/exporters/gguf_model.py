@@ -136,7 +136,8 @@ def _write(reader: Any, plans: list[_Plan], found: Placed | None, out: Path) -> 
     gguf = gguf_package()
     arch = reader.fields["general.architecture"].contents()
     with new_gguf(out, arch, dict(_facts(reader))) as writer:
-        writer.add_custom_alignment(int(reader.alignment))
+        if "general.alignment" in reader.fields:
+            writer.add_custom_alignment(int(reader.alignment))
         for plan in plans:
             block, size = gguf.GGML_QUANT_SIZES[plan.kind]
             nbytes = int(np.prod(plan.shape)) // block * size

@@ -193,8 +193,10 @@ def _blocks(config: Any) -> int:
 
 
 def _names(site: str) -> Iterator[str]:
-    """A module's name as checkpoints have it: those of an inner model alone lack a prefix, and heads add one."""
+    """A module's name as the package knows it: that of an inner model may lack a prefix, or have one too many."""
     yield site
-    yield site.partition(".")[2]
+    for prefix in ("model.", "bert.", "distilbert.", "roberta."):
+        if site.startswith(prefix):
+            yield site.removeprefix(prefix)
     for prefix in ("model.", "transformer.", "gpt_neox."):
         yield prefix + site
