@@ -207,6 +207,31 @@ def _written(path: Path, data: bytes) -> bool:
     return True
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that takes its place when the block succeeds.
+
+    For files that another library writes by their name. One that stood there before stays untouched until then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for other in _half_made(path):
+        if other.is_file():
+            _clear_file(other)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    try:
+        with marked(Path(name)):
+            yield Path(name)
+            sync(Path(name))
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync(path.parent)
+
+
 def _sync_tree(folder: Path) -> None:
     """Bring files and folders to the disk, so that a rename cannot come before what it names."""
     for path in folder.rglob("*"):

@@ -22,22 +22,22 @@ from loragen.bases.open import objective_of, open_base
 from loragen.bases.saved_along import remarks
 from loragen.bases.sentence_modules import load_sentence_transformer
 from loragen.bases.wording import PROMPT, Chat, Wording
-from loragen.config import dump_yaml, read_yaml
+from loragen.config import dump_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
+from loragen.exporters.card_file import CARD, generated_card, read_facts, wording_of
+from loragen.exporters.export import Exported
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
+from loragen.exporters.targets import export_adapter
 from loragen.files import refuse_to_replace
 from loragen.paths import split_revision
 from loragen.progress import Progress, silent
-from loragen.recipes.expert import ExpertRecipe
 from loragen.tasks.examples import Examples
-from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
+from loragen.tasks.words import as_list, checked_names, listed, worded
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-CARD = "card.yaml"
 
 MOST_TOKENS = 100_000
 """Tokens of a continuation."""
@@ -91,13 +91,13 @@ class Adapter:
         if without_head:
             Architecture.check_at_hand(name, lora)
         inside, _ = find_adapter(Path(folder))
-        facts = _facts(inside) or _facts(Path(folder))
+        facts = read_facts(inside) or read_facts(Path(folder))
         listed = facts.get("labels")
         labels = tuple(label for label in listed if isinstance(label, str)) if isinstance(listed, list) else ()
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
-        card, notes = _generated_card(facts, inside), remarks(lora, name)
-        return cls(lora, name, card, described, labels, notes, _wording(facts, card), may_fetch_base=base is not None)
+        card, notes = generated_card(facts, inside), remarks(lora, name)
+        return cls(lora, name, card, described, labels, notes, wording_of(facts, card), may_fetch_base=base is not None)
 
     @cached_property
     def opened_base(self) -> Base:
@@ -126,11 +126,11 @@ class Adapter:
             TaskError: a text is empty, or the labels are fewer than two or not distinct.
             AdapterError: the adapter was made for another base.
         """
-        names, given = self._names(labels), _worded(texts, "texts")
+        names, given = self._names(labels), worded(texts, "texts")
         return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
 
     def _names(self, labels: Sequence[str] | None) -> tuple[str, ...]:
-        names = _listed(labels, "labels") if labels is not None else self.labels
+        names = as_list(labels, "labels") if labels is not None else self.labels
         if not names:
             raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
         names = checked_names(names, "The labels")
@@ -160,7 +160,7 @@ class Adapter:
             AdapterError: the adapter was made for another base.
         """
         names, recipe, base = self._names(labels), AdaptRecipe(), self.opened_base
-        given = texts if isinstance(texts, Examples) else Examples(_worded(texts, "texts"))
+        given = texts if isinstance(texts, Examples) else Examples(worded(texts, "texts"))
         kept = distinct_texts(given, "The data", rng=torch.Generator().manual_seed(0))
         sizes = checked_shares(shares, names)
         told = base.prepare(replace(kept, label_names=names), max_length=recipe.fit.max_length)
@@ -191,7 +191,7 @@ class Adapter:
             TaskError: a prompt is empty.
             ConfigError: the longest continuation is below 1 or beyond all reason.
         """
-        given = _worded(prompts, "prompts")
+        given = worded(prompts, "prompts")
         if not 1 <= max_tokens <= MOST_TOKENS:
             raise ConfigError(f"{shown(max_tokens)} tokens were asked for; 1 to {MOST_TOKENS:,} can be written.")
         base = self.opened_base
@@ -240,6 +240,43 @@ class Adapter:
             replace=force,
         )
         return target
+
+    def export(
+        self,
+        file: Path | str,
+        *,
+        to: str,
+        base_gguf: Path | str | None = None,
+        dtype: str | None = None,
+        modelfile: bool = False,
+        force: bool = False,
+    ) -> Exported:
+        """Write the adapter in the form of another program; it is read back and compared.
+
+        Args:
+            file: to be written.
+            to: ``gguf``, a LoRA file for llama.cpp, or ``gguf-model``, base and adapter as one GGUF model.
+            base_gguf: the base as a GGUF file.
+            dtype: of the tensors that hold the update; by default the target's first.
+            modelfile: write a Modelfile for Ollama beside the model.
+            force: replace a file of this kind that stands there.
+
+        Raises:
+            AdapterError: the adapter does not fit its base, or that form cannot hold a site of it.
+            ConfigError: there is no such form, something stands at ``file``, or the base is not at hand.
+            MissingExtraError: a package that the form needs is not installed.
+        """
+        return export_adapter(
+            self.lora,
+            self.base,
+            Path(file),
+            to=to,
+            base_gguf=None if base_gguf is None else Path(base_gguf),
+            dtype=dtype,
+            modelfile=modelfile,
+            force=force,
+            is_local=not self.may_fetch_base,
+        )
 
     def sentence_transformer(self) -> "SentenceTransformer":
         """The adapted base as a `sentence_transformers.SentenceTransformer`.
@@ -294,55 +331,3 @@ def _over(lora: Lora, base: str | None) -> Lora:
         return lora
     name, revision = split_revision(base)
     return replace(lora, settings=replace(lora.settings, base_model_name_or_path=name, revision=revision))
-
-
-def _facts(folder: Path) -> dict[str, object]:
-    try:
-        return read_yaml(folder / CARD)
-    except ConfigError:
-        return {}
-
-
-def _generated_card(facts: dict[str, object], folder: Path) -> GeneratedCard | None:
-    """The card of a generated adapter; `None` for any other, or one that a later version wrote."""
-    try:
-        return GeneratedCard.checked(facts, source=str(folder / CARD)) if "generator" in facts else None
-    except ConfigError:
-        return None
-
-
-def _wording(facts: dict[str, object], card: GeneratedCard | None) -> Wording:
-    """How an adapter's task is put to a language model, by the card of a generated adapter, of an expert, or ours."""
-    if card is not None:
-        return card.wording or PROMPT
-    provenance, wording = facts.get("provenance"), facts.get("wording")
-    recipe = provenance.get("recipe") if isinstance(provenance, dict) else None
-    try:
-        if isinstance(recipe, dict):
-            return ExpertRecipe.checked(recipe, source=CARD).wording
-        return Chat.checked(wording, source=CARD) if isinstance(wording, dict) else str(wording or PROMPT)
-    except ConfigError:
-        return PROMPT
-
-
-def _worded(texts: Sequence[str], what: str) -> tuple[str, ...]:
-    """Texts of at least a word each.
-
-    Raises:
-        TaskError: there are none, or one of them is empty.
-    """
-    given = _listed(texts, what)
-    if not given:
-        raise TaskError(f"There are no {what}; at least one was wanted.")
-    for text in given:
-        refuse_unreadable(text, f"One of the {what}")
-        if is_blank(text):
-            raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
-    return given
-
-
-def _listed(texts: Sequence[str], what: str) -> tuple[str, ...]:
-    """Texts as a tuple; one text, which is a sequence of letters too, is refused."""
-    if isinstance(texts, str):
-        raise TaskError(f"The {what} are one text, {shown(texts)}; give a list of them.")
-    return tuple(texts)

@@ -92,11 +92,13 @@ class DecoderSteps:
         states = None if self.lower is None or remember else self._below(self.lower, rows)
         if not shared:
             return self._read(None, rows, keep=keep, remember=remember, states=states)
-        begun = self._read(None, [rows[0][:shared]], keep=1, remember=True, states=states and [states[0][:shared]])
+        begun = self._read(
+            None, [rows[0][:shared]], keep=1, remember=True, states=None if states is None else [states[0][:shared]]
+        )
         begun.cache.batch_repeat_interleave(len(rows))
         size = len(rows)
         begun = replace(begun, mask=begun.mask.expand(size, -1), lengths=begun.lengths.expand(size))  # as the cache
-        rest = states and [own[shared:] for own in states]
+        rest = None if states is None else [own[shared:] for own in states]
         return self._read(begun, [row[shared:] for row in rows], keep=keep, remember=remember, states=rest)
 
     @torch.no_grad()
@@ -142,7 +144,7 @@ class DecoderSteps:
         hook = self.body.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
         try:
             out = self._forward(
-                states and padded_states(states, ids.shape[1]),
+                None if not states else padded_states(states, ids.shape[1]),
                 input_ids=ids,
                 attention_mask=mask.long(),
                 position_ids=places,

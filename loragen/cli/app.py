@@ -15,6 +15,7 @@ from loragen.cli.classify import classify
 from loragen.cli.combine import combine
 from loragen.cli.complete import complete
 from loragen.cli.evaluate import evaluate
+from loragen.cli.export import export
 from loragen.cli.generate import generate
 from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
@@ -82,6 +83,7 @@ app.command()(classify)
 app.command()(complete)
 app.command()(evaluate)
 app.command()(merge)
+app.command()(export)
 app.command()(combine)
 app.command()(check)
 app.command()(train)

@@ -70,3 +70,26 @@ def listed(names: Sequence[object], *, most: int = 12) -> str:
 def _printable(name: object) -> str:
     text = str(name)
     return text if text.isprintable() else repr(text)
+
+
+def worded(texts: Sequence[str], what: str) -> tuple[str, ...]:
+    """Texts of at least a word each.
+
+    Raises:
+        TaskError: there are none, or one of them is empty.
+    """
+    given = as_list(texts, what)
+    if not given:
+        raise TaskError(f"There are no {what}; at least one was wanted.")
+    for text in given:
+        refuse_unreadable(text, f"One of the {what}")
+        if is_blank(text):
+            raise TaskError(f"One of the {what} is empty; each must hold at least a word.")
+    return given
+
+
+def as_list(texts: Sequence[str], what: str) -> tuple[str, ...]:
+    """Texts as a tuple; one text, which is a sequence of letters too, is refused."""
+    if isinstance(texts, str):
+        raise TaskError(f"The {what} are one text, {shown(texts)}; give a list of them.")
+    return tuple(texts)

@@ -17,6 +17,7 @@ import geometry
 import icm
 import language_tables
 import large_zoo
+import llama_cpp
 import rivals
 import unseen
 import validation
@@ -45,6 +46,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "geometry, multi-task": (LOG, lambda: geometry.tables("multitask")),
     "geometry, folds": (LOG, lambda: geometry.tables("folds")),
     "few shots": (LOG, fewshot.table),
+    "llama.cpp": ("docs/export.md", lambda: llama_cpp.table(json.loads(llama_cpp.RESULTS.read_text()))),
     "language, seen": (LANGUAGE, lambda: language_tables.table("seen")),
     "language, unseen": (LANGUAGE, lambda: language_tables.table("unseen")),
 }

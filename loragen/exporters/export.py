@@ -1,0 +1,40 @@
+"""What is asked of an export, and what it says: shared by all targets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loragen.adapters.adapter import Lora
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """An adapter that is to be written in the form of another program."""
+
+    adapter: Lora
+    base: str
+    """Folder or Hub name of the base."""
+    out: Path
+    dtype: str
+    """One of the target's."""
+    base_gguf: Path | None = None
+    """The base as a GGUF file."""
+    modelfile: bool = False
+    """Write a Modelfile for Ollama beside the model."""
+    force: bool = False
+    is_local: bool = False
+    """Ask nothing of the Hub."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written for another program, read back, and found to hold the adapter's update."""
+
+    file: Path
+    arch: str
+    """That program's name of the architecture."""
+    sites: int
+    dtype: str
+    """Of the tensors that hold the update."""
+    use: str
+    """A line that a user types next."""
+    notes: tuple[str, ...] = ()
