@@ -55,6 +55,11 @@ FAMILIES = {
     "t5": Family("T5Config", "T5ForConditionalGeneration", _T5, ("q", "v"), "seq2seq"),
     "clip": Family("CLIPConfig", "CLIPModel", _CLIP, ("q_proj", "k_proj", "v_proj"), "image_text"),
 }
+CHAT = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+"""Template for chats of the decoders."""
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -65,6 +70,8 @@ def write_base(folder: Path, name: str, *, seed: int = 0, **changes: Any) -> Pat
 
     family = FAMILIES[name]
     tokenizer = _tokenizer(with_ends=family.objective in ("label_text", "image_text"))
+    if family.objective == "causal_lm":
+        tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
     common: dict[str, Any] = {"vocab_size": len(tokenizer), **_IDS}
     sizes = family.sizes | changes

@@ -106,6 +106,7 @@ def test_prompts_to_complete_are_the_users_turn(tmp_path) -> None:
 )
 def test_what_cannot_chat_is_refused(tmp_path, template, message) -> None:
     write_base(tmp_path, "llama")
+    (tmp_path / "chat_template.jinja").unlink()
     if template:
         (tmp_path / "chat_template.jinja").write_text(template)
     with pytest.raises(ConfigError, match=message):

@@ -25,6 +25,7 @@ CONFIGS = {
     "qwen2.5-0.5b": "qwen2",
     "llama-3-8b": "llama",
     "mistral-7b": "mistral",
+    "gemma-2-2b": "gemma2",
     "flan-t5-base": "t5",
     "clip-vit-b-16": "clip",
 }
