@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from score_unseen import TASKS
 
-from loragen.bases.language_model import LanguageModel, cross_entropies
+from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import open_base
+from loragen.bases.predictions import Predictions
 from loragen.bases.tokenised import TaskData, padded_rows, tokens_of
 from loragen.bases.wording import Chat, Wording
 from loragen.cli import console
@@ -45,7 +46,7 @@ def full_passes(base: LanguageModel, data: TaskData, *, batch: int = 64) -> torc
         logits = base.model(input_ids=padded, attention_mask=mask).logits
         begins = torch.tensor([len(pairs[i][0]) for i in chosen])
         counted = (mask & (at >= begins[:, None]))[:, 1:]
-        found[chosen] = -(cross_entropies(logits[:, :-1], padded[:, 1:]) * counted).sum(1)
+        found[chosen] = -Predictions(logits[:, :-1], padded[:, 1:], counted).losses
     return found.reshape(len(data), len(data.label_ids))
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from loragen.bases.base import ObjectiveName
 from loragen.bases.decoder_steps import DecoderSteps, Step, can_go_on, common_beginning
-from loragen.bases.language_model import LanguageModel, cross_entropies
+from loragen.bases.language_model import LanguageModel
 from loragen.bases.lower_layers import LowerLayers
+from loragen.bases.predictions import Predictions
 from loragen.bases.tokenised import Input, padded_rows, tokens_of
 from loragen.tasks.examples import Examples
 
@@ -86,34 +87,33 @@ class CausalLM(LanguageModel):
         """True if the model goes on from what it has read, so that prompts need to be read once."""
         return can_go_on(self.model)
 
-    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood in nats of completions after their prompts, (n,), and over how many tokens, (n,).
+    def predicted(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> Predictions:
+        """Predictions of the completions of one batch after their prompts.
 
-        One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted. What all
-        prompts begin with is read once, and logits are made where they are counted.
+        Differentiable in the factors in use. With an empty prompt the first token is not predicted. What all prompts
+        begin with is read once, and logits are made where they are counted; rows end together.
         """
-        prompt_ids = tokens_of(prompts)
-        rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completions, strict=True)]
-        counts = torch.tensor([len(row) - max(len(p), 1) for row, p in zip(rows, prompt_ids, strict=True)])
-        logits, targets = self._predictions(rows, [len(prompt) for prompt in prompt_ids], int(counts.max()))
-        counts = counts.to(logits.device)
-        at = torch.arange(targets.shape[1], 0, -1, device=logits.device)  # places from the end, 1 the last
-        losses = cross_entropies(logits, targets) * (at <= counts[:, None])
-        return losses.sum(1), counts
-
-    def _predictions(self, rows: list[list[int]], prompts: list[int], longest: int) -> tuple[Tensor, Tensor]:
-        """Logits (n, longest, vocabulary) of the last tokens of rows, which end together, and those tokens."""
-        backwards, lengths = padded_rows([row[::-1] for row in rows], self._padding)
-        targets = backwards.flip(1)[:, -longest:].to(self.device)
+        begins = tokens_of(prompts)
+        rows = [[*prompt, *completion] for prompt, completion in zip(begins, completions, strict=True)]
+        counts = torch.tensor([len(row) - max(len(begin), 1) for row, begin in zip(rows, begins, strict=True)])
+        longest = int(counts.max())
+        from_end = torch.arange(longest, 0, -1)
+        targets = padded_rows([row[::-1] for row in rows], self._padding)[0].flip(1)[:, -longest:]
+        counted = from_end <= counts[:, None]
         if self.goes_on:
-            shared = common_beginning(rows, min(prompts) - 1)
-            logits = self._steps.read(rows, keep=longest + 1, shared=shared).logits
-            return logits[:, -longest - 1 : -1], targets
-        padded, _ = padded_rows(rows, self._padding)
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(self.device)
-        logits = self.model(input_ids=padded.to(self.device), attention_mask=mask).logits
-        ends = lengths[:, None].to(self.device) - torch.arange(longest + 1, 1, -1, device=self.device)
-        return logits[torch.arange(len(rows), device=self.device)[:, None], ends.clamp(min=0)], targets
+            shared = common_beginning(rows, min(map(len, begins)) - 1)
+            logits = self._steps.read(rows, keep=longest + 1, shared=shared).logits[:, -longest - 1 : -1]
+        else:
+            logits = self._logits_at(rows, from_end)
+        return Predictions(logits, targets.to(logits.device), counted.to(logits.device))
+
+    def _logits_at(self, rows: Sequence[Sequence[int]], from_end: Tensor) -> Tensor:
+        """Logits that predict the tokens so far from the ends of rows, (n, places, vocabulary), by one full pass."""
+        padded, lengths = padded_rows(rows, self._padding)
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        logits: Tensor = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device)).logits
+        places = (lengths[:, None] - from_end - 1).clamp(min=0)
+        return logits[torch.arange(len(rows))[:, None], places]
 
     def begin(self, prompts: Sequence[Input]) -> Step:
         """Read a batch of prompts, what all of them begin with once."""

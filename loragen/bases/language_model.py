@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loragen.bases.base import Base, Pooling, with_contrast
 from loragen.bases.decoder_steps import Step
 from loragen.bases.label_reading import read_labels
 from loragen.bases.losses import contrast_loss
+from loragen.bases.predictions import Predictions
 from loragen.bases.scores import AnyScores, LanguageScores, scores_of
 from loragen.bases.tokenised import Input, Readout, TaskData, tokens_of
 from loragen.bases.wording import PROMPT, Around, Wording, around
@@ -143,26 +143,37 @@ class LanguageModel(Base):
     # --- likelihoods ---
 
     @abstractmethod
+    def predicted(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> Predictions:
+        """Predictions of the completions of one batch after their prompts.
+
+        Differentiable in the factors in use. With an empty prompt the first token is not predicted.
+        """
+
     def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood in nats of completions after their prompts, (n,), and over how many tokens, (n,).
 
         One batch; differentiable in the factors in use. With an empty prompt the first token is not predicted.
         """
+        predicted = self.predicted(prompts, completions)
+        return predicted.losses, predicted.counts
 
     @torch.inference_mode()
     def surprises(
         self, prompts: Sequence[Input], completions: Sequence[Sequence[int]], *, batch_size: int = 64
-    ) -> tuple[Tensor, Tensor]:
-        """`surprise` of any number of completions, in their order, on the CPU; batches hold rows of like length."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`surprise` of any number of completions, in their order, and which are the likeliest, (n,), on the CPU.
+
+        Batches hold rows of like length.
+        """
         lengths = [len(p) + len(c) for p, c in zip(tokens_of(prompts), completions, strict=True)]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         found = []
         for start in range(0, len(order), batch_size):
             at = order[start : start + batch_size]
-            losses, counts = self.surprise([prompts[i] for i in at], [completions[i] for i in at])
-            found.append(torch.stack([losses.cpu(), counts.cpu()]))
-        losses, counts = torch.cat(found, dim=1)[:, torch.tensor(order).argsort()]
-        return losses, counts
+            one = self.predicted([prompts[i] for i in at], [completions[i] for i in at])
+            found.append(torch.stack([one.losses, one.counts, one.likeliest.float()]).cpu())
+        losses, counts, likeliest = torch.cat(found, dim=1)[:, torch.tensor(order).argsort()]
+        return losses, counts, likeliest.bool()
 
     # --- a task ---
 
@@ -183,7 +194,7 @@ class LanguageModel(Base):
     @torch.inference_mode()
     def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
         """The same loss over all of ``data``."""
-        losses, counts = self.surprises(data.ids, data.own_outputs())
+        losses, counts, _ = self.surprises(data.ids, data.own_outputs())
         loss = float(losses.sum() / counts.sum())
         if contrast_weight:
             self._refuse_open(data)
@@ -209,29 +220,24 @@ class LanguageModel(Base):
             return Readout(*read_labels(self, data.ids, data.lengths, data.label_ids), data.targets)
         labels = len(data.label_ids)
         prompts = [row for row in data.ids for _ in range(labels)]
-        losses, _ = self.surprises(prompts, list(data.label_ids) * len(data))
+        losses, _, _ = self.surprises(prompts, list(data.label_ids) * len(data))
         return Readout(self.encode(data.ids), -losses.reshape(len(data), labels), data.targets)
 
     def _score(self, data: TaskData) -> AnyScores:
         if not data.is_open:
             return scores_of(self._read(data))
-        losses, counts = self.surprises(data.ids, data.label_ids)
+        losses, counts, likeliest = self.surprises(data.ids, data.label_ids)
         nats = float(losses.sum())
         size = sum(len(text.encode()) for text in self.texts_of(data.label_ids))
         return LanguageScores(
             perplexity=math.exp(nats / float(counts.sum())),
             bits_per_byte=nats / math.log(2) / max(size, 1),
-            exact_match=self._exact_match(data) if self._has_prompts(data) else None,
+            exact_match=float(likeliest.double().mean()) if self._has_prompts(data) else None,
         )
 
     def _has_prompts(self, data: TaskData) -> bool:
         """True if open data has prompts, and not plain texts alone."""
         return any(list(row) != self._first for row in tokens_of(data.ids))
-
-    def _exact_match(self, data: TaskData) -> float:
-        wanted = [text.strip() for text in self.texts_of(data.label_ids)]
-        made = self.continued(data.ids, max_new_tokens=max(len(row) for row in data.label_ids))
-        return sum(one == other for one, other in zip(made, wanted, strict=True)) / len(wanted)
 
     # --- completions ---
 
@@ -257,8 +263,3 @@ class LanguageModel(Base):
             pad_token_id=self._padding,
         )
         return made.cpu()
-
-
-def cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each token, float32 (n, length), from logits (n, length, vocabulary)."""
-    return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")

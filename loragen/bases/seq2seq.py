@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from loragen.bases.base import Base, ObjectiveName
 from loragen.bases.decoder_steps import Step
-from loragen.bases.language_model import LanguageModel, cross_entropies
+from loragen.bases.language_model import LanguageModel
+from loragen.bases.predictions import Predictions
 from loragen.bases.tokenised import Input, padded_rows, tokens_of
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
@@ -60,20 +61,19 @@ class Seq2SeqLM(LanguageModel):
         """The same base, of which decoders alone keep anything."""
         return self
 
-    def surprise(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood of completions, (n,), and over how many tokens, (n,)."""
+    def predicted(self, prompts: Sequence[Input], completions: Sequence[Sequence[int]]) -> Predictions:
+        """Predictions of the completions of one batch after their prompts."""
         read, lengths = padded_rows(tokens_of(prompts), self._padding)
         mask = torch.arange(read.shape[1]) < lengths[:, None]
         written, sizes = padded_rows(completions, self._padding)
         counted = (torch.arange(written.shape[1]) < sizes[:, None]).to(self.device)
         written = written.to(self.device)
-        logits = self.model(
+        logits: Tensor = self.model(
             input_ids=read.to(self.device),
             attention_mask=mask.to(self.device),
             labels=written.masked_fill(~counted, -100),
         ).logits
-        losses = cross_entropies(logits, written) * counted
-        return losses.sum(1), counted.sum(1)
+        return Predictions(logits, written, counted)
 
     @property
     def goes_on(self) -> bool:

@@ -58,7 +58,7 @@ def one_at_a_time(base: CausalLM, prompt, completion) -> tuple[float, int]:
 def test_surprise_is_transformers_own_loss_over_the_completion_alone(kind, request) -> None:
     base = request.getfixturevalue(kind)
     prompts, completions = base.open_ended(OPEN, max_length=40)
-    losses, counts = base.surprises(prompts, completions, batch_size=2)
+    losses, counts, _ = base.surprises(prompts, completions, batch_size=2)
     wanted = [one_at_a_time(base, p, c) for p, c in zip(prompts, completions, strict=True)]
     torch.testing.assert_close(losses, torch.tensor([loss for loss, _ in wanted]), rtol=1e-4, atol=1e-4)
     assert counts.tolist() == [count for _, count in wanted] == [len(row) for row in completions]
@@ -75,7 +75,7 @@ def test_a_text_without_a_prompt_is_predicted_from_its_beginning_to_its_end(llam
 
 
 def test_without_a_prompt_the_first_token_is_not_predicted(llama) -> None:
-    losses, counts = llama.surprises([[]], [[5, 6, 7]])
+    losses, counts, _ = llama.surprises([[]], [[5, 6, 7]])
     wanted, _ = one_at_a_time(llama, [5], [6, 7])
     assert counts.tolist() == [2]
     assert float(losses) == pytest.approx(wanted, rel=1e-4)
@@ -118,7 +118,7 @@ def test_the_readout_is_the_log_likelihood_of_each_label(kind, request, tmp_path
 
 def test_the_loss_is_the_mean_over_tokens_and_contrast_wants_classes(llama) -> None:
     data = TaskData.open(*llama.open_ended(OPEN, max_length=40))
-    losses, counts = llama.surprises(data.ids, data.label_ids)
+    losses, counts, _ = llama.surprises(data.ids, data.label_ids)
     wanted = pytest.approx(float(losses.sum() / counts.sum()), rel=1e-4)
     assert float(llama.losses(data, contrast_weight=0)["loss"]) == wanted
     assert llama.held_out_loss(data, contrast_weight=0) == wanted
