@@ -13,6 +13,8 @@ from loragen.recipes.few_shot import FewShotRecipe
 from loragen.values import MOST_EXAMPLES, MOST_PARTS, Seed
 
 BASE, MULTITASK, INSTRUCTED, ORACLE = "base", "multi-task LoRA", "instructed LoRA", "oracle"
+TOLD = "base, told the task"
+"""The base with the description in its prompt, where it is a language model."""
 """Names of the methods that are no generators."""
 TOPK = "topk"
 """Name of the generator whose merges all others are compared with."""

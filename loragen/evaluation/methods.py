@@ -5,7 +5,7 @@ import torch
 from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
 from loragen.conditions.condition import Evidence
-from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK
+from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOLD, TOPK
 from loragen.evaluation.expectation import given_out
 from loragen.evaluation.workspace import Workspace, task_rng
 from loragen.recipes.few_shot import fit_examples
@@ -22,7 +22,7 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
         description: the text that a generator reads: the task's description, or that of a control.
         seed: of the generator, or of the examples that are drawn.
     """
-    if method == BASE:
+    if method in (BASE, TOLD):
         return None
     if method == MULTITASK:
         return workspace.multitask
@@ -44,8 +44,8 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
 
 
 def instruction_of(task: Task, method: str) -> str | None:
-    """The text that a method puts before every text of a task, if any."""
-    return task.description if method == INSTRUCTED else None
+    """What a method tells the base of a task beside its texts, if anything."""
+    return task.description if method in (INSTRUCTED, TOLD) else None
 
 
 def _random_experts(workspace: Workspace, task: Task, seed: int) -> Lora:

@@ -16,7 +16,17 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.expected import ExpectedGain
 from loragen.errors import ConfigError
 from loragen.evaluation.below_base import FALL_BACK
-from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK, EvaluateConfig, mean_output
+from loragen.evaluation.config import (
+    BASE,
+    INSTRUCTED,
+    MULTITASK,
+    ORACLE,
+    RANDOM,
+    TOLD,
+    TOPK,
+    EvaluateConfig,
+    mean_output,
+)
 from loragen.evaluation.expectation import expected_gain, expects
 from loragen.evaluation.novelty import Reference
 from loragen.generation import Pipeline
@@ -71,7 +81,8 @@ class Workspace:
     @property
     def methods(self) -> tuple[str, ...]:
         """Every method, the base first and the oracle last."""
-        rivals = [MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
+        told = [TOLD] if self.base.writes_text else []
+        rivals = [*told, MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
         return (BASE, *rivals, *self.pipelines, *self.falling_back, *self.unconditional, *self.fitted, ORACLE)
 
     @cached_property

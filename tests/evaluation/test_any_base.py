@@ -81,6 +81,7 @@ def test_a_ready_config_goes_from_experts_to_a_merged_base(name, workshop, monke
     assert report.summary.main == main
     found = {(row.method, row.score) for row in report.summary.rows}
     assert {(method, score) for method in ("base", "topk", "sg", "oracle") for score in main} <= found
+    assert ("base, told the task" in {method for method, _ in found}) == (objective in ("causal_lm", "seq2seq"))
     assert [path.name for path in report.files][:2] == ["report.json", "report.md"]
 
 
