@@ -1,17 +1,28 @@
 """Places of what is bundled with loragen: inside an installed wheel, or at the top of a source tree."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from loragen.errors import ConfigError, shown
 from loragen.files import atomic_write
 
 PACKAGE = Path(__file__).parent
+ZOOS = "loragen.zoos"
 
 
 def bundled_folder(name: str) -> Path:
     """The folder ``zoo`` or ``configs``."""
     inside = PACKAGE / f"_{name}"
     return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+def zoo_folders() -> dict[str, Path]:
+    """Name → folder of the zoos that are bundled, or that a package of their own brings.
+
+    Such a package names its folder by an entry point of the group ``loragen.zoos``.
+    """
+    bundled = {path.parent.name: path.parent for path in sorted(bundled_folder("zoo").glob("*/zoo.yaml"))}
+    return {entry.name: Path(entry.load()) for entry in entry_points(group=ZOOS)} | bundled
 
 
 def config_names() -> tuple[str, ...]:

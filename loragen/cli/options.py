@@ -15,7 +15,7 @@ WithoutHeadOption = Annotated[
     typer.Option("--without-head", help="Read adapters of classifiers without their heads, as FEATURE_EXTRACTION."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")]
-ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder of a zoo (default: the bundled zoo).")]
+ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder or name of a zoo (default: minilm, bundled).")]
 LicenceOption = Annotated[
     list[str] | None,
     typer.Option("--licence", "--license", help="Only experts whose data has this licence; repeat for several."),

@@ -16,7 +16,7 @@ from loragen.bases.base import Base
 from loragen.bases.devices import DeviceName
 from loragen.bases.open import open_base
 from loragen.bases.scores import shown_scores
-from loragen.bundled import bundled_folder
+from loragen.bundled import bundled_folder, zoo_folders
 from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError, cut, shown
 from loragen.files import sha256_of
@@ -40,6 +40,23 @@ _RESTORE = "restore it, or remove its folder and build again."
 _SILENT = "all delta weights are zero: the adapter does nothing"
 
 
+def _found(root: Path) -> Path:
+    """The folder of a zoo that is named by it or, where there is none, by a name of `zoo_folders`.
+
+    Raises:
+        ZooError: there is neither.
+    """
+    if is_file(root / ZOO_MANIFEST):
+        return root
+    known = zoo_folders()
+    if (named := known.get(str(root))) is not None and is_file(named / ZOO_MANIFEST):
+        return named
+    raise ZooError(
+        f"There is no zoo in {cut(root)} (no {ZOO_MANIFEST}), and none by that name (known: {', '.join(known)}); build "
+        "one with `loragen zoo build CONFIG`."
+    )
+
+
 def default_zoo() -> Path:
     """The bundled zoo: inside an installed wheel, or at the top of a source tree."""
     return bundled_folder("zoo") / "minilm"
@@ -55,16 +72,12 @@ class Zoo:
 
     @classmethod
     def open(cls, root: Path | None = None) -> "Zoo":
-        """Read the manifest and all cards of a zoo; by default of the bundled one.
+        """Read the manifest and all cards of a zoo: a folder, or one by name; by default the bundled one for texts.
 
         Raises:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
-        root = root or default_zoo()
-        if not is_file(root / ZOO_MANIFEST):
-            raise ZooError(
-                f"There is no zoo in {cut(root)} (no {ZOO_MANIFEST}); build one with `loragen zoo build CONFIG`."
-            )
+        root = default_zoo() if root is None else _found(root)
         folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
         _refuse_links_out(root, folders)
         try:
