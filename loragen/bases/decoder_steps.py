@@ -141,7 +141,10 @@ class DecoderSteps:
         places = (before[:, None] + own.cumsum(1) - 1).clamp(min=0)
         mask = own if past is None else torch.cat([past.mask, own], 1)
         seen: list[Tensor] = []
-        hook = self.body.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
+        hooks = [self.body.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))]
+        if (head := self.model.get_output_embeddings()) is not None:  # type: ignore[operator]
+            # A slice of states is multiplied row by row unless it lies in one piece.
+            hooks.append(head.register_forward_pre_hook(lambda _m, inputs: (inputs[0].contiguous(), *inputs[1:])))
         try:
             out = self._forward(
                 None if not states else padded_states(states, ids.shape[1]),
@@ -153,7 +156,8 @@ class DecoderSteps:
                 logits_to_keep=keep,
             )
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         summed = (seen[0].float() * own[..., None]).sum(1)
         summed = summed if past is None else past.summed + summed
         return Step(out.logits, out.past_key_values if remember else None, mask, before + lengths, summed)
