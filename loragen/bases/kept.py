@@ -43,7 +43,7 @@ class KeptBase(StrictModel):
     weights_hash: _Sha256
     """See `loragen.bases.hub.weights_hash`."""
     dtype: str
-    parameters: Annotated[int, Field(ge=0)]
+    parameters: Annotated[int, Field(ge=0, lt=10**12)]
     made: datetime
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=64)] = ""
     """Of the Hub."""
@@ -63,7 +63,7 @@ def cache_folder() -> Path:
 
 def kept_folder(name: str) -> Path:
     """Folder of the base that is, or would be, kept by a name."""
-    return cache_folder() / "bases" / quote(name, safe="@", errors="surrogateescape")
+    return cache_folder() / "bases" / quote(name, safe="@", errors="surrogatepass")
 
 
 def kept_base(name: str) -> KeptBase | None:
