@@ -17,6 +17,8 @@ class TaskSettings(StrictModel):
     """The experts' tasks: their texts are what it learns from."""
     tasks_root: Path | None = None
     """Folder of the tasks' files, if not the one that file names."""
+    reading_model: str | None = None
+    """Text encoder that reads the task vectors, so that a generation does not load the base; by default the base."""
     judged_on: str | None = "validation"
     """The split of left-out tasks that chooses the epoch; null trains to the end."""
     judged_texts: int = Field(100, ge=20, le=MOST_EXAMPLES)

@@ -136,7 +136,7 @@ def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[
         evidence: kinds of it that are read.
 
     Raises:
-        ConfigError: all experts are of one family.
+        ConfigError: all experts are of one family, or the model that is to read is not at hand.
         ZooError: the zoo has no expert.
         TaskError: an expert's task or its examples are missing.
     """
@@ -149,13 +149,7 @@ def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[
             "part in its training: none would be left. Name a zoo of at least two families with "
             "'zoo', or more of its 'splits'."
         )
-    reading = Reading(
-        model=zoo.manifest.base,
-        objective=zoo.manifest.recipe.objective,
-        model_hash=base.fingerprint,
-        max_length=config.max_length,
-    )
-    reader, task_set = Reader(base, reading), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    reader, task_set = _reader(config, zoo, base), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
     rng = torch.Generator().manual_seed(config.seed)
     tasks = tuple(_with_variants(config, task_set[expert], base, reader, evidence, rng=rng) for expert in zoo.ids)
     conditions = ConditionCodec.fit([[variants[0].states[kind] for variants in tasks] for kind in evidence])
@@ -174,6 +168,23 @@ def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[
         conditions,
         keys.reshape(len(tasks), len(evidence), -1),
         reader,
+    )
+
+
+def _reader(config: TaskTrainConfig, zoo: Zoo, base: Base) -> Reader:
+    """The reader of task vectors: the model that the config names, or the base."""
+    if config.reading_model is not None:
+        loaded = Reader.load(Reading(model=config.reading_model, max_length=config.max_length))
+        known = loaded.reading.model_copy(update={"model_hash": loaded.base.fingerprint})
+        return Reader(loaded.base, known)
+    return Reader(
+        base,
+        Reading(
+            model=zoo.manifest.base,
+            objective=zoo.manifest.recipe.objective,
+            model_hash=base.fingerprint,
+            max_length=config.max_length,
+        ),
     )
 
 

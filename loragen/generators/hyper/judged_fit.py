@@ -173,7 +173,11 @@ class Judge:
         return sum(found) / len(found)
 
     def _score(self, coordinates: Tensor, data: TaskData) -> float:
-        scores = self.base.score(data, self.frame.adapter(coordinates, base=None))
+        adapter = self.frame.adapter(coordinates, base=None)
+        if self.base.writes_text:  # the one figure that tasks with labels and without have in common
+            with self.base.adapted(adapter):
+                return -self.base.held_out_loss(data, contrast_weight=0)
+        scores = self.base.score(data, adapter)
         return (scores.accuracy + scores.knn_accuracy) / 2 if isinstance(scores, Scores) else main_score(scores)
 
 

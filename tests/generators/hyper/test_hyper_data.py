@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 from hyper_toys import KINDS, changed, config_of, seeded, with_folds
+from models import write_tiny_encoder
 from toys import EXPERTS, WORDS
 
 from loragen.bases.base import Base
+from loragen.conditions.condition import Conditioner, Evidence
 from loragen.conditions.task_vectors import Reader
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, ZooError
@@ -185,3 +187,22 @@ def test_variants_can_be_done_without_and_fill_a_batch(config, zoo, base) -> Non
     many = read_experts(changed(config, variants=8, batch_size=90), zoo, base, ("description",)).tasks[6]
     assert 1 < len(many) < 9
     assert min(len(variant.data.ids) for variant in many) == 90
+
+
+# --- the model that reads -------------------------------------------------------------------------------------------
+
+
+def test_a_text_encoder_can_read_the_task_vectors_in_place_of_the_base(config, folded, base, tmp_path, encoder) -> None:
+    other = write_tiny_encoder(tmp_path / "reader", seed=5)
+    asked = changed(config, reading_model=str(other), epochs=1, steps_per_epoch=2, judged_on=None)
+    data = read_experts(asked, folded, base, ("description",))
+    assert not torch.equal(
+        data.query("Is it soup?"), read_experts(config, folded, base, ("description",)).query("Is it soup?")
+    )
+    assert data.reader.reading.model_hash == data.reader.base.fingerprint != base.fingerprint
+    generator, _ = fit_hyper(asked, folded, encoder)
+    assert generator.reading.model == str(other)
+    condition = Conditioner(encoder, generator.reading, generator.evidence).condition(Evidence("Is it soup?"))
+    wanted = Reader(data.reader.base, data.reader.reading).descriptions(["Is it soup?"])[0]
+    torch.testing.assert_close(condition.task_vectors["description"], wanted)
+    assert generator.generate(condition, rng=seeded(0))

@@ -1,0 +1,99 @@
+"""The hypernetwork over a decoder that chats: tasks with labels and open ones, descriptions read by a text encoder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from families import write_base, write_task
+
+from loragen import generate
+from loragen.bases.language_model import LanguageModel
+from loragen.bases.wording import Chat
+from loragen.generators.hyper.fit import HyperTrainConfig
+from loragen.generators.hyper.judged_fit import Judge, OpenedZoo
+from loragen.generators.train import train
+from loragen.zoo.build import build_zoo
+from loragen.zoo.zoo import Zoo
+
+WORDS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "menus": ("cold", "soup")}
+OPEN = ("first", "last", "ovens")
+SPLITS = {"experts": ["drinks", "meals", "first", "last"], "validation": ["menus", "ovens"]}
+
+
+def open_task(folder: Path, name: str) -> dict[str, object]:
+    """Copy one of the words of a text."""
+    rows = [
+        {"text": f"{a} {b}", "completion": a} for a in ("soup", "tea", "cold", "warm") for b in ("bread", "tea")
+    ] * 4
+    (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = str(folder / f"{name}.jsonl")
+    return {
+        "id": name,
+        "description": f"Copy the {name} word.",
+        "family": name,
+        "source": {"train": path, "test": path, "completion": "completion"},
+    }
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory) -> tuple[Path, Path]:
+    """A zoo over a tiny Llama, and its tasks."""
+    folder = tmp_path_factory.mktemp("language")
+    base = write_base(folder / "base", "llama", seed=1)
+    closed = [write_task(folder / "data", "llama", name=name, words=words) for name, words in WORDS.items()]
+    tasks = [task.model_dump(mode="json") for task in closed] + [open_task(folder / "data", name) for name in OPEN]
+    (folder / "tasks.yaml").write_text(yaml.safe_dump({"tasks": tasks, "splits": SPLITS}))
+    recipe = {"objective": "causal_lm", "chat": {}, "r": 2, "target_modules": ["q_proj"], "steps": 4, "batch_size": 8}
+    settings = {"name": "tiny", "out": str(folder / "zoo"), "base": str(base), "tasks": str(folder / "tasks.yaml")}
+    settings |= {"splits": ["experts"], "recipe": recipe, "multitask": {"steps": 2}, "workers": 1, "dtype": "float32"}
+    (folder / "zoo.yaml").write_text(yaml.safe_dump(settings))
+    build_zoo(folder / "zoo.yaml")
+    return folder / "zoo", folder / "tasks.yaml"
+
+
+@pytest.fixture(scope="module")
+def config(opened) -> HyperTrainConfig:
+    zoo, tasks = opened
+    return HyperTrainConfig(
+        generator="hyper",
+        zoo=zoo,
+        tasks=tasks,
+        out=zoo / "generators" / "hyper",
+        hyper={"evidence": ["description"], "basis_size": 2, "hidden_size": 8},
+        encoder="all-MiniLM-L6-v2",
+        reading_model="all-MiniLM-L6-v2",
+        contrast_weight=0.0,
+        epochs=2,
+        steps_per_epoch=3,
+        batch_size=4,
+        judged_texts=20,
+        dtype="float32",
+    )
+
+
+def test_what_it_is_judged_by_is_the_loss_of_answers(opened, config) -> None:
+    zoo = Zoo.open(opened[0])
+    found = OpenedZoo.open(config, zoo, ("description",))
+    assert isinstance(found.judge, Judge)
+    assert isinstance(found.base, LanguageModel)
+    assert found.base.prompt == Chat()
+    coordinates = found.data.start + 0.1
+    for texts, _, _ in found.judge.tasks:
+        with found.base.adapted(found.data.frame.adapter(coordinates, base=None)):
+            losses, counts, _ = found.base.surprises(texts.ids, texts.own_outputs())
+        assert found.judge._score(coordinates, texts) == pytest.approx(-float(losses.sum() / counts.sum()), rel=1e-5)
+
+
+def test_it_is_trained_and_generates_without_the_base(opened, config, tmp_path, monkeypatch) -> None:
+    (tmp_path / "hyper.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    train(tmp_path / "hyper.yaml")
+    monkeypatch.setattr(Zoo, "load_base", lambda *_args, **_options: pytest.fail("the base was loaded"))
+    adapter = generate("Copy the middle word.", zoo=opened[0], generator="hyper")
+    other = generate("Is it soup or tea?", zoo=opened[0], generator="hyper")
+    assert adapter.wording == Chat()
+    assert adapter.lora.settings.task_type == "CAUSAL_LM"
+    site = adapter.lora.sites[0]
+    assert not torch.equal(adapter.lora.delta_weight(site), other.lora.delta_weight(site))
+    assert len(adapter.complete(["soup tea"], max_tokens=2)) == 1
