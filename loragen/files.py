@@ -217,18 +217,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
     for other in _half_made(path):
         if other.is_file():
             _clear_file(other)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    try:
-        with marked(Path(name)):
+    with contextlib.ExitStack() as held:
+        is_ours, name = False, ""
+        while not is_ours:  # another process may take it away before it is marked
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+            os.close(handle)
+            is_ours = held.enter_context(marked(Path(name)))
+        try:
             yield Path(name)
-            sync(Path(name))
+            with open(name, "rb") as file:
+                os.fsync(file.fileno())  # a full disk may tell here first
             os.chmod(name, 0o644)
             os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
     sync(path.parent)
 
 

@@ -11,7 +11,7 @@ from loragen.base_store.listing import BaseInfo, embedded_info, folder_info, inf
 from loragen.bases.architecture import Architecture
 from loragen.bases.hub import local_model, weights_hash
 from loragen.bases.kept import kept_base, kept_names
-from loragen.bases.known import EMBEDDED_MODEL, nearest_name
+from loragen.bases.known import EMBEDDED_NAMES, nearest_name
 from loragen.bases.pretrained import loading_errors
 from loragen.errors import ConfigError, shown
 from loragen.paths import read_capped
@@ -62,7 +62,7 @@ def describe_base(name: str) -> BaseCard:
 
 
 def _info(name: str) -> BaseInfo:
-    if name in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
+    if name in EMBEDDED_NAMES:
         return embedded_info()
     if (record := kept_base(name)) is not None:
         return info_of(record)

@@ -7,15 +7,13 @@ from loragen.base_store.listing import BaseInfo, info_of
 from loragen.base_store.origins import Origin, from_file, from_hub, from_package
 from loragen.bases.hub import is_like_a_path
 from loragen.bases.kept import LONGEST_NAME, RECORD, is_kept, kept_folder, model_folder, read_record
-from loragen.bases.known import EMBEDDED_MODEL, known_base
+from loragen.bases.known import EMBEDDED_NAMES, known_base
 from loragen.errors import ConfigError, cut, shown
 from loragen.files import atomic_folder, atomic_write
 from loragen.locks import lock
 from loragen.paths import as_path, is_dir, is_file
 from loragen.progress import Progress, silent
 from loragen.values import checked_name
-
-_EMBEDDED = (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}")
 
 
 def get_base(name: str, *, name_as: str | None = None, force: bool = False, progress: Progress = silent) -> BaseInfo:
@@ -59,7 +57,7 @@ def get_base(name: str, *, name_as: str | None = None, force: bool = False, prog
 def _origin(name: str) -> Origin:
     if (row := known_base(name)) is not None:
         return from_package(row)
-    if not name or name in _EMBEDDED:
+    if not name or name in EMBEDDED_NAMES:
         met = "is installed with loragen, so that there is nothing to get" if name else "is no name"
         raise ConfigError(f"{shown(name)} {met}; give a known name, a GGUF file, or a Hub name as ORG/NAME.")
     path = as_path(name)
@@ -82,7 +80,7 @@ def _kept_name(origin: Origin, given: str | None) -> str:
     if len(chosen) > LONGEST_NAME:
         raise ConfigError(f"{cut(chosen)} has over {LONGEST_NAME} characters; give another name with --name.")
     row = known_base(chosen)
-    if chosen in _EMBEDDED or (row is not None and origin.source != row.source):
+    if chosen in EMBEDDED_NAMES or (row is not None and origin.source != row.source):
         raise ConfigError(f"The name {chosen!r} is that of another base; give another one with --name.")
     return chosen
 

