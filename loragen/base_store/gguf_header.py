@@ -80,7 +80,7 @@ def read_header(path: Path) -> GgufHeader:
         ConfigError: it is no GGUF file, one of another version, cut off, damaged or too large.
         MissingExtraError: ``gguf`` is not installed.
     """
-    require_gguf()
+    gguf_package()
     size = os.path.getsize(path)
     if not path.is_file() or size > LARGEST_FILE:
         raise ConfigError(f"{cut(path)} is no file of at most {LARGEST_FILE:,} bytes; give a GGUF file.")
@@ -91,16 +91,17 @@ def read_header(path: Path) -> GgufHeader:
             raise ConfigError(f"{cut(path)} {fault}; fetch it again, or give another GGUF file.") from None
 
 
-def require_gguf() -> None:
-    """Refuse to go on without the package that knows the quantisations.
+def gguf_package() -> Any:
+    """The package gguf, which knows the quantisations and llama.cpp's names.
 
     Raises:
-        MissingExtraError: ``gguf`` is not installed.
+        MissingExtraError: it is not installed.
     """
     try:
-        import gguf  # noqa: F401
+        import gguf
     except ImportError as error:
         raise MissingExtraError("GGUF files need 'gguf', which is not installed: pip install 'loragen[lm]'") from error
+    return gguf
 
 
 class _Fault(Exception):
@@ -123,7 +124,9 @@ class _Reader:
         """
         if (magic := self._take(min(4, self._most))) != MAGIC:
             raise _Fault(f"is no GGUF file: it begins with {magic!r}, not {MAGIC!r}")
-        if (version := self._number("I")) not in VERSIONS:
+        if (version := self._number("I")) in (each << 24 for each in VERSIONS):
+            raise _Fault("is big-endian, which is not supported")
+        if version not in VERSIONS:
             raise _Fault(f"is a GGUF file of version {version}, where {VERSIONS[0]} or {VERSIONS[1]} was wanted")
         tensors, count = self._count(MOST_TENSORS, "tensors", least=24), self._count(MOST_VALUES, "values", least=13)
         values: dict[str, Any] = {}

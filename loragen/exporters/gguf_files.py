@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from loragen.adapters.adapter import Site
+from loragen.base_store.gguf_header import MAGIC, gguf_package, read_header
 from loragen.errors import AdapterError, ConfigError, cut, named
-from loragen.exporters.gguf_names import gguf_package
 from loragen.files import atomic_file
 from loragen.paths import is_file, places, refuse_place
 
-MAGIC = b"GGUF"
 SUFFIX = ".gguf"
 
 
@@ -53,21 +52,18 @@ def opened_gguf(path: Path, *, option: str = "--base-gguf") -> Any:
     """A ``gguf.GGUFReader`` of a whole model in one little-endian file.
 
     Raises:
-        ConfigError: there is no such file, or it is damaged, no GGUF, one part of several, or big-endian.
+        ConfigError: there is no such file, or it is one part of several; or `read_header` refuses it.
         MissingExtraError: gguf is not installed.
     """
     gguf = gguf_package()
     if not is_file(path):
         raise ConfigError(f"There is no file {cut(path)}; give the GGUF file of the base with {option}.")
-    if not _is_gguf(path):
-        raise ConfigError(f"{cut(path)} is no GGUF file; give the GGUF file of the base with {option}.")
+    read_header(path)  # within bounds, before a library opens the file
     try:
         reader = gguf.GGUFReader(path)
         reader.names = {tensor.name: tensor for tensor in reader.tensors}
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, struct.error) as error:
         raise ConfigError(f"{cut(path)} is damaged ({cut(error, 80)}); fetch it again.") from error
-    if reader.endianess != gguf.GGUFEndian.LITTLE:
-        raise ConfigError(f"{cut(path)} is big-endian, which is not supported; give a little-endian one.")
     if (value_of(reader, "split.count") or 1) > 1:
         raise ConfigError(f"{cut(path)} is one part of several; join them with llama.cpp's llama-gguf-split --merge.")
     return reader

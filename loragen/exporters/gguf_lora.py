@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loragen.base_store.gguf_header import gguf_package
 from loragen.errors import AdapterError
 from loragen.exporters.export import Exported, Request
 from loragen.exporters.gguf_files import check_model, check_tensor, new_gguf, opened_gguf, refuse_out
-from loragen.exporters.gguf_names import HEAD, MERGE_INSTEAD, Placed, gguf_package, placed
+from loragen.exporters.gguf_names import HEAD, MERGE_INSTEAD, Placed, placed
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16}
 _TOLERANCE = {"f32": 1e-5, "f16": 2e-3}

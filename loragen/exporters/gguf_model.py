@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loragen.base_store.gguf_header import gguf_package
 from loragen.errors import AdapterError, ConfigError, cut
 from loragen.exporters.export import Exported, Request
 from loragen.exporters.gguf_files import (
@@ -23,7 +24,7 @@ from loragen.exporters.gguf_files import (
     refuse_out,
     shape_of,
 )
-from loragen.exporters.gguf_names import EMBEDDINGS, HEAD, MERGE_INSTEAD, Placed, gguf_package, placed
+from loragen.exporters.gguf_names import EMBEDDINGS, HEAD, MERGE_INSTEAD, Placed, placed
 from loragen.files import atomic_write
 
 DTYPES = ("f16", "f32", "q8_0")

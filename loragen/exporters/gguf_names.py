@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
+from loragen.base_store.gguf_header import gguf_package
 from loragen.bases.architecture import HEADED, Architecture
 from loragen.bases.empty_model import config_folder, empty_model
 from loragen.bases.renaming import renamed
-from loragen.errors import AdapterError, MissingExtraError, named
+from loragen.errors import AdapterError, named
 from loragen.exporters.verdict import last_name
 
 MERGE_INSTEAD = (
@@ -125,21 +126,6 @@ class Placed:
     """By site, in the adapter's order."""
     is_tied: bool
     """True if the base's head shares its weight with the embeddings."""
-
-
-def gguf_package() -> Any:
-    """The package gguf.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingExtraError(
-            "GGUF files need the package gguf; install it with: pip install 'loragen[lm]'"
-        ) from error
-    return gguf
 
 
 def placed(adapter: Lora, base: str, *, is_local: bool) -> Placed:

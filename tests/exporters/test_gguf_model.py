@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from gguf_bases import adapter_of, in_pairs, tensors_of, write_llama_gguf, write_tiny
@@ -106,6 +107,7 @@ def test_the_model_that_is_read_is_not_written_over(base, model, tmp_path):
 def test_one_part_of_several_is_refused(base, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "part.gguf", "llama")
     writer.add_uint16("split.count", 2)
+    writer.add_tensor("a.weight", np.zeros((2, 2), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
