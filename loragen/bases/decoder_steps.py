@@ -40,7 +40,7 @@ class Step:
         return self.summed / self.lengths[:, None].to(self.summed)
 
     def repeated(self, times: int) -> "Step":
-        """The same with every row ``times`` times, one after the other; this one stays as it is."""
+        """The same with every row ``times`` times, one after the other, but for the logits; this one stays as it is."""
         cache = deepcopy(self.cache)
         cache.batch_repeat_interleave(times)
         mask, lengths, summed = (part.repeat_interleave(times, 0) for part in (self.mask, self.lengths, self.summed))

@@ -18,8 +18,6 @@ class Target:
     name: str
     writes: str
     """What it writes, in words."""
-    bases: str
-    """Which bases it can be written for, in words."""
     dtypes: tuple[str, ...]
     """Types of the tensors that hold the update, the default first."""
     write: Callable[[Request], Exported]
@@ -29,14 +27,12 @@ TARGETS = (
     Target(
         "gguf",
         "a LoRA file for llama.cpp's --lora",
-        "architectures that llama.cpp runs and whose tensors are known here",
         tuple(gguf_lora.DTYPES),
         gguf_lora.write_gguf_lora,
     ),
     Target(
         "gguf-model",
         "base and adapter as one GGUF model, for Ollama and llama.cpp",
-        "the same, with a GGUF file of the base",
         gguf_model.DTYPES,
         gguf_model.write_gguf_model,
     ),
