@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from loragen.zoo.expert_index import search
     from loragen.zoo.import_adapters import import_adapters
     from loragen.zoo.init import init_zoo
+    from loragen.zoo.pack import pack_zoo
     from loragen.zoo.zoo import Zoo
 
 _HOMES = {
@@ -70,6 +71,7 @@ _HOMES = {
     "import_adapters": "zoo.import_adapters",
     "init_zoo": "zoo.init",
     "list_bases": "base_store.listing",
+    "pack_zoo": "zoo.pack",
     "search": "zoo.expert_index",
     "train": "generators.train",
 }
@@ -106,6 +108,7 @@ __all__ = [
     "import_adapters",
     "init_zoo",
     "list_bases",
+    "pack_zoo",
     "search",
     "train",
 ]

@@ -24,6 +24,7 @@ from loragen.cli.zoo_build import zoo_build, zoo_init
 from loragen.cli.zoo_check import zoo_check
 from loragen.cli.zoo_import import zoo_import
 from loragen.cli.zoo_list import zoo_list, zoo_show
+from loragen.cli.zoo_pack import zoo_pack
 from loragen.cli.zoo_search import zoo_search
 from loragen.errors import LoragenError, cut
 
@@ -97,6 +98,7 @@ zoo_app.command("list")(zoo_list)
 zoo_app.command("show")(zoo_show)
 zoo_app.command("search")(zoo_search)
 zoo_app.command("check")(zoo_check)
+zoo_app.command("pack")(zoo_pack)
 base_app.command("get")(base.base_get)
 base_app.command("list")(base.base_list)
 base_app.command("show")(base.base_show)

@@ -33,6 +33,7 @@ from loragen.zoo.card import (
     Manifest,
 )
 from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
+from loragen.zoo.packed import PACKED, PackedExperts, file_hash
 
 SPLIT = "experts"
 """Split of a zoo that generators draw on, and no other; experts of other splits are there for choosing settings."""
@@ -160,9 +161,22 @@ class Zoo:
         """The folder of an expert."""
         return self.root / EXPERTS / self.card(expert).id
 
+    @cached_property
+    def packed(self) -> PackedExperts | None:
+        """The file that experts are packed in, where there is one."""
+        return PackedExperts.open(self.root / PACKED) if (self.root / PACKED).exists() else None
+
+    def _packed_with(self, expert: str) -> PackedExperts | None:
+        """The file that holds an expert, if it has no folder of its own."""
+        return None if self.packed is None or (self.folder(expert) / WEIGHTS_NAME).exists() else self.packed
+
     def adapter(self, expert: str) -> Lora:
         """Read an expert's adapter."""
-        return Lora.load(self.folder(expert))
+        held = self._packed_with(expert)
+        return Lora.load(self.folder(expert)) if held is None else held.adapter(expert)
+
+    def _has_statistics(self, expert: str) -> bool:
+        return self.card(expert).is_trained and self._packed_with(expert) is None
 
     def multitask(self) -> Lora:
         """The one adapter that was trained on all experts' tasks together.
@@ -208,13 +222,13 @@ class Zoo:
 
     def variance(self, expert: str) -> dict[str, Tensor]:
         """Site → variance of B over the last steps of training, float32 (out, r); zero where that is not known."""
-        if not self.card(expert).is_trained:
+        if not self._has_statistics(expert):
             return {site: torch.zeros_like(b, dtype=torch.float32) for site, b in self.adapter(expert).lora_B.items()}
         return _statistics(self.folder(expert) / VARIANCE, self.adapter(expert), points=False)
 
     def snapshots(self, expert: str) -> dict[str, Tensor]:
         """Site → points of B in training, float32 (snapshots, out, r); the adapter alone where none are known."""
-        if not self.card(expert).is_trained:
+        if not self._has_statistics(expert):
             return {site: b.float()[None] for site, b in self.adapter(expert).lora_B.items()}
         return _statistics(self.folder(expert) / SNAPSHOTS, self.adapter(expert), points=True)
 
@@ -228,6 +242,9 @@ class Zoo:
         digest = hashlib.sha256()
         for expert in self.ids:
             path = self.folder(expert) / WEIGHTS_NAME
+            if (held := self._packed_with(expert)) is not None:
+                digest.update(f"{expert} {held.hash(expert)}\n".encode())
+                continue
             try:
                 digest.update(f"{expert} {sha256_of(path)}\n".encode())
             except (OSError, ConfigError) as error:
@@ -269,6 +286,9 @@ class Zoo:
             return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
         if adapter.norm() == 0:
             return _SILENT
+        held = self._packed_with(card.id)
+        if held is not None and file_hash(adapter) != held.hash(card.id):
+            return f"{PACKED} holds other weights than it was packed from"
         self.variance(card.id), self.snapshots(card.id)  # which are refused where they do not fit
         return None
 
