@@ -19,6 +19,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any, Final, Literal, final
@@ -43,6 +44,8 @@ MOST: Final = {"train": 400, "test": 150}
 MOST_OF_ONE: Final = 0.8
 COMMON: Final = 0.06
 """Share of the lines that a label has if yes or no is asked about it."""
+DESCRIPTIONS: Final = {"experts": 12, "others": 4}
+"""Of a task that is judged; those of other rules have four."""
 LONGEST: Final = 60
 """Words of a description."""
 HEAD: Final = """\
@@ -160,7 +163,9 @@ class Pool:
             )
             for part, found in self.lines[plan.source].items()
         }
-        return Made(plan, described(rule, case, Random(f"{SEED} words of {plan.id}")), rule.labels(case), parts)
+        words = Random(f"{SEED} words of {plan.id}")
+        number = DESCRIPTIONS["experts" if plan.split == "experts" else "others"]
+        return Made(plan, described(rule, case, words, number), rule.labels(case), parts)
 
 
 def case_of(plan: Plan, source: Source) -> Case:
@@ -173,8 +178,8 @@ def case_of(plan: Plan, source: Source) -> Case:
     return next(other for other in others if answers(other) != answers(case))
 
 
-def described(rule: Rule, case: Case, rng: Random) -> tuple[str, ...]:
-    """Four descriptions of a task, each with other words for the question and for the answer.
+def described(rule: Rule, case: Case, rng: Random, number: int) -> tuple[str, ...]:
+    """Descriptions of a task: four, each with other words for the question and for the answer, and mixtures of these.
 
     Raises:
         TaskError: one is too long.
@@ -186,9 +191,19 @@ def described(rule: Rule, case: Case, rng: Random) -> tuple[str, ...]:
     asked = [frame.format(words, text=source.text) for frame, words in (*full, *brief)]
     rng.shuffle(asked)
     found = tuple(f"{asked[at]} {phrase}" if rule.judges else phrase for at, phrase in enumerate(phrases))
+    if rule.judges:
+        rest = [one for one in _mixed(source, phrases) if one not in found and len(one.split()) <= LONGEST]
+        found += tuple(rng.sample(rest, max(0, number - len(found))))
     if long := [one for one in found if len(one.split()) > LONGEST]:
         raise TaskError(f"A description has more than {LONGEST} words: {long[0]}")
     return found
+
+
+def _mixed(source: Source, phrases: Sequence[str]) -> Iterator[str]:
+    """All ways to put a question together with a way to answer."""
+    for frames, questions in ((FULL, source.full), (BRIEF, source.brief)):
+        for frame, words, phrase in product(frames, questions, phrases):
+            yield f"{frame.format(words, text=source.text)} {phrase}"
 
 
 def choose(part: str, found: Sequence[tuple[Line, str | None]], is_closed: bool) -> list[tuple[Line, str]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,8 @@ class OpenedZoo:
         judge = Judge.of(judged, config, data, base) if judged else None
         # Task vectors were read as those of a new task will be; from here on speed is what matters.
         base.model.to(choose_dtype(config.dtype))
-        return cls(data, base, judge)
+        base = base.keeping_below(data.frame.lora_A)
+        return cls(data, base, replace(judge, base=base) if judge else None)
 
 
 @dataclass(frozen=True)
