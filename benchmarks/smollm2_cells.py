@@ -1,0 +1,204 @@
+"""Rows of `smollm2.py`: what a row does with a held-out task, and the scores of it."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loragen.adapters.adapter import Lora
+from loragen.adapters.combine import weighted_sum
+from loragen.bases.language_model import LanguageModel
+from loragen.bases.tokenised import TaskData
+from loragen.bases.wording import Chat
+from loragen.conditions.condition import Evidence
+from loragen.conditions.text_encoder import TextEncoder
+from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT, controls
+from loragen.evaluation.workspace import shuffled, task_rng
+from loragen.generation import Pipeline
+from loragen.tasks.task_set import Task, TaskSet
+from loragen.zoo.zoo import Zoo
+
+TASKS = Path("configs/tasks/shapes.yaml")
+RUNS = Path("runs/smollm2")
+ZOO, ORACLES, RIVAL = RUNS / "zoo", RUNS / "oracles", RUNS / "told"
+TEXTS, SEEDS, FEW_LABELS = 50, (0, 1, 2), 6
+BASE, TOLD, SHOWN = "base", "base, told the task", "base, told and shown three examples"
+MULTI, MULTI_TOLD = "one LoRA for all tasks", "one LoRA for all tasks, told the task"
+RANDOM, ORACLE = "random experts", "oracle"
+MERGES = ("mean", "nearest", "uniform", "topk", "ridge")
+TRAINED = ("sg", "icm", "hyper")
+MEANS = {f"mean output of {name}": name for name in TRAINED}
+INSTRUCTED = (TOLD, SHOWN, MULTI_TOLD)
+"""Rows whose prompts tell the task."""
+DRAWN = (SHOWN, RANDOM, "sg", "icm")
+"""Rows that another seed makes anew."""
+ROWS = (BASE, TOLD, SHOWN, *MERGES, RANDOM, MULTI, MULTI_TOLD, *TRAINED, *MEANS, ORACLE)
+CONTROLLED = ("topk", "ridge", *TRAINED)
+"""Rows that read a description, and so are made for other ones as well."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row under a description and a seed."""
+
+    row: str
+    control: str
+    seed: int
+    description: str
+
+
+def cells(task: Task, others: Sequence[Task], rows: Sequence[str]) -> Iterator[Cell]:
+    """All cells of a task."""
+    for seed in SEEDS:
+        yield from (Cell(row, RIGHT, seed, task.description) for row in rows if seed == SEEDS[0] or row in DRAWN)
+    texts = controls(task, others, rng=task_rng(task, "controls"))
+    for control, text in texts.items():
+        if control in (NONSENSE, OTHER) or control.startswith(PARAPHRASE):
+            yield from (Cell(row, control, SEEDS[0], text) for row in rows if row in CONTROLLED)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all tasks share."""
+
+    zoo: Zoo
+    plain: LanguageModel
+    base: LanguageModel
+    """The same, which computes what lies below the experts once a text."""
+    encoder: TextEncoder
+    tasks: TaskSet
+    _pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    _means: dict[str, Lora] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls) -> "Bench":
+        """Zoo, base and tasks."""
+        zoo = Zoo.open(ZOO).select(splits={"experts"})
+        plain = zoo.load_base()
+        base = plain.keeping_below(zoo.adapter(zoo.ids[0]).sites)
+        assert isinstance(plain, LanguageModel)
+        assert isinstance(base, LanguageModel)
+        return cls(zoo, plain, base, TextEncoder.load(), TaskSet.from_yaml(TASKS))
+
+    def forgetting(self) -> "Bench":
+        """The same with nothing kept of texts that were read."""
+        base = self.plain.keeping_below(self.zoo.adapter(self.zoo.ids[0]).sites)
+        assert isinstance(base, LanguageModel)
+        return replace(self, base=base)
+
+    def pipeline(self, name: str) -> Pipeline:
+        """A generator over the experts, opened once."""
+        if name not in self._pipelines:
+            self._pipelines[name] = Pipeline.open(name, self.zoo, self.encoder)
+        return self._pipelines[name]
+
+    def mean_output(self, name: str) -> Lora:
+        """The mean of what a generator makes for the experts' descriptions, exact on delta weights."""
+        if name not in self._means:
+            pipeline = self.pipeline(name)
+            made = [pipeline.generate(Evidence(card.description), seed=at)[0] for at, card in enumerate(self.zoo)]
+            self._means[name] = weighted_sum([one.adapter for one in made], [1 / len(made)] * len(made))
+        return self._means[name]
+
+    @cached_property
+    def told(self) -> Lora:
+        """The multi-task adapter that was trained with descriptions before its texts."""
+        return Lora.load(RIVAL)
+
+    def random_experts(self, task: Task, seed: int) -> Lora:
+        """As many experts as topk merges, drawn at random, with its weights and its norm."""
+        like = self.pipeline("topk").generate(Evidence(task.description))[0]
+        drawn = torch.randperm(len(self.zoo), generator=task_rng(task, f"{RANDOM} {seed}")).tolist()
+        adapters = [self.zoo.adapter(self.zoo.ids[at]) for at in drawn[: len(like.neighbours)]]
+        weights = [neighbour.weight for neighbour in like.neighbours]
+        scale = like.adapter.norm() / weighted_sum(adapters, weights).norm()
+        return weighted_sum(adapters, [scale * weight for weight in weights])
+
+    def adapter(self, cell: Cell, task: Task) -> Lora | None:
+        """The adapter of a cell; `None` for the bare base."""
+        match cell.row:
+            case row if row in (BASE, TOLD, SHOWN):
+                return None
+            case row if row == MULTI:
+                return self.zoo.multitask()
+            case row if row == MULTI_TOLD:
+                return self.told
+            case row if row == ORACLE:
+                return Zoo.open(ORACLES).adapter(task.id)
+            case row if row == RANDOM:
+                return self.random_experts(task, cell.seed)
+            case row if row in MEANS:
+                return self.mean_output(MEANS[row])
+            case row:
+                return self.pipeline(row).generate(Evidence(cell.description), seed=cell.seed)[0].adapter
+
+    def data(self, cell: Cell, task: Task) -> TaskData:
+        """The test texts as a row puts them to the base."""
+        texts = shuffled(task).subset(range(TEXTS))
+        base = self.base
+        if cell.row == SHOWN:
+            base = replace(base, prompt=Chat(user=shown_before(base, three_of(task, cell.seed))))
+        told = task.description if cell.row in INSTRUCTED else None
+        return base.prepare(texts, max_length=self.zoo.manifest.recipe.score_length, instruction=told)
+
+
+def three_of(task: Task, seed: int) -> list[tuple[str, str]]:
+    """Three training examples, a text and its answer each, of different answers where there are so many."""
+    examples = task.load_train()
+    pairs, answers = examples.pairs or (None,) * len(examples), examples.outputs
+    assert answers is not None
+    rows = [
+        (text if pair is None else f"{text}\n{pair}", answer)
+        for text, pair, answer in zip(examples.texts, pairs, answers, strict=True)
+    ]
+    drawn = [rows[at] for at in torch.randperm(len(rows), generator=task_rng(task, f"{SHOWN} {seed}")).tolist()]
+    firsts = list({answer: (text, answer) for text, answer in reversed(drawn)}.values())[::-1]
+    return [*firsts, *drawn][:3]
+
+
+def shown_before(base: LanguageModel, shown: Sequence[tuple[str, str]]) -> str:
+    """Template of a user's turn that stands after examples, each a user's turn and the assistant's."""
+    system, asked = {"role": "system", "content": "S"}, {"role": "user", "content": "{text}"}
+    turns = [
+        {"role": role, "content": content}
+        for example in shown
+        for role, content in zip(("user", "assistant"), example, strict=True)
+    ]
+    whole, alone = (
+        base.tokenizer.apply_chat_template(said, tokenize=False) for said in ([system, *turns, asked], [system, asked])
+    )
+    begin, _, end = alone.partition("{text}")
+    user: str = whole.removeprefix(begin).removesuffix(end)
+    return user
+
+
+def scored(bench: Bench, cell: Cell, task: Task) -> dict[str, float]:
+    """Exact match, bits per byte, what a text costs and, where answers are few, accuracy by their likelihood."""
+    base, adapter, data = bench.base, bench.adapter(cell, task), bench.data(cell, task)
+    if cell.row in INSTRUCTED:  # texts that no other row reads: what lies below is not worth keeping
+        base = bench.plain
+    begun = time.process_time()
+    with base.adapted(adapter):
+        nats, _, likeliest = base.surprises(data.ids, data.own_outputs())
+    found = {
+        "exact": float(likeliest.double().mean()),
+        "bits": float(nats.sum()) / math.log(2) / sum(len(text.encode()) for text in base.texts_of(data.own_outputs())),
+        "tokens": sum(map(len, data.ids)) / len(data),
+        "seconds": (time.process_time() - begun) / len(data),
+    }
+    if cell.control == RIGHT and not data.is_open and len(data.label_ids) <= FEW_LABELS:
+        logits = bench.plain.read(data, adapter).logits
+        # Calibrated over the texts: how much likelier an answer is than it is on average (Zhao et al. 2021).
+        for name, scores in (("accuracy", logits), ("calibrated", logits - logits.logsumexp(0, keepdim=True))):
+            found[name] = float((scores.argmax(1) == data.targets).double().mean())
+    return {name: round(value, 5) for name, value in found.items()}
+
+
+def facts(task: Task, split: str, cell: Cell) -> dict[str, Any]:
+    """What names a cell."""
+    return {"task": task.id, "split": split, "row": cell.row, "control": cell.control, "seed": cell.seed}
