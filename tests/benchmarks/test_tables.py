@@ -9,6 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import adaptation
 import confidence
 import evidence
 import fewshot
@@ -33,6 +34,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "evidence, near": (RESULTS, lambda: evidence.gains_table("test_near")),
     "evidence, far": (RESULTS, lambda: evidence.gains_table("test_far")),
     "evidence, small": ("README.md", evidence.small_table),
+    "adaptation": (RESULTS, adaptation.table),
     "trust": (RESULTS, lambda: evidence.trust_table(tuple(evidence.SPLITS))),
     "confidence": (RESULTS, confidence.table),
     "unseen, controls": (RESULTS, lambda: unseen.control_table(unseen.kept())),
