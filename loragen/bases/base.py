@@ -22,6 +22,7 @@ from loragen.bases.linear_sites import Factors, find_sites, low_rank_updates, st
 from loragen.bases.losses import contrast_loss
 from loragen.bases.pretrained import load_pretrained, load_tokenizer
 from loragen.bases.renaming import names_in, refuse_fused
+from loragen.bases.row_updates import RowUpdates, row_updates
 from loragen.bases.scores import AnyScores
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
 from loragen.bases.wording import PROMPT, Wording
@@ -292,10 +293,23 @@ class Base(ABC):
         Raises:
             AdapterError: the base has no such site, or one of another shape.
         """
-        with self.using({} if adapter is None else self._factors(adapter)):
+        with self.using({} if adapter is None else self.factors_of(adapter)):
             yield
 
-    def _factors(self, adapter: Lora) -> Factors:
+    @contextmanager
+    def adapted_rows(self, adapters: Sequence[Lora | Factors | None]) -> Iterator[None]:
+        """Give each row of a batch an adapter of its own while the block runs; `None` leaves a row to the base.
+
+        Batches in the block are of these rows, in their order; factors are those of `factors_of`.
+
+        Raises:
+            AdapterError: the base lacks a site of an adapter, or has another shape there.
+        """
+        rows = [{} if one is None else self.factors_of(one) if isinstance(one, Lora) else one for one in adapters]
+        with row_updates(self.model, self.name, RowUpdates.of(rows)):
+            yield
+
+    def factors_of(self, adapter: Lora) -> Factors:
         """Scaled factors of an adapter under the names that its sites have in the model."""
         names = names_in(self.model, adapter.sites)
         refuse_fused(names, type(self.model).__name__)

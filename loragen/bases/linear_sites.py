@@ -59,7 +59,7 @@ def low_rank_updates(model: nn.Module, base: str, factors: Factors) -> Iterator[
     handles = []
     try:
         for site, (lora_a, lora_b) in factors.items():
-            module = _checked_site(model, base, site, lora_b.shape[0], lora_a.shape[1])
+            module = checked_site(model, base, site, lora_b.shape[0], lora_a.shape[1])
             handles.append(module.register_forward_hook(partial(_add_low_rank, lora_a=lora_a, lora_b=lora_b)))
         yield
     finally:
@@ -76,7 +76,12 @@ def linear_size(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _checked_site(model: nn.Module, base: str, site: str, out_features: int, in_features: int) -> nn.Module:
+def checked_site(model: nn.Module, base: str, site: str, out_features: int, in_features: int) -> nn.Module:
+    """The module at a site, which is linear and of this shape.
+
+    Raises:
+        AdapterError: it is not.
+    """
     try:
         module = model.get_submodule(site)
     except AttributeError:
