@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from loragen.generators.base import Generator
     from loragen.generators.train import train
     from loragen.inference import Adapter, classify, complete
+    from loragen.serving.run import serve
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
     from loragen.zoo.build import build_zoo
@@ -73,6 +74,7 @@ _HOMES = {
     "list_bases": "base_store.listing",
     "pack_zoo": "zoo.pack",
     "search": "zoo.expert_index",
+    "serve": "serving.run",
     "train": "generators.train",
 }
 
@@ -110,6 +112,7 @@ __all__ = [
     "list_bases",
     "pack_zoo",
     "search",
+    "serve",
     "train",
 ]
 

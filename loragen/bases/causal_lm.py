@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +125,9 @@ class CausalLM(LanguageModel):
         """Logits after each token of rows of one length, (n, length, vocabulary); uses the step's cache up."""
         return self._steps.go_on(step, rows)
 
-    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> Tensor:
         """Tokens written after each row, (n, up to max_new_tokens)."""
         longest = max(len(row) for row in rows)
         ids = torch.tensor([[self._padding] * (longest - len(row)) + list(row) for row in rows])  # padded on the left
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return self._generate(ids, mask, max_new_tokens)[:, longest:]
+        return self._generate(ids, mask, max_new_tokens, **options)[:, longest:]

@@ -95,9 +95,7 @@ class DecoderSteps:
         begun = self._read(
             None, [rows[0][:shared]], keep=1, remember=True, states=None if states is None else [states[0][:shared]]
         )
-        begun.cache.batch_repeat_interleave(len(rows))
-        size = len(rows)
-        begun = replace(begun, mask=begun.mask.expand(size, -1), lengths=begun.lengths.expand(size))  # as the cache
+        begun = self._repeated(begun, len(rows))
         rest = None if states is None else [own[shared:] for own in states]
         return self._read(begun, [row[shared:] for row in rows], keep=keep, remember=remember, states=rest)
 
@@ -105,17 +103,27 @@ class DecoderSteps:
     def _below(self, lower: LowerLayers, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """States above the lower layers, (length, hidden) a row, of rows from their beginnings."""
         unknown = lower.unknown(rows)
-        found = {}
-        if unknown:
-            device = next(self.model.parameters()).device
-            ids, lengths = padded_rows(unknown, self.padding)
-            mask = torch.arange(ids.shape[1]) < lengths[:, None]
-            with lower.alone() as states:
-                self.body(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
-            found = {row: own[: len(row)] for row, own in zip(unknown, states[0], strict=True)}
-            for row, own in found.items():
-                lower.keep(row, own)
+        found = dict(zip(unknown, self._computed_below(lower, unknown), strict=True)) if unknown else {}
+        for row, own in found.items():
+            lower.keep(row, own)
         return [found[key] if (key := tuple(row)) in found else lower.kept[key] for row in rows]
+
+    def _computed_below(self, lower: LowerLayers, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The same, computed; what all rows begin with once."""
+        shared = common_beginning(rows, min(map(len, rows)) - 1)
+        with lower.alone() as states:
+            begun = None
+            if shared:
+                begun = self._repeated(self._read(None, [rows[0][:shared]], keep=1, remember=True), len(rows))
+            self._read(begun, [row[shared:] for row in rows], keep=1, remember=begun is not None)
+        parts = [own[len(own) + shared - len(row) :] for row, own in zip(rows, states[-1], strict=True)]
+        return [torch.cat([states[0][0], part]) for part in parts] if shared else parts
+
+    @staticmethod
+    def _repeated(begun: Step, times: int) -> Step:
+        """A step of one row as one of several, whose cache is used up."""
+        begun.cache.batch_repeat_interleave(times)
+        return replace(begun, mask=begun.mask.expand(times, -1), lengths=begun.lengths.expand(times))
 
     def go_on(self, step: Step, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits after each token of rows of one length that follow what was read, (n, length, vocabulary).

@@ -22,7 +22,7 @@ from loragen.bases.losses import contrast_loss
 from loragen.bases.predictions import Predictions
 from loragen.bases.scores import AnyScores, LanguageScores, scores_of
 from loragen.bases.tokenised import Input, Readout, TaskData, tokens_of
-from loragen.bases.wording import PROMPT, Around, Wording, around
+from loragen.bases.wording import PROMPT, Around, Wording, around, chat_pieces
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
@@ -66,6 +66,12 @@ class LanguageModel(Base):
         if self._around.last is not None:
             return [self.tokenizer.convert_tokens_to_ids(self._around.last)]
         return [self.tokenizer.eos_token_id] if self._has_ends else []
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        end = self.tokenizer.eos_token_id
+        return frozenset(self._last if end is None else [*self._last, end])
 
     @property
     def _has_ends(self) -> bool:
@@ -127,6 +133,18 @@ class LanguageModel(Base):
         """Prompts as they are or, for bases that chat, as the user's turn, as token ids."""
         begin, end = self._begin_and_end if self._around.is_chat else (self._first, self._tail)
         return tuple([*begin, *row, *end] for row in self._texts(texts))
+
+    def chat(self, turns: Sequence[tuple[str, str]]) -> Input:
+        """Turns of a chat, each a role and what is said, up to where the assistant's answer begins, as token ids.
+
+        Marks of the template are plain words in what is said.
+
+        Raises:
+            ConfigError: the base has no template for chats, or it cannot be filled in with these turns.
+        """
+        pieces = chat_pieces(self.tokenizer, self.name, turns)
+        rows = (self._pieces([piece], split_special_tokens=is_said)[0] for piece, is_said in pieces if piece)
+        return [token for row in rows for token in row]
 
     def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Token ids as texts, without special tokens."""
@@ -250,16 +268,29 @@ class LanguageModel(Base):
             found += [text.strip() for text in self.texts_of(made.tolist())]
         return found
 
+    @torch.inference_mode()
+    def write(self, prompts: Sequence[Input], *, max_new_tokens: int, choose: Any, watch: Any) -> None:
+        """Write after one batch of prompts, token by token.
+
+        Args:
+            prompts: as token ids.
+            max_new_tokens: most tokens of any of them.
+            choose: a logits processor of transformers: the likeliest token of what it gives is written.
+            watch: a stopping criterion of transformers, which sees every token.
+        """
+        self._greedy(tokens_of(prompts), max_new_tokens, logits_processor=[choose], stopping_criteria=[watch])
+
     @abstractmethod
-    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> Tensor:
         """Tokens written after each row, (n, up to max_new_tokens)."""
 
-    def _generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
+    def _generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
         made: Tensor = self.model.generate(  # type: ignore[operator]
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self._padding,
+            **options,
         )
         return made.cpu()

@@ -72,9 +72,7 @@ def row_updates(model: nn.Module, base: str, updates: RowUpdates) -> Iterator[No
             handle.remove()
 
 
-def _add(
-    _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, factors: tuple[Tensor, Tensor]
-) -> Tensor:
+def _add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, factors: tuple[Tensor, Tensor]) -> Tensor:
     lora_a, lora_b = factors  # (n, in, r), (n, r, out)
     x = inputs[0]
     rows = x.reshape(len(lora_a), -1, x.shape[-1])  # some models lay all rows end to end

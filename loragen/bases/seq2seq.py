@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class Seq2SeqLM(LanguageModel):
         start: int = self.model.config.decoder_start_token_id  # type: ignore[union-attr, assignment]
         return start
 
-    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+    def _greedy(self, rows: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> Tensor:
         ids, lengths = padded_rows(rows, self._padding)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return self._generate(ids, mask, max_new_tokens)
+        return self._generate(ids, mask, max_new_tokens, **options)

@@ -105,6 +105,31 @@ def _around_in_chat(chat: Chat, tokenizer: Any, base: str, told: str | None) -> 
     return Around(begin, end, end, is_chat=True, last=_first_special(tokenizer, answered.partition(_ANSWER)[2]))
 
 
+def chat_pieces(tokenizer: Any, base: str, turns: Sequence[tuple[str, str]]) -> list[tuple[str, bool]]:
+    """A chat up to where the assistant's answer begins, in pieces: a text, and whether somebody said it.
+
+    Raises:
+        ConfigError: there is no template for chats, or it cannot be filled in with these turns.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(f"The base {base} has no template for chats; ask it for completions.")
+    marks = [f"loragen-said-{number}-" for number in range(len(turns))]
+    marked = [_turn(role, mark) for (role, _), mark in zip(turns, marks, strict=True)]
+    try:
+        text = _filled(tokenizer, marked, answer=None)
+    except Exception as error:  # templates raise what they like where they know no such turn
+        raise ConfigError(
+            f"The template for chats of the base {base} cannot be filled in with these turns ({error})."
+        ) from error
+    pieces = []
+    for (_, said), mark in zip(turns, marks, strict=True):
+        before, found, text = text.partition(mark)
+        if not found:
+            raise ConfigError(f"The template for chats of the base {base} leaves a turn out.")
+        pieces += [(before, False), (said, True)]
+    return [*pieces, (text, False)]
+
+
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 

@@ -19,6 +19,7 @@ from loragen.cli.export import export
 from loragen.cli.generate import generate
 from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
+from loragen.cli.serve import serve
 from loragen.cli.train import train
 from loragen.cli.zoo_build import zoo_build, zoo_init
 from loragen.cli.zoo_check import zoo_check
@@ -88,6 +89,7 @@ app.command()(export)
 app.command()(combine)
 app.command()(check)
 app.command()(train)
+app.command()(serve)
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(base_app, name="base")
 app.add_typer(config_app, name="config")

@@ -27,6 +27,8 @@ from loragen.training.threads import one_thread
 BATCH_SIZE = 32
 LARGEST_CACHE = 2**30
 """Bytes of a cache that is read."""
+MOST_RECENT = 1_000
+"""Texts whose vectors are kept in memory."""
 
 
 def default_cache() -> Path:
@@ -92,12 +94,22 @@ class TextEncoder:
         if not texts:
             return torch.empty(0, self.size)
         keys = [_key(text) for text in texts]
-        known = {} if self.cache is None else _read_vectors(self._cache_file, self.stated_size)
+        known = {key: self._recent[key] for key in keys if key in self._recent}
+        if self.cache is not None and len(known) < len(set(keys)):
+            known |= _read_vectors(self._cache_file, self.stated_size)
         if fresh := self._embed_all({key: text for key, text in zip(keys, texts, strict=True) if key not in known}):
             known |= fresh
             if self.cache is not None:
                 _add_vectors(self._cache_file, fresh)
+            if len(self._recent) + len(fresh) > MOST_RECENT:
+                self._recent.clear()
+            self._recent.update(fresh)
         return torch.stack([known[key] for key in keys])
+
+    @cached_property
+    def _recent(self) -> dict[bytes, Tensor]:
+        """Vectors of texts that were embedded lately: one generation asks for the same few again and again."""
+        return {}
 
     @torch.no_grad()
     def _embed_all(self, texts: dict[bytes, str]) -> dict[bytes, Tensor]:

@@ -86,16 +86,32 @@ def generate_samples(
         own_adapter=own_adapter,
     )
     pipeline = Pipeline.open(generator, zoo, encoder, licences=licences, top_k=top_k)
-    if given.evidence.examples is not None and not fit and not pipeline.reads_examples:
-        raise GeneratorError(
-            f"The generator {shown(generator)} reads no examples; add --fit to fit its adapter to them, or choose a "
-            f"generator that reads them: {reading('examples')}."
-        )
     if best_of is not None and not pipeline.generator.is_stochastic:
         raise GeneratorError(
             f"The generator {shown(generator)} draws nothing at random, so its samples are equal; leave --best-of out."
         )
     refiner = Refiner(pipeline, given, fallback, samples=samples, progress=progress)
+    return generated(refiner, seed=seed, drawn=drawn, best_of=best_of)
+
+
+def generated(refiner: Refiner, *, seed: int, drawn: int, best_of: int | None = None) -> list[Adapter]:
+    """The adapters of a refiner's pipeline for what is given.
+
+    Args:
+        refiner: pipeline and evidence; it may bring a base that is loaded.
+        seed: the same seed gives the same adapters.
+        drawn: number of adapters to draw.
+        best_of: the same number, where the best of them are kept.
+
+    Raises:
+        GeneratorError: the generator cannot use what is given, or no adapter can be expected to gain anything.
+    """
+    pipeline, given = refiner.pipeline, refiner.given
+    if given.evidence.examples is not None and not given.fit and not pipeline.reads_examples:
+        raise GeneratorError(
+            f"The generator {shown(pipeline.name)} reads no examples; add --fit to fit its adapter to them, or choose "
+            f"a generator that reads them: {reading('examples')}."
+        )
     refined = refiner.refine(pipeline.generate(given.evidence, seed=seed, samples=drawn))
     return [_finished(refiner, one, seed=seed, best_of=best_of) for one in refined]
 

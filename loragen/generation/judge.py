@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from loragen.adaptation.pseudo_labels import PseudoLabels
 from loragen.adapters.adapter import Lora
-from loragen.adapters.folders import WEIGHTS_NAME
 from loragen.bases.tokenised import Readout
 from loragen.conditions.condition import Evidence
 from loragen.confidence.confidence import Candidate, Confidence
@@ -18,9 +17,6 @@ from loragen.confidence.words import says_nothing
 from loragen.errors import GeneratorError
 from loragen.generation.pipeline import Pipeline
 from loragen.generators.base import Generation
-from loragen.zoo.card import MULTITASK_FOLDER
-from loragen.zoo.expert_index import ExpertIndex
-from loragen.zoo.zoo import SPLIT
 
 NO_WORD = "the text encoder knows no word of the description"
 NAMES: dict[Candidate, str] = {
@@ -58,13 +54,12 @@ class Judge:
         Raises:
             ConfigError: their file is damaged.
         """
-        return cls(pipeline, description, labels, fallback, Confidence.of(pipeline.name, pipeline.zoo))
+        return cls(pipeline, description, labels, fallback, pipeline.confidence)
 
-    @cached_property
+    @property
     def shared(self) -> Lora | None:
         """The zoo's one adapter for all tasks, where it has one."""
-        zoo = self.pipeline.zoo
-        return zoo.multitask() if (zoo.root / MULTITASK_FOLDER / WEIGHTS_NAME).is_file() else None
+        return self.pipeline.shared
 
     @property
     def safer(self) -> Lora | None:
@@ -79,8 +74,7 @@ class Judge:
     @cached_property
     def _merge(self) -> Generation:
         """The merge of the nearest experts."""
-        merge = Pipeline.open("topk", self.pipeline.zoo, self.pipeline.encoder)
-        return merge.generate(Evidence(self.description))[0]
+        return self.pipeline.nearest.generate(Evidence(self.description))[0]
 
     def of_all(self) -> Generation:
         """The zoo's one adapter for all tasks, with all experts as those behind it."""
@@ -95,8 +89,7 @@ class Judge:
 
     @cached_property
     def _similarity(self) -> float:
-        index = ExpertIndex.of(self.pipeline.zoo.select(splits={SPLIT}), self.pipeline.encoder).index
-        (hit,) = index.search(self.pipeline.encoder.encode([self.description])[0], 1)
+        (hit,) = self.pipeline.experts.index.search(self.pipeline.encoder.encode([self.description])[0], 1)
         return hit.similarity
 
     @property

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import torch
 
+from loragen.adapters.adapter import Lora
+from loragen.adapters.folders import WEIGHTS_NAME
 from loragen.conditions.condition import Conditioner, Evidence
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.confidence.confidence import Confidence
 from loragen.generators.base import Generation, Generator
 from loragen.generators.registry import DEFAULT, open_generator
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
-from loragen.zoo.zoo import Zoo, default_zoo
+from loragen.zoo.card import MULTITASK_FOLDER
+from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.zoo import SPLIT, Zoo, default_zoo
 
 MOST_SAMPLES = 10_000
 """Adapters that are drawn at once."""
@@ -66,6 +71,30 @@ class Pipeline:
     @cached_property
     def _conditioner(self) -> Conditioner:
         return Conditioner(self.encoder, self.generator.reading, self.generator.evidence)
+
+    @cached_property
+    def experts(self) -> ExpertIndex:
+        """The experts of the zoo by description, all licences among them."""
+        return ExpertIndex.of(self.zoo.select(splits={SPLIT}), self.encoder)
+
+    @cached_property
+    def nearest(self) -> "Pipeline":
+        """The merge of the nearest experts."""
+        return Pipeline.open("topk", self.zoo, self.encoder)
+
+    @cached_property
+    def shared(self) -> Lora | None:
+        """The zoo's one adapter for all tasks, where it has one."""
+        return self.zoo.multitask() if (self.zoo.root / MULTITASK_FOLDER / WEIGHTS_NAME).is_file() else None
+
+    @cached_property
+    def confidence(self) -> Confidence | None:
+        """Models of what this generator's adapters gain; `None` where none were fitted for it and the zoo.
+
+        Raises:
+            ConfigError: their file is damaged.
+        """
+        return Confidence.of(self.name, self.zoo)
 
     @property
     def reads_examples(self) -> bool:

@@ -1,0 +1,1 @@
+"""One process that generates adapters and answers with them, over HTTP."""

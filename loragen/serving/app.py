@@ -1,0 +1,90 @@
+"""The application: routes, errors in words, and a lifespan that opens and closes the service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from loragen.errors import AdapterError, GeneratorError, LoragenError
+from loragen.serving.batcher import Stopped
+from loragen.serving.guard import App, Guard, error_body
+from loragen.serving.jobs import TooMany
+from loragen.serving.metrics import Metrics
+from loragen.serving.routes import adapters, openai, page, tei, zoo
+from loragen.serving.service import Service, TooLarge
+from loragen.serving.settings import ServeSettings
+from loragen.serving.store import NoRoom, UnknownAdapter
+
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (UnknownAdapter, 404),
+    (TooLarge, 413),
+    (TooMany, 429),
+    (NoRoom, 507),
+    (Stopped, 503),
+    (AdapterError, 424),
+    (GeneratorError, 422),
+    (LoragenError, 422),
+)
+"""Status of an error: the first that it is one of."""
+ABOUT = "Adapters for tasks described in words: generated, kept, and answered with."
+
+
+def make_app(settings: ServeSettings) -> App:
+    """The whole application, guarded."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.metrics = Metrics()
+        app.state.service = await run_in_threadpool(Service.open, settings)
+        app.state.metrics.watch(app.state.service)
+        yield
+        await run_in_threadpool(app.state.service.close)
+
+    app = FastAPI(title="loragen", version=version("loragen"), description=ABOUT, lifespan=lifespan, docs_url=None)
+    app.redoc_url = None
+    for routes in (adapters, openai, tei, zoo, page):
+        app.include_router(routes.router)
+    app.add_exception_handler(LoragenError, _told)
+    app.add_exception_handler(RequestValidationError, _unfit)
+    app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(Exception, _fault)
+    return Guard(app, settings)
+
+
+async def _told(request: Request, error: Exception) -> JSONResponse:
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    return _answer(request, status, _without_places(request, str(error)))
+
+
+def _without_places(request: Request, message: str) -> str:
+    """A message that tells no client where things lie on this machine."""
+    service: Service = request.app.state.service
+    for place in (service.settings.adapters.resolve(), service.settings.adapters, service.zoo.root):
+        message = message.replace(f"{place}/", "").replace(str(place), "this server")
+    return message
+
+
+async def _unfit(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    is_malformed = any(fault["type"] == "json_invalid" for fault in faults)
+    told = [f"{'.'.join(map(str, fault['loc'][1:])) or 'body'}: {fault['msg']}" for fault in faults[:5]]
+    return _answer(request, 400 if is_malformed else 422, "; ".join(told)[:1000])
+
+
+async def _other(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _answer(request, error.status_code, str(error.detail))
+
+
+async def _fault(request: Request, error: Exception) -> JSONResponse:
+    return _answer(request, 500, f"The server failed at this request ({type(error).__name__}).")
+
+
+def _answer(request: Request, status: int, message: str) -> JSONResponse:
+    return JSONResponse(error_body(request.url.path, status, message), status)

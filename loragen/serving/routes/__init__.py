@@ -1,0 +1,1 @@
+"""Routes by whose convention they follow: our own, OpenAI's, TEI's."""

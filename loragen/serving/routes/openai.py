@@ -1,0 +1,247 @@
+"""OpenAI's routes: models, embeddings and, over a language model, completions; an adapter's name is the model."""
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from torch import Tensor
+
+from loragen.bases.language_model import LanguageModel
+from loragen.bases.tokenised import tokens_of
+from loragen.errors import ConfigError, TaskError
+from loragen.serving.routes.common import OfMetrics, OfService
+from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from loragen.serving.service import Service, within
+from loragen.serving.texts import NOTHING
+from loragen.serving.writing import Choice, Write, Written
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+MOST_PROMPT = 8_192
+"""Tokens of a prompt."""
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    is_base = name == service.base.name
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0 if is_base else int(service.store.folder(name).stat().st_mtime),
+        "owned_by": "loragen",
+        "root": service.base.name,
+        "parent": None if is_base else service.base.name,
+    }
+
+
+@router.get("/models")
+def models(service: OfService, _: OfMetrics) -> dict[str, Any]:
+    """The base, and the adapters over it."""
+    names = [service.base.name, *service.store.names()]
+    return {"object": "list", "data": [_model(service, name) for name in names]}
+
+
+@router.get("/models/{name:path}")
+def model(name: str, service: OfService, _: OfMetrics) -> dict[str, Any]:
+    """The base or an adapter."""
+    return _model(service, name)
+
+
+@router.post("/embeddings")
+async def embeddings(asked: EmbeddingsRequest, service: OfService, metrics: OfMetrics) -> dict[str, Any]:
+    """Embed texts under an adapter."""
+    texts = _texts(service, asked.input)
+    embedded = await service.texts.embed(texts, asked.model)
+    metrics.texts.inc(len(texts))
+    metrics.tokens.inc(embedded.tokens)
+    vectors = embedded.vectors
+    if asked.dimensions is not None:
+        if asked.dimensions > vectors.shape[1]:
+            raise ConfigError(f"{asked.dimensions} dimensions were asked for; the base gives {vectors.shape[1]}.")
+        vectors = F.normalize(vectors[:, : asked.dimensions], dim=-1)
+    data = [
+        {"object": "embedding", "index": at, "embedding": _written(row, asked.encoding_format)}
+        for at, row in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
+    return {"object": "list", "data": data, "model": asked.model, "usage": usage}
+
+
+def _texts(service: Service, given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
+    """Texts; token ids, which clients of OpenAI's may send, are of another tokenizer.
+
+    Raises:
+        TaskError: there is none, one is empty, or they are token ids.
+        TooLarge: they are beyond the caps.
+    """
+    texts = [given] if isinstance(given, str) else list(given)
+    within(service.limits.embeddings, len(texts), "inputs")
+    named = [text for text in texts if isinstance(text, str)]
+    if len(named) < len(texts):
+        raise TaskError("The input is token ids, which are another tokenizer's; send texts.")
+    within(service.limits.characters, max(map(len, named), default=0), "characters of a text")
+    if not named or not all(text.strip() for text in named):
+        raise TaskError("An input is empty; give texts.")
+    return named
+
+
+def _written(row: Tensor, form: str) -> list[float] | str:
+    if form == "base64":
+        return base64.b64encode(row.to(torch.float32).contiguous().numpy().tobytes()).decode()
+    numbers: list[float] = row.tolist()
+    return numbers
+
+
+# --- language models ---
+
+
+@router.post("/completions", response_model=None)
+async def completions(
+    asked: CompletionRequest, request: Request, service: OfService, metrics: OfMetrics
+) -> dict[str, Any] | StreamingResponse:
+    """Go on from prompts under an adapter."""
+    base = _writer(service)
+    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    within(service.limits.inputs, len(prompts), "prompts")
+    rows = tokens_of(await run_in_threadpool(base.prompts, prompts))
+    return await _answered(asked, rows, request, service, metrics, kind="text_completion", limit=asked.max_tokens)
+
+
+@router.post("/chat/completions", response_model=None)
+async def chat(
+    asked: ChatRequest, request: Request, service: OfService, metrics: OfMetrics
+) -> dict[str, Any] | StreamingResponse:
+    """Answer a chat under an adapter."""
+    base = _writer(service)
+    turns = [
+        ("system" if message.role == "developer" else message.role, _content(message.content))
+        for message in asked.messages
+    ]
+    within(service.limits.characters, sum(len(said) for _, said in turns), "characters of a chat")
+    rows = tokens_of([await run_in_threadpool(base.chat, turns)])
+    limit = asked.max_completion_tokens or asked.max_tokens or service.limits.new_tokens
+    return await _answered(asked, rows, request, service, metrics, kind="chat.completion", limit=limit)
+
+
+def _writer(service: Service) -> LanguageModel:
+    if not isinstance(service.base, LanguageModel):
+        raise HTTPException(404, f"The base {service.base.name} writes no text; it embeds and classifies.")
+    return service.base
+
+
+def _content(content: str | list[dict[str, Any]]) -> str:
+    """What a turn says; texts alone are read.
+
+    Raises:
+        TaskError: it holds something else.
+    """
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
+        raise TaskError("A message holds something else than text, which this base cannot read.")
+    return "".join(part["text"] for part in parts)
+
+
+async def _answered(
+    asked: CompletionRequest | ChatRequest,
+    rows: Sequence[Sequence[int]],
+    request: Request,
+    service: Service,
+    metrics: OfMetrics,
+    *,
+    kind: str,
+    limit: int | None,
+) -> dict[str, Any] | StreamingResponse:
+    wanted = limit or 16
+    within(service.limits.new_tokens, wanted, "new tokens")
+    within(min(MOST_PROMPT, (service.base.max_tokens or MOST_PROMPT) - wanted), max(map(len, rows)), "prompt tokens")
+    adapter = await run_in_threadpool(service.texts.served, asked.model)
+    stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    seed = secrets.randbits(31) if asked.seed is None else asked.seed % 2**63
+    one = 1.0 if asked.temperature is None else asked.temperature
+    choices = [Choice(wanted, one, asked.top_p or 1.0, seed + at, tuple(filter(None, stop))) for at in range(len(rows))]
+    factors = NOTHING if adapter is None else adapter.factors
+    head = {
+        "id": f"{'chatcmpl' if kind.startswith('chat') else 'cmpl'}-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "model": asked.model,
+    }
+    read = sum(map(len, rows))
+    if asked.stream:
+        told = _Stream(service, head, kind)
+        return StreamingResponse(told.lines(rows, factors, choices), media_type="text/event-stream")
+    works = [Write(row, factors, choice) for row, choice in zip(rows, choices, strict=True)]
+    try:
+        made = await asyncio.gather(*(asyncio.wrap_future(service.batcher.add(work)) for work in works))
+    except asyncio.CancelledError:
+        for work in works:
+            work.gone.set()
+        raise
+    written = sum(one.tokens for one in made)
+    metrics.tokens.inc(read + written)
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    listed = [_choice(kind, at, one) for at, one in enumerate(made)]
+    return {**head, "object": kind, "choices": listed, "usage": usage}
+
+
+def _choice(kind: str, at: int, made: Written) -> dict[str, Any]:
+    said: dict[str, Any] = {"text": made.text}
+    if kind.startswith("chat"):
+        said = {"message": {"role": "assistant", "content": made.text, "refusal": None}}
+    return {"index": at, **said, "logprobs": None, "finish_reason": made.finish}
+
+
+class _Stream:
+    """Answers in pieces, as server-sent events."""
+
+    def __init__(self, service: Service, head: dict[str, Any], kind: str) -> None:
+        self._service, self._head, self._is_chat = service, head, kind.startswith("chat")
+        self._kind = "chat.completion.chunk" if self._is_chat else kind
+
+    async def lines(self, rows: Sequence[Sequence[int]], factors: Any, choices: Sequence[Choice]) -> AsyncIterator[str]:
+        """Pieces of all rows as they come, and an end."""
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str | None, str | None]]()
+
+        def hear(at: int, text: str) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, (at, text, None))
+
+        def finish(at: int, done: Future[Written]) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, (at, None, _end(done)))
+
+        works = []
+        for at, (row, choice) in enumerate(zip(rows, choices, strict=True)):
+            work = Write(row, factors, choice, on_text=partial(hear, at))
+            work.done.add_done_callback(partial(finish, at))
+            works.append(work)
+            self._service.batcher.add(work)
+        try:
+            if self._is_chat:
+                yield self._line(0, {"delta": {"role": "assistant", "content": ""}}, None)
+            left = len(rows)
+            while left:
+                at, text, end = await queue.get()
+                left -= end is not None
+                said: dict[str, Any] = {"text": text or ""}
+                if self._is_chat:
+                    said = {"delta": {"content": text} if text else {}}
+                yield self._line(at, said, end)
+            yield "data: [DONE]\n\n"
+        finally:
+            for work in works:
+                work.gone.set()
+
+    def _line(self, at: int, said: dict[str, Any], end: str | None) -> str:
+        choice = {"index": at, **said, "logprobs": None, "finish_reason": end}
+        return f"data: {json.dumps({**self._head, 'object': self._kind, 'choices': [choice]})}\n\n"
+
+
+def _end(done: Future[Written]) -> str:
+    return "stop" if done.cancelled() or done.exception() else done.result().finish

@@ -1,0 +1,37 @@
+"""The page at the root: three files that lie beside this one, and nothing from elsewhere."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Response
+
+router = APIRouter(include_in_schema=False)
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Nothing of anyone else's is loaded, and nothing in a description can become code."""
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+
+
+def _file(name: str) -> Response:
+    content = (files("loragen.serving") / "page" / name).read_bytes()
+    headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+    return Response(content, media_type=f"{_KINDS[name.rpartition('.')[2]]}; charset=utf-8", headers=headers)
+
+
+@router.get("/")
+def index() -> Response:
+    """The page."""
+    return _file("index.html")
+
+
+@router.get("/page.js")
+def script() -> Response:
+    """What it does."""
+    return _file("page.js")
+
+
+@router.get("/page.css")
+def style() -> Response:
+    """How it looks."""
+    return _file("page.css")

@@ -1,0 +1,99 @@
+"""Runs a server until it is told to end."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from loragen.errors import ConfigError, MissingExtraError
+from loragen.generators.registry import DEFAULT
+from loragen.serving.settings import Limits, ServeSettings
+
+GRACE = 10
+"""Seconds in which requests under way may end."""
+
+
+def serve(
+    adapters: Path | str = "adapters",
+    *,
+    zoo: Path | str | None = None,
+    generator: str = DEFAULT,
+    host: str = "127.0.0.1",
+    port: int = 8421,
+    api_key: str | None = None,
+    limits: Limits | None = None,
+    on_ready: Callable[[str], None] = lambda _url: None,
+) -> None:
+    """Serve adapters over HTTP until interrupted.
+
+    Args:
+        adapters: folder that they are kept in, a folder each by its name.
+        zoo: folder or name of a zoo; by default the bundled one.
+        generator: of adapters, where a request names none.
+        host: address to listen at.
+        port: 0 takes a free one.
+        api_key: that every request must bring; others than this machine are let in with one alone.
+        limits: caps on what a client may ask.
+        on_ready: called with the address once requests are answered.
+
+    Raises:
+        ConfigError: others than this machine could reach it and there is no key, or the address is taken.
+        ZooError: there is no such zoo.
+        GeneratorError: there is no such generator.
+        MissingExtraError: the extra `serve` is not installed.
+    """
+    settings = ServeSettings(
+        adapters=Path(adapters),
+        zoo=None if zoo is None else str(zoo),
+        generator=generator,
+        host=host,
+        port=port,
+        api_key=api_key,
+        limits=limits or Limits(),
+    )
+    if not settings.is_local and not settings.api_key:
+        raise ConfigError(
+            f"The host {settings.host} lets other machines in, and there is no key; give one with --api-key or the "
+            "variable LORAGEN_API_KEY, or leave --host out."
+        )
+    try:
+        import uvicorn
+
+        from loragen.serving.app import make_app
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"Serving needs {error.name}, which is not installed: pip install 'loragen[serve]'."
+        ) from error
+    listening = _bound(settings)
+    address = f"http://{settings.host}:{listening.getsockname()[1]}"
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                on_ready(address)
+
+    config = uvicorn.Config(
+        make_app(settings),
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+        limit_concurrency=4 * settings.limits.requests,
+        lifespan="on",
+    )
+    Server(config).run(sockets=[listening])
+
+
+def _bound(settings: ServeSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"{settings.host}:{settings.port} cannot be listened at ({error.strerror}); give another --port or --host."
+        ) from error
+    return listening

@@ -1,0 +1,202 @@
+"""What a server holds: zoo and base, adapters, the thread that computes, and jobs."""
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+from loragen.bases.base import Base
+from loragen.errors import ConfigError, TaskError
+from loragen.generation.generate import generated
+from loragen.generation.given import Given
+from loragen.generation.pipeline import Pipeline
+from loragen.generation.refine import Refiner
+from loragen.generators.registry import available
+from loragen.progress import Progress, silent
+from loragen.serving.batcher import Batcher
+from loragen.serving.jobs import Job, Jobs
+from loragen.serving.schemas import NewAdapter
+from loragen.serving.settings import Limits, ServeSettings
+from loragen.serving.store import AdapterStore
+from loragen.serving.texts import Texts
+from loragen.tasks.examples import Examples
+from loragen.zoo.zoo import Zoo
+
+
+class TooLarge(ConfigError):
+    """More is asked for than a request may."""
+
+
+def within(limit: int, size: int, what: str) -> None:
+    """Refuse what is beyond a cap.
+
+    Raises:
+        TooLarge: it is.
+    """
+    if size > limit:
+        raise TooLarge(f"{size:,} {what} were given; at most {limit:,} are taken.")
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """Everything that requests share."""
+
+    settings: ServeSettings
+    zoo: Zoo
+    base: Base
+    store: AdapterStore
+    batcher: Batcher
+    texts: Texts
+    jobs: Jobs
+    _pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    _alone: threading.Lock = field(default_factory=threading.Lock)
+    """Held while names are given out, and while a generation is drawn."""
+    _own_base: list[Base] = field(default_factory=list)
+    """The base that jobs compute over, apart from the one that answers; loaded with the first."""
+
+    @classmethod
+    def open(cls, settings: ServeSettings) -> Self:
+        """Load zoo, base and generator.
+
+        Raises:
+            ZooError: there is no such zoo.
+            ConfigError: the base is not at hand.
+            GeneratorError: there is no such generator.
+        """
+        zoo = Zoo.open(None if settings.zoo is None else Path(settings.zoo))
+        base = zoo.load_base()
+        store, batcher = AdapterStore(settings.adapters, base, settings.limits), Batcher(base)
+        jobs = Jobs(settings.adapters, settings.limits.jobs)
+        made = cls(settings, zoo, base, store, batcher, Texts(base, batcher, store), jobs)
+        made.pipeline(settings.generator)
+        return made
+
+    def close(self) -> None:
+        """Finish what was begun, and end the threads."""
+        self.jobs.stop()
+        self.batcher.stop()
+
+    @property
+    def limits(self) -> Limits:
+        """Caps on what a client may ask."""
+        return self.settings.limits
+
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """Names of generators that a request may name; paths are none."""
+        return available(self.zoo)
+
+    def pipeline(self, name: str) -> Pipeline:
+        """A generator, opened once.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if name not in self.generators:
+            raise ConfigError(f"There is no generator {name!r}; there are {', '.join(self.generators)}.")
+        if name not in self._pipelines:
+            self._pipelines[name] = Pipeline.open(name, self.zoo)
+        return self._pipelines[name]
+
+    def refuse_too_large(self, asked: NewAdapter) -> None:
+        """Refuse what is beyond the caps.
+
+        Raises:
+            TooLarge: something is.
+        """
+        limits = self.limits
+        within(limits.description, len(asked.description), "characters of a description")
+        within(limits.labels, len(asked.labels or ()), "labels")
+        within(limits.texts, len(asked.texts or ()), "texts")
+        within(limits.examples, len(asked.examples or ()), "examples")
+        within(limits.samples, asked.samples, "samples")
+        said = [*(asked.labels or ()), *(asked.texts or ()), *(one.text for one in asked.examples or ())]
+        within(limits.characters, max(map(len, said), default=0), "characters of a text")
+
+    def generate(self, asked: NewAdapter) -> list[str]:
+        """Generate adapters from a description at once, and keep them; their names.
+
+        Raises:
+            LoragenError: the request cannot be met.
+        """
+        with self._alone:
+            names = self._free_names(asked)
+            self._make(asked, names, silent)
+        return names
+
+    def start(self, asked: NewAdapter) -> Job:
+        """Begin a job that generates adapters and fits them to texts or examples.
+
+        Raises:
+            LoragenError: the request cannot be met.
+        """
+        with self._alone:
+            self._given(asked)  # so that a request which cannot be met is told so now
+            names = self._free_names(asked)
+            return self.jobs.start(names, lambda progress: self._make(asked, names, progress))
+
+    def _free_names(self, asked: NewAdapter) -> list[str]:
+        stem = asked.name or _name_of(asked.description)
+        taken = {*self.jobs.claimed(), *(() if asked.replace else self.store.names())}
+        if asked.name is None:
+            stem = next(name for name in _numbered(stem) if not _series(name, asked.samples) & taken)
+        names = sorted(_series(stem, asked.samples), key=lambda name: (len(name), name))
+        for name in names:
+            self.store.free_name(name, replace=asked.replace)
+            if name in taken:
+                raise ConfigError(f"A job is making an adapter {name!r}; choose another name.")
+        return names
+
+    def _given(self, asked: NewAdapter) -> Given:
+        examples = None
+        if asked.examples:
+            named = list(dict.fromkeys(asked.labels or [one.label for one in asked.examples]))
+            if strange := [one.label for one in asked.examples if one.label not in named]:
+                raise TaskError(f"An example has the label {strange[0]!r}, which is not among the labels.")
+            examples = Examples(
+                tuple(one.text for one in asked.examples),
+                labels=tuple(named.index(one.label) for one in asked.examples),
+                label_names=tuple(named),
+            )
+        return Given.read(
+            asked.description,
+            labels=asked.labels,
+            examples=examples,
+            fit=examples is not None,
+            texts=asked.texts,
+            shares=asked.shares,
+            own_adapter=None,
+        )
+
+    def _make(self, asked: NewAdapter, names: Sequence[str], progress: Progress) -> None:
+        pipeline = self.pipeline(asked.generator or self.settings.generator)
+        refiner = Refiner(pipeline, self._given(asked), asked.fallback, samples=asked.samples, progress=progress)
+        if asked.texts or asked.examples:
+            refiner.__dict__["base"] = self._base_of_jobs()
+        for name, adapter in zip(names, generated(refiner, seed=asked.seed, drawn=asked.samples), strict=True):
+            self.store.add(name, adapter, replace=asked.replace)
+
+    def _base_of_jobs(self) -> Base:
+        if not self._own_base:
+            self._own_base.append(self.zoo.load_base())
+        return self._own_base[0]
+
+
+def _name_of(description: str) -> str:
+    """A name in small letters from the first words of a description."""
+    words = re.findall(r"[a-z0-9]+", description.lower())
+    return "-".join(words[:6])[:60].strip("-") or "adapter"
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    """The name itself, and then others that end in a number."""
+    yield stem
+    yield from (f"{stem}.{number}" for number in count(2))
+
+
+def _series(stem: str, samples: int) -> set[str]:
+    """Names of several samples."""
+    return {stem, *(f"{stem}-{number}" for number in range(2, samples + 1))}

@@ -1,0 +1,108 @@
+"""Answers about texts: embeddings, classes, order by likeness; each under an adapter or the bare base."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from loragen.bases.base import Base
+from loragen.bases.linear_sites import Factors
+from loragen.bases.losses import LOGIT_SCALE
+from loragen.errors import ConfigError, shown
+from loragen.serving.batcher import Batcher, Embed
+from loragen.serving.store import AdapterStore, Served
+
+MOST_KEPT = 2_000
+"""Sets of label texts whose embeddings are kept."""
+MAX_LENGTH = 128
+"""Tokens of a text that are read, as `loragen classify` does."""
+NOTHING: Factors = {}
+"""Factors of the bare base; one object, by which batches know it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Embeddings of texts, and what they cost."""
+
+    vectors: Tensor
+    """Unit vectors (n, hidden), float32."""
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and how likely it is."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Texts and adapters over one text encoder."""
+
+    base: Base
+    batcher: Batcher
+    store: AdapterStore
+    _labels: OrderedDict[tuple[str, tuple[int, int], tuple[str, ...]], Tensor] = field(default_factory=OrderedDict)
+
+    def served(self, model: str | None) -> Served | None:
+        """The adapter that a request names; `None` for the base.
+
+        Raises:
+            UnknownAdapter: there is none of that name.
+            AdapterError: it is damaged, or made for another base.
+        """
+        if model is None or model in (self.base.name, self.base.name.rpartition("/")[2]):
+            return None
+        return self.store.get(model)
+
+    async def embed(self, texts: Sequence[str], model: str | None) -> Embedded:
+        """Embed texts under an adapter."""
+        adapter = await asyncio.to_thread(self.served, model)
+        return await self._embed(texts, NOTHING if adapter is None else adapter.factors)
+
+    async def _embed(self, texts: Sequence[str], factors: Factors) -> Embedded:
+        rows = await asyncio.to_thread(self.base.tokenize, list(texts), max_length=MAX_LENGTH)
+        vectors = await asyncio.wrap_future(self.batcher.add(Embed(rows, factors)))
+        return Embedded(vectors, sum(map(len, rows)))
+
+    async def predict(
+        self, texts: Sequence[str], model: str | None, labels: Sequence[str] | None = None
+    ) -> list[list[Guess]]:
+        """The classes of texts, the likeliest first.
+
+        Raises:
+            ConfigError: no labels are given, and the adapter's card has none.
+        """
+        adapter = await asyncio.to_thread(self.served, model)
+        names = tuple(labels or (() if adapter is None else adapter.labels))
+        if not names:
+            raise ConfigError(f"{shown(model or self.base.name)} has no labels of its own; name some with 'labels'.")
+        known = await self._label_vectors(adapter, names)
+        embedded = await self._embed(texts, NOTHING if adapter is None else adapter.factors)
+        rows = (LOGIT_SCALE * embedded.vectors @ known.T).softmax(1)
+        return [_sorted(names, row) for row in rows]
+
+    async def _label_vectors(self, adapter: Served | None, names: tuple[str, ...]) -> Tensor:
+        key = ("", (0, 0), names) if adapter is None else (adapter.name, adapter.stamp, names)
+        if (kept := self._labels.get(key)) is None:
+            kept = (await self._embed(names, NOTHING if adapter is None else adapter.factors)).vectors
+            self._labels[key] = kept
+            while len(self._labels) > MOST_KEPT:
+                self._labels.popitem(last=False)
+        return kept
+
+    async def likeness(self, source: str, others: Sequence[str], model: str | None) -> list[float]:
+        """Cosine of one text with each of the others."""
+        embedded = await self.embed([source, *others], model)
+        found: list[float] = (embedded.vectors[1:] @ embedded.vectors[0]).tolist()
+        return found
+
+
+def _sorted(names: Sequence[str], row: Tensor) -> list[Guess]:
+    order = torch.argsort(row, descending=True, stable=True).tolist()
+    return [Guess(names[at], float(row[at])) for at in order]
