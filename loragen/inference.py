@@ -247,16 +247,19 @@ class Adapter:
         *,
         to: str,
         base_gguf: Path | str | None = None,
+        base_name: str | None = None,
         dtype: str | None = None,
         modelfile: bool = False,
         force: bool = False,
     ) -> Exported:
-        """Write the adapter in the form of another program; it is read back and compared.
+        """Write the adapter in the form of another program.
 
         Args:
-            file: to be written.
-            to: ``gguf``, a LoRA file for llama.cpp, or ``gguf-model``, base and adapter as one GGUF model.
+            file: file or folder to be written.
+            to: ``gguf``, a LoRA file for llama.cpp; ``gguf-model``, base and adapter as one GGUF model; ``vllm``,
+                ``sglang``, ``lorax`` or ``sentence-transformers``, a folder for these.
             base_gguf: the base as a GGUF file.
+            base_name: the base as that program names it, if not as here.
             dtype: of the tensors that hold the update; by default the target's first.
             modelfile: write a Modelfile for Ollama beside the model.
             force: replace a file of this kind that stands there.
@@ -272,6 +275,7 @@ class Adapter:
             Path(file),
             to=to,
             base_gguf=None if base_gguf is None else Path(base_gguf),
+            base_name=base_name,
             dtype=dtype,
             modelfile=modelfile,
             force=force,

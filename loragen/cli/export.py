@@ -13,13 +13,17 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="gguf: a LoRA file for llama.cpp; gguf-model: base and adapter as one GGUF model, for Ollama."
+            help="gguf: a LoRA file for llama.cpp; gguf-model: base and adapter as one GGUF model, for Ollama; vllm, "
+            "sglang, lorax, sentence-transformers: a folder for these."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write (.gguf).")],
+    out: Annotated[Path, typer.Option(help="The file (.gguf) or folder to write.")],
     base: BaseOption = None,
     base_gguf: Annotated[
         Path | None, typer.Option(help="The base as a GGUF file: merged into by gguf-model, compared with by gguf.")
+    ] = None,
+    base_name: Annotated[
+        str | None, typer.Option(help="The base as that program names it (default: as the adapter does).")
     ] = None,
     dtype: Annotated[
         str | None,
@@ -28,7 +32,7 @@ def export(
     modelfile: Annotated[
         bool, typer.Option("--modelfile", help="Write a Modelfile for Ollama beside the model.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a GGUF file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a GGUF file or our folder there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write an adapter in the form of another program; it is read back and compared with the adapter."""
@@ -36,7 +40,9 @@ def export(
     from loragen.cli import console
 
     loaded = loragen.Adapter.load(adapter, base=base)
-    made = loaded.export(out, to=to, base_gguf=base_gguf, dtype=dtype, modelfile=modelfile, force=force)
+    made = loaded.export(
+        out, to=to, base_gguf=base_gguf, base_name=base_name, dtype=dtype, modelfile=modelfile, force=force
+    )
     notes = (*loaded.notes, *made.notes)
     if as_json:
         facts = {"file": str(made.file), "architecture": made.arch, "sites": made.sites, "dtype": made.dtype}

@@ -18,6 +18,8 @@ class Request:
     """One of the target's."""
     base_gguf: Path | None = None
     """The base as a GGUF file."""
+    base_name: str | None = None
+    """The base as that program names it, if not as here."""
     modelfile: bool = False
     """Write a Modelfile for Ollama beside the model."""
     force: bool = False
@@ -27,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written for another program, read back, and found to hold the adapter's update."""
+    """A file or folder that was written for another program."""
 
     file: Path
     arch: str

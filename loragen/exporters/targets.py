@@ -7,7 +7,7 @@ from pathlib import Path
 from loragen.adapters.adapter import Lora
 from loragen.bases.kept import source_gguf
 from loragen.errors import ConfigError, shown
-from loragen.exporters import gguf_lora, gguf_model
+from loragen.exporters import engine_folders, gguf_lora, gguf_model, sentence_folder
 from loragen.exporters.export import Exported, Request
 
 
@@ -36,7 +36,18 @@ TARGETS = (
         gguf_model.DTYPES,
         gguf_model.write_gguf_model,
     ),
+    Target("vllm", "a folder for vLLM's filesystem resolver", ("f32",), engine_folders.write_vllm),
+    Target("sglang", "a folder for SGLang's --lora-paths", ("f32",), engine_folders.write_sglang),
+    Target("lorax", "a folder for LoRAX", ("f32",), engine_folders.write_lorax),
+    Target(
+        "sentence-transformers",
+        "a folder for SentenceTransformer(folder)",
+        ("f32",),
+        sentence_folder.write_sentence_transformer,
+    ),
 )
+FOLDERS = ("vllm", "sglang", "lorax", "sentence-transformers")
+"""Names of the targets that are folders, which an engine picks up."""
 
 
 def export_adapter(
@@ -47,6 +58,7 @@ def export_adapter(
     to: str,
     dtype: str | None = None,
     base_gguf: Path | None = None,
+    base_name: str | None = None,
     modelfile: bool = False,
     force: bool = False,
     is_local: bool = False,
@@ -68,4 +80,15 @@ def export_adapter(
     if modelfile and target.name != "gguf-model":
         raise ConfigError("A Modelfile is written beside a whole model; give --to gguf-model.")
     kind = dtype or target.dtypes[0]
-    return target.write(Request(adapter, base, out, kind, base_gguf or source_gguf(base), modelfile, force, is_local))
+    request = Request(
+        adapter,
+        base,
+        out,
+        kind,
+        base_gguf=base_gguf or source_gguf(base),
+        base_name=base_name,
+        modelfile=modelfile,
+        force=force,
+        is_local=is_local,
+    )
+    return target.write(request)

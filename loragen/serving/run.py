@@ -4,7 +4,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from loragen.errors import ConfigError, MissingExtraError
+from loragen.errors import ConfigError, MissingExtraError, shown
+from loragen.exporters.targets import FOLDERS
 from loragen.generators.registry import DEFAULT
 from loragen.serving.settings import Limits, ServeSettings
 
@@ -17,6 +18,9 @@ def serve(
     *,
     zoo: Path | str | None = None,
     generator: str = DEFAULT,
+    drop: Path | str | None = None,
+    drop_for: str = "vllm",
+    base_name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8421,
     api_key: str | None = None,
@@ -29,6 +33,9 @@ def serve(
         adapters: folder that they are kept in, a folder each by its name.
         zoo: folder or name of a zoo; by default the bundled one.
         generator: of adapters, where a request names none.
+        drop: folder that adapters are written to for another engine as well, a folder each.
+        drop_for: that engine: ``vllm``, ``sglang``, ``lorax`` or ``sentence-transformers``.
+        base_name: the base as that engine names it, if not as here.
         host: address to listen at.
         port: 0 takes a free one.
         api_key: that every request must bring; others than this machine are let in with one alone.
@@ -45,11 +52,16 @@ def serve(
         adapters=Path(adapters),
         zoo=None if zoo is None else str(zoo),
         generator=generator,
+        drop=None if drop is None else Path(drop),
+        drop_for=drop_for,
+        base_name=base_name,
         host=host,
         port=port,
         api_key=api_key,
         limits=limits or Limits(),
     )
+    if drop_for not in FOLDERS:
+        raise ConfigError(f"{shown(drop_for)} is no engine that picks up folders; give one of {', '.join(FOLDERS)}.")
     if not settings.is_local and not settings.api_key:
         raise ConfigError(
             f"The host {settings.host} lets other machines in, and there is no key; give one with --api-key or the "

@@ -1,6 +1,7 @@
 """What a server holds: zoo and base, adapters, the thread that computes, and jobs."""
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from typing import Self
 
 from loragen.bases.base import Base
 from loragen.errors import ConfigError, TaskError
+from loragen.files import not_ours
 from loragen.generation.generate import generated
 from loragen.generation.given import Given
 from loragen.generation.pipeline import Pipeline
 from loragen.generation.refine import Refiner
 from loragen.generators.registry import available
+from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.serving.batcher import Batcher
 from loragen.serving.jobs import Job, Jobs
@@ -177,7 +180,32 @@ class Service:
         if asked.texts or asked.examples:
             refiner.__dict__["base"] = self._base_of_jobs()
         for name, adapter in zip(names, generated(refiner, seed=asked.seed, drawn=asked.samples), strict=True):
+            self._drop(name, adapter)
             self.store.add(name, adapter, replace=asked.replace)
+
+    def _drop(self, name: str, adapter: Adapter) -> None:
+        """Write an adapter for another engine, where that is wanted.
+
+        Raises:
+            AdapterError: that engine would refuse it.
+        """
+        settings = self.settings
+        if settings.drop is not None:
+            settings.drop.mkdir(parents=True, exist_ok=True)
+            target = settings.drop / name
+            adapter.export(target, to=settings.drop_for, base_name=settings.base_name, force=True)
+
+    def remove(self, name: str) -> None:
+        """Delete an adapter, also where it was written for another engine.
+
+        Raises:
+            UnknownAdapter: there is none of that name.
+            ConfigError: a folder of it holds files that loragen did not write.
+        """
+        self.store.remove(name)
+        dropped = None if self.settings.drop is None else self.settings.drop / name
+        if dropped is not None and dropped.is_dir() and not not_ours(dropped):
+            shutil.rmtree(dropped)
 
     def _base_of_jobs(self) -> Base:
         if not self._own_base:

@@ -51,6 +51,12 @@ class ServeSettings(StrictModel):
     zoo: str | None = None
     """Folder or name of a zoo; by default the bundled one."""
     generator: str = "sg"
+    drop: Path | None = None
+    """Folder that adapters are written to for another engine as well."""
+    drop_for: str = "vllm"
+    """That engine: a target of `loragen export` that is a folder."""
+    base_name: str | None = None
+    """The base as that engine names it."""
     host: str = "127.0.0.1"
     port: int = Field(8421, ge=0, le=65_535)
     api_key: str | None = None

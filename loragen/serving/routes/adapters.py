@@ -90,7 +90,7 @@ def folder(name: str, service: OfService, _: OfMetrics) -> Response:
 @router.delete("/adapters/{name}")
 def remove(name: str, service: OfService, _: OfMetrics) -> dict[str, Any]:
     """Delete an adapter."""
-    service.store.remove(name)
+    service.remove(name)
     return {"name": name, "object": "adapter", "deleted": True}
 
 
