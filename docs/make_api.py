@@ -18,6 +18,7 @@ GROUPS = {
     "Generate and use": ("generate", "generate_samples", "Adapter", "classify", "complete", "Prediction"),
     "Judge": ("evaluate", "evaluate_generators"),
     "Merge and check": ("combine", "check"),
+    "Serve": ("serve",),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Train generators": ("train", "Generator"),
     "Bases": ("get_base", "list_bases", "describe_base"),
