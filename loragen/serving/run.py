@@ -25,7 +25,7 @@ def serve(
     port: int = 8421,
     api_key: str | None = None,
     limits: Limits | None = None,
-    on_ready: Callable[[str], None] = lambda _url: None,
+    on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve adapters over HTTP until interrupted.
 
@@ -81,7 +81,7 @@ def serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if self.started:
+            if self.started and on_ready is not None:
                 on_ready(address)
 
     config = uvicorn.Config(
