@@ -32,11 +32,12 @@ from loragen.errors import ConfigError
 from loragen.evaluation.workspace import task_rng
 from loragen.files import atomic_write
 from loragen.generators.train import train
+from loragen.recipes.expert import Start
 from loragen.recipes.multitask import train_multitask
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.build import build_zoo
 from loragen.zoo.build_config import ZooConfig
-from loragen.zoo.build_start import adapter_of, read_start
+from loragen.zoo.build_start import adapter_of
 from loragen.zoo.zoo import Zoo
 
 CONFIGS = Path("configs")
@@ -73,7 +74,7 @@ def make_told() -> None:
     config, zoo = ZooConfig.from_yaml(CONFIGS / "zoo/smollm2.yaml"), Zoo.open(ZOO)
     base, tasks = zoo.load_base(), TaskSet.from_yaml(TASKS).split("experts")
     rng = torch.Generator().manual_seed(config.recipe.seed)
-    start = type(read_start(ZOO)).random(base.sites(config.recipe.target_modules), config.recipe.r, rng=rng)
+    start = Start.random(base.sites(config.recipe.target_modules), config.recipe.r, rng=rng)
     with console.progress() as update:
         trained, history = train_multitask(
             tasks,
