@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,10 +18,23 @@ LIMIT = 30.0
 """Seconds, on a machine with much else to do."""
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("written")
+    base = write_tiny_encoder(root / "models" / "tiny")
+    write_adapter(root / "adapter", base)
+    write_adapter(root / "other", base, seed=1)
+    return root
+
+
 @pytest.fixture
-def adapters(tmp_path):
-    base = write_tiny_encoder(tmp_path / "models" / "tiny")
-    return write_adapter(tmp_path / "adapter", base), write_adapter(tmp_path / "other", base, seed=1)
+def adapters(written, tmp_path):
+    """Two adapters of a base, all of them new."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    for name in ("adapter", "other"):
+        config = tmp_path / name / "adapter_config.json"
+        config.write_text(config.read_text().replace(str(written), str(tmp_path)))
+    return tmp_path / "adapter", tmp_path / "other"
 
 
 @pytest.fixture
