@@ -20,9 +20,11 @@ EXTRAS = {
         "hypothesis>=6.100",
         "matplotlib>=3.9",
         "mypy>=1.13",
+        "openai>=1.50",
         "pytest>=8.3",
         "pytest-xdist>=3.8",
         "ruff>=0.8",
+        "schemathesis>=4.0",
         "types-PyYAML>=6.0",
     ],
 }
