@@ -121,6 +121,7 @@ function progress({ status, progress: { stage, step, steps } }) {
   const words = status === "waiting" ? "Waiting for other jobs" : stage.charAt(0).toUpperCase() + stage.slice(1);
   if (find("state").textContent !== `${words} …`) find("state").textContent = `${words} …`; // read out once a stage
   find("bar").max = Math.max(1, steps);
-  find("bar").value = step;
+  if (steps > 1) find("bar").value = step;
+  else find("bar").removeAttribute("value"); // how far it is cannot be said
   find("steps").textContent = steps > 1 ? `step ${step} of ${steps}` : "";
 }

@@ -5,7 +5,7 @@ import { bar, counted, el, find, svg } from "./dom.js";
 
 const FAR = 0.45; // as loragen/confidence/outlook.py says it
 const NEAR = 0.6;
-const [WIDTH, HEIGHT, MARGIN] = [480, 300, 14];
+const [WIDTH, HEIGHT, MARGIN] = [480, 320, 14];
 const QUIET = 350; // milliseconds without a key
 
 let points = new Map();
@@ -37,7 +37,7 @@ export async function look(description) {
   const options = { signal: under.signal };
   try {
     const [near, plane] = await Promise.all([
-      ask(`/zoo/search?${query}&top_k=6`, options),
+      ask(`/zoo/search?${query}&top_k=5`, options),
       ask(`/zoo/map?${query}`, options),
     ]);
     show(near.experts, plane.task);

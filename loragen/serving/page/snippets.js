@@ -34,7 +34,8 @@ function snippet(title, code) {
 const peft = (name, base, kind) => `from peft import PeftModel
 from transformers import ${kind}
 
-model = PeftModel.from_pretrained(${kind}.from_pretrained(${quoted(base)}), ${quoted(name)})`;
+base = ${kind}.from_pretrained(${quoted(base)})
+model = PeftModel.from_pretrained(base, ${quoted(name)})`;
 
 const sentences = (name, base) => `from sentence_transformers import SentenceTransformer
 
