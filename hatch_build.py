@@ -20,6 +20,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "matplotlib>=3.9",
         "mypy>=1.13",
+        "playwright>=1.49",
         "pytest>=8.3",
         "pytest-xdist>=3.8",
         "ruff>=0.8",

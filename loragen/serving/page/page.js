@@ -19,7 +19,7 @@ function made(names, texts) {
 }
 
 function route() {
-  const name = decodeURIComponent(location.hash.replace(/^#\/?/, ""));
+  const name = location.hash.replace(/^#\/?/, ""); // letters that a name may have are not escaped
   if (!name) close();
   else open(name, info, given.names.includes(name) ? given : { names: [], texts: [] }, list);
 }
