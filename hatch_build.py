@@ -21,6 +21,7 @@ EXTRAS = {
         "matplotlib>=3.9",
         "mypy>=1.13",
         "openai>=1.50",
+        "playwright>=1.49",
         "pytest>=8.3",
         "pytest-xdist>=3.8",
         "ruff>=0.8",

@@ -1,8 +1,8 @@
-"""The page at the root: three files that lie beside this one, and nothing from elsewhere."""
+"""The page at the root: the files of one folder, and nothing from elsewhere."""
 
 from importlib.resources import files
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Response
 
 router = APIRouter(include_in_schema=False)
 POLICY = (
@@ -10,6 +10,20 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Nothing of anyone else's is loaded, and nothing in a description can become code."""
+PARTS = (
+    "page.css",
+    "page.js",
+    "api.js",
+    "ask.js",
+    "dom.js",
+    "kept.js",
+    "place.js",
+    "result.js",
+    "snippets.js",
+    "texts.js",
+    "trial.js",
+)
+"""Files that the page asks for."""
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 
 
@@ -25,13 +39,9 @@ def index() -> Response:
     return _file("index.html")
 
 
-@router.get("/page.js")
-def script() -> Response:
-    """What it does."""
-    return _file("page.js")
-
-
-@router.get("/page.css")
-def style() -> Response:
-    """How it looks."""
-    return _file("page.css")
+@router.get("/page/{name}")
+def part(name: str) -> Response:
+    """What it does, and how it looks."""
+    if name not in PARTS:
+        raise HTTPException(404, "The page has no such file.")
+    return _file(name)

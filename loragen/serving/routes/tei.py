@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from fastapi import APIRouter, Request, Response
 
+from loragen.bases.architecture import auto_class
 from loragen.bases.language_model import LanguageModel
 from loragen.errors import TaskError
 from loragen.serving.routes.common import OfMetrics, OfService, checked_texts
@@ -89,6 +90,7 @@ def info(service: OfService, _: OfMetrics) -> dict[str, Any]:
         "model_sha": service.base.fingerprint,
         "model_dtype": str(next(service.base.model.parameters()).dtype).removeprefix("torch."),
         "model_type": {"generation": {}} if writes else {"embedding": {"pooling": service.base.pooling}},
+        "auto_class": auto_class(type(service.base).task_type),
         "max_input_length": MAX_LENGTH,
         "max_concurrent_requests": limits.requests,
         "max_client_batch_size": limits.inputs,
