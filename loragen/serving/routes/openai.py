@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from loragen.errors import ConfigError, TaskError
 from loragen.serving.routes.common import OfMetrics, OfService
 from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from loragen.serving.service import Service, within
+from loragen.serving.store import UnknownAdapter
 from loragen.serving.texts import NOTHING
 from loragen.serving.writing import Choice, Write, Written
 
@@ -36,7 +38,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": 0 if is_base else int(service.store.folder(name).stat().st_mtime),
+        "created": 0 if is_base else service.store.written(name),
         "owned_by": "loragen",
         "root": service.base.name,
         "parent": None if is_base else service.base.name,
@@ -46,8 +48,11 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 @router.get("/models")
 def models(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """The base, and the adapters over it."""
-    names = [service.base.name, *service.store.names()]
-    return {"object": "list", "data": [_model(service, name) for name in names]}
+    found = []
+    for name in (service.base.name, *service.store.names()):
+        with suppress(UnknownAdapter):  # it was deleted just now
+            found.append(_model(service, name))
+    return {"object": "list", "data": found}
 
 
 @router.get("/models/{name:path}")

@@ -102,7 +102,7 @@ def info(service: OfService, _: OfMetrics) -> dict[str, Any]:
 
 
 @router.get("/health", response_class=Response)
-def health() -> Response:
+async def health() -> Response:
     """200 while the server answers."""
     return Response(status_code=200)
 
