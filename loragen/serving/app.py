@@ -12,13 +12,13 @@ from starlette.exceptions import HTTPException
 
 from loragen.errors import AdapterError, GeneratorError, LoragenError
 from loragen.serving.batcher import Stopped
+from loragen.serving.folders import NoRoom, UnknownAdapter
 from loragen.serving.guard import App, Guard, error_body
 from loragen.serving.jobs import TooMany
 from loragen.serving.metrics import Metrics
 from loragen.serving.routes import adapters, openai, page, tei, zoo
 from loragen.serving.service import Service, TooLarge
 from loragen.serving.settings import ServeSettings
-from loragen.serving.store import NoRoom, UnknownAdapter
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (UnknownAdapter, 404),

@@ -2,7 +2,9 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from loragen.errors import ConfigError, MissingExtraError
 from loragen.generators.registry import DEFAULT
@@ -41,15 +43,9 @@ def serve(
         GeneratorError: there is no such generator.
         MissingExtraError: the extra `serve` is not installed.
     """
-    settings = ServeSettings(
-        adapters=Path(adapters),
-        zoo=None if zoo is None else str(zoo),
-        generator=generator,
-        host=host,
-        port=port,
-        api_key=api_key,
-        limits=limits or Limits(),
-    )
+    given: dict[str, Any] = {"adapters": adapters, "generator": generator, "host": host, "port": port}
+    given |= {"zoo": None if zoo is None else str(zoo), "api_key": api_key or None, "limits": limits or Limits()}
+    settings = ServeSettings.checked(given, source="What the server is started with")
     if not settings.is_local and not settings.api_key:
         raise ConfigError(
             f"The host {settings.host} lets other machines in, and there is no key; give one with --api-key or the "
@@ -59,30 +55,37 @@ def serve(
         import uvicorn
 
         from loragen.serving.app import make_app
+        from loragen.serving.service import Service
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"Serving needs {error.name}, which is not installed: pip install 'loragen[serve]'."
         ) from error
-    listening = _bound(settings)
-    address = f"http://{settings.host}:{listening.getsockname()[1]}"
+    with closing(_bound(settings)) as listening:
+        service = Service.open(settings)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{listening.getsockname()[1]}"
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                on_ready(address)
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                if self.started:
+                    on_ready(address)
 
-    config = uvicorn.Config(
-        make_app(settings),
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=GRACE,
-        server_header=False,
-        limit_concurrency=4 * settings.limits.requests,
-        lifespan="on",
-    )
-    Server(config).run(sockets=[listening])
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                service.jobs.wind_down()  # so that those who follow one do not keep the server up
+                await super().shutdown(sockets)
+
+        config = uvicorn.Config(
+            make_app(settings, service),
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+            limit_concurrency=4 * settings.limits.requests,
+            lifespan="on",
+        )
+        Server(config).run(sockets=[listening])
 
 
 def _bound(settings: ServeSettings) -> socket.socket:

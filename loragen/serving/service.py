@@ -150,7 +150,7 @@ class Service:
 
     def _free_names(self, asked: NewAdapter) -> list[str]:
         stem = asked.name or _name_of(asked.description)
-        taken = {*self.jobs.claimed(), *(() if asked.replace else self.store.names())}
+        taken = {*self.jobs.claimed(), *(() if asked.replace else self.store.entries())}
         if asked.name is None:
             stem = next(name for name in _numbered(stem) if not _series(name, asked.samples) & taken)
         names = sorted(_series(stem, asked.samples), key=lambda name: (len(name), name))

@@ -21,14 +21,18 @@ from torch import Tensor
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.tokenised import tokens_of
 from loragen.errors import ConfigError, TaskError
+from loragen.serving.folders import UnknownAdapter
+from loragen.serving.guard import error_body
 from loragen.serving.routes.common import OfMetrics, OfService
 from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from loragen.serving.service import Service, within
-from loragen.serving.store import UnknownAdapter
 from loragen.serving.texts import NOTHING
 from loragen.serving.writing import Choice, Write, Written
+from loragen.tasks.words import refuse_unreadable, worded
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+FAILED = "error"
+"""End of a text that the server failed at."""
 MOST_PROMPT = 8_192
 """Tokens of a prompt."""
 
@@ -85,7 +89,7 @@ def _texts(service: Service, given: str | list[str] | list[int] | list[list[int]
     """Texts; token ids, which clients of OpenAI's may send, are of another tokenizer.
 
     Raises:
-        TaskError: there is none, one is empty, or they are token ids.
+        TaskError: there is none, one is empty or unreadable, or they are token ids.
         TooLarge: they are beyond the caps.
     """
     texts = [given] if isinstance(given, str) else list(given)
@@ -94,9 +98,7 @@ def _texts(service: Service, given: str | list[str] | list[int] | list[list[int]
     if len(named) < len(texts):
         raise TaskError("The input is token ids, which are another tokenizer's; send texts.")
     within(service.limits.characters, max(map(len, named), default=0), "characters of a text")
-    if not named or not all(text.strip() for text in named):
-        raise TaskError("An input is empty; give texts.")
-    return named
+    return list(worded(named, "inputs"))
 
 
 def _written(row: Tensor, form: str) -> list[float] | str:
@@ -117,7 +119,9 @@ async def completions(
     base = _writer(service)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     within(service.limits.inputs, len(prompts), "prompts")
-    rows = tokens_of(await run_in_threadpool(base.prompts, prompts))
+    within(service.limits.characters, max(map(len, prompts), default=0), "characters of a prompt")
+    given = worded(prompts, "prompts")
+    rows = tokens_of(await run_in_threadpool(service.texts.alone, lambda _base: base.prompts(given)))
     return await _answered(asked, rows, request, service, metrics, kind="text_completion", limit=asked.max_tokens)
 
 
@@ -132,7 +136,9 @@ async def chat(
         for message in asked.messages
     ]
     within(service.limits.characters, sum(len(said) for _, said in turns), "characters of a chat")
-    rows = tokens_of([await run_in_threadpool(base.chat, turns)])
+    for _, said in turns:
+        refuse_unreadable(said, "A message")
+    rows = tokens_of([await run_in_threadpool(service.texts.alone, lambda _base: base.chat(turns))])
     limit = asked.max_completion_tokens or asked.max_tokens or service.limits.new_tokens
     return await _answered(asked, rows, request, service, metrics, kind="chat.completion", limit=limit)
 
@@ -234,6 +240,9 @@ class _Stream:
             while left:
                 at, text, end = await queue.get()
                 left -= end is not None
+                if end == FAILED:
+                    yield f"data: {json.dumps(error_body('/v1/', 500, 'The server failed at this request.'))}\n\n"
+                    continue
                 said: dict[str, Any] = {"text": text or ""}
                 if self._is_chat:
                     said = {"delta": {"content": text} if text else {}}
@@ -249,4 +258,4 @@ class _Stream:
 
 
 def _end(done: Future[Written]) -> str:
-    return "stop" if done.cancelled() or done.exception() else done.result().finish
+    return FAILED if done.cancelled() or done.exception() else done.result().finish
