@@ -5,10 +5,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from loragen.bases.base import Base
-from loragen.bases.linear_sites import Factors
+from loragen.bases.linear_sites import Factors, checked_site
 from loragen.confidence.expected import ExpectedGain
 from loragen.errors import AdapterError, LoragenError
 from loragen.exporters.card import GeneratedCard
@@ -132,8 +130,8 @@ class AdapterStore(AdapterFolders):
         factors = {
             site: (a.contiguous(), b.contiguous()) for site, (a, b) in self._base.factors_of(adapter.lora).items()
         }
-        with torch.no_grad(), self._base.using(factors):
-            pass  # which refuses sites that the base does not have
+        for site, (lora_a, lora_b) in factors.items():  # nothing may be put on the base, which computes elsewhere
+            checked_site(self._base.model, self._base.name, site, lora_b.shape[0], lora_a.shape[1])
         outlook = None if adapter.card is None else adapter.card.outlook
         expected = None if outlook is None else outlook.expected
         return Served(name, adapter.labels, adapter.description, expected, stamp, factors, adapter.card)
