@@ -1,5 +1,6 @@
 """A zoo over a tiny random Llama that chats, with two experts that nobody trained, and adapters over it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def write_language_zoo(folder: Path) -> Path:
     start = Start.random(base.sites(TARGETS), 2, rng=torch.Generator().manual_seed(0))
     for seed, (name, words) in enumerate({"drinks": ("soup", "tea"), "meals": ("bread", "soup")}.items()):
         task = write_task(folder / "data", "llama", name=name, words=words)
-        expert = make_expert(start, seed=seed)
+        expert = replace(make_expert(start, seed=seed), task_type=base.task_type)
         card = Card.of(task, expert, manifest, split="experts", seconds=1.0, dtype="float32", versions={})
         adapter, files = expert_files(expert, card)
         adapter.save(folder / "zoo" / "experts" / name, extra_files=files)

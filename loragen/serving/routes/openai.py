@@ -2,13 +2,10 @@
 
 import asyncio
 import base64
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +19,8 @@ from loragen.bases.language_model import LanguageModel
 from loragen.bases.tokenised import tokens_of
 from loragen.errors import ConfigError, TaskError
 from loragen.serving.folders import UnknownAdapter
-from loragen.serving.guard import error_body
 from loragen.serving.routes.common import OfMetrics, OfService
+from loragen.serving.routes.streaming import Stream
 from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from loragen.serving.service import Service, within
 from loragen.serving.texts import NOTHING
@@ -31,8 +28,6 @@ from loragen.serving.writing import Choice, Write, Written
 from loragen.tasks.words import refuse_unreadable, worded
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
-FAILED = "error"
-"""End of a text that the server failed at."""
 MOST_PROMPT = 8_192
 """Tokens of a prompt."""
 
@@ -187,7 +182,7 @@ async def _answered(
     }
     read = sum(map(len, rows))
     if asked.stream:
-        told = _Stream(service, head, kind)
+        told = Stream(service, head, kind)
         return StreamingResponse(told.lines(rows, factors, choices), media_type="text/event-stream")
     works = [Write(row, factors, choice) for row, choice in zip(rows, choices, strict=True)]
     try:
@@ -208,54 +203,3 @@ def _choice(kind: str, at: int, made: Written) -> dict[str, Any]:
     if kind.startswith("chat"):
         said = {"message": {"role": "assistant", "content": made.text, "refusal": None}}
     return {"index": at, **said, "logprobs": None, "finish_reason": made.finish}
-
-
-class _Stream:
-    """Answers in pieces, as server-sent events."""
-
-    def __init__(self, service: Service, head: dict[str, Any], kind: str) -> None:
-        self._service, self._head, self._is_chat = service, head, kind.startswith("chat")
-        self._kind = "chat.completion.chunk" if self._is_chat else kind
-
-    async def lines(self, rows: Sequence[Sequence[int]], factors: Any, choices: Sequence[Choice]) -> AsyncIterator[str]:
-        """Pieces of all rows as they come, and an end."""
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str | None, str | None]]()
-
-        def hear(at: int, text: str) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, (at, text, None))
-
-        def finish(at: int, done: Future[Written]) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, (at, None, _end(done)))
-
-        works = []
-        for at, (row, choice) in enumerate(zip(rows, choices, strict=True)):
-            work = Write(row, factors, choice, on_text=partial(hear, at))
-            work.done.add_done_callback(partial(finish, at))
-            works.append(work)
-            self._service.batcher.add(work)
-        try:
-            if self._is_chat:
-                yield self._line(0, {"delta": {"role": "assistant", "content": ""}}, None)
-            left = len(rows)
-            while left:
-                at, text, end = await queue.get()
-                left -= end is not None
-                if end == FAILED:
-                    yield f"data: {json.dumps(error_body('/v1/', 500, 'The server failed at this request.'))}\n\n"
-                    continue
-                said: dict[str, Any] = {"text": text or ""}
-                if self._is_chat:
-                    said = {"delta": {"content": text} if text else {}}
-                yield self._line(at, said, end)
-            yield "data: [DONE]\n\n"
-        finally:
-            for work in works:
-                work.gone.set()
-
-    def _line(self, at: int, said: dict[str, Any], end: str | None) -> str:
-        choice = {"index": at, **said, "logprobs": None, "finish_reason": end}
-        return f"data: {json.dumps({**self._head, 'object': self._kind, 'choices': [choice]})}\n\n"
-
-
-def _end(done: Future[Written]) -> str:
-    return FAILED if done.cancelled() or done.exception() else done.result().finish
