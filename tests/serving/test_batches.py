@@ -263,6 +263,12 @@ def test_caps_on_number_and_bytes(store, base, tmp_path) -> None:
         little.add("fourth", adapter(base, 4))
 
 
+def test_a_file_where_the_folder_is_to_be_is_one_error(base, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        AdapterStore(tmp_path / "file", base, Limits())
+
+
 def test_folders_with_files_of_others_are_not_deleted(store) -> None:
     (store.root / "first" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"notes\.txt"):

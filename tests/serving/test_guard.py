@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import re
+import shutil
 
 import pytest
 from servers import client_of
 
 import loragen
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, ZooError
 from loragen.serving.app import make_app
 from loragen.serving.guard import Guard
 from loragen.serving.settings import Limits, ServeSettings
@@ -138,12 +139,9 @@ def test_an_empty_key_is_none() -> None:
         ServeSettings(api_key="")
 
 
-def test_what_a_server_cannot_begin_with_is_one_error(tmp_path, monkeypatch) -> None:
-    with pytest.raises(loragen.ZooError if hasattr(loragen, "ZooError") else Exception, match="zoo"):
+def test_a_zoo_that_is_none_is_one_error(tmp_path) -> None:
+    with pytest.raises(ZooError):
         loragen.serve(tmp_path / "adapters", port=0, zoo=tmp_path / "nothing")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be kept"):
-        loragen.serve(tmp_path / "file", port=0)
 
 
 # --- body, time, number ---
@@ -233,8 +231,6 @@ def test_a_client_that_goes_before_its_body_is_let_go() -> None:
 
 @pytest.mark.parametrize("damage", ["weights", "config", "card", "empty"])
 def test_no_message_tells_where_things_lie(client, adapters, reviews, tmp_path, damage) -> None:
-    import shutil
-
     name = f"broken-{damage}"
     shutil.copytree(adapters / reviews, adapters / name)
     file = {"weights": "adapter_model.safetensors", "config": "adapter_config.json", "card": "README.md"}

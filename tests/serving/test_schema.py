@@ -1,0 +1,42 @@
+"""Requests made from the server's own document by schemathesis: none of them is a fault of the server."""
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+schemathesis = pytest.importorskip("schemathesis")
+
+EXAMPLES = 8
+"""Requests of a route."""
+
+
+def test_no_request_that_the_document_allows_is_a_fault(client) -> None:
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) > 15
+    faults = []
+    for operation in operations:
+
+        @given(case=operation.as_strategy())
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def ask(case) -> None:
+            asked = case.as_transport_kwargs(base_url="http://localhost")
+            answer = client.request(
+                asked["method"],
+                asked["url"],
+                params=asked.get("params"),
+                json=asked.get("json"),
+                content=asked.get("data"),
+                headers={name: value for name, value in asked["headers"].items() if name.lower() == "content-type"},
+            )
+            if answer.status_code >= 500:
+                faults.append((case.method, case.path, answer.status_code, answer.text[:200], asked.get("json")))
+
+        ask()
+    assert faults == []
