@@ -36,6 +36,31 @@ def reviews(client: Any) -> str:
 
 
 @pytest.fixture(scope="session")
+def language_app(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server over a tiny language model, with two adapters."""
+    pytest.importorskip("fastapi")
+    from language_zoo import write_language_adapters, write_language_zoo
+
+    from loragen.serving.app import make_app
+    from loragen.serving.settings import Limits, ServeSettings
+
+    folder = tmp_path_factory.mktemp("language")
+    zoo = write_language_zoo(folder)
+    write_language_adapters(zoo, folder / "adapters")
+    limits = Limits(new_tokens=64)
+    return make_app(ServeSettings(adapters=folder / "adapters", zoo=str(zoo), generator="topk", limits=limits))
+
+
+@pytest.fixture(scope="session")
+def writer(language_app: Any) -> Iterator[Any]:
+    """A client of it."""
+    from servers import client_of
+
+    with client_of(language_app) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Starts servers in processes of their own."""
     from servers import Processes

@@ -17,6 +17,8 @@ from loragen.recipes.multitask import MultitaskRecipe
 from loragen.zoo.card import ZOO_MANIFEST, Card, Manifest, expert_files
 
 TARGETS = ("q_proj", "v_proj")
+NAMES = ("first", "second")
+"""Of the adapters."""
 
 
 def write_language_zoo(folder: Path) -> Path:
@@ -42,10 +44,10 @@ def write_language_zoo(folder: Path) -> Path:
     return folder / "zoo"
 
 
-def write_language_adapters(zoo: Path, folder: Path, names: tuple[str, ...]) -> None:
+def write_language_adapters(zoo: Path, folder: Path) -> None:
     """Write random adapters of the base that visibly change it."""
     base = open_base(str(zoo.parent / "base"), objective="causal_lm")
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(NAMES):
         rng = torch.Generator().manual_seed(seed)
         sites = base.sites(TARGETS)
         lora = Lora.from_factors(

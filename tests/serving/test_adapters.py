@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from servers import client_of
 
 import loragen
 from loragen.adapters.adapter import Lora
+from loragen.errors import ConfigError
 from loragen.serving.app import make_app
-from loragen.serving.jobs import Jobs
+from loragen.serving.jobs import ENDED, Job, Jobs
+from loragen.serving.service import Service
 from loragen.serving.settings import Limits, ServeSettings
 
 TASK = {"description": "Does the guest praise the food or the staff?", "labels": ["food", "staff"]}
@@ -166,6 +169,36 @@ def test_jobs_are_cancelled_and_more_than_the_most_refused(tmp_path) -> None:
     assert json.loads((tmp_path / "adapters" / ".jobs.json").read_text()) == {
         third.json()["id"]: third.json()["adapters"]
     }
+
+
+def test_those_who_wait_for_a_generation_keep_no_others_waiting(client, monkeypatch) -> None:
+    monkeypatch.setattr(Service, "generate", lambda *_args: time.sleep(0.05) or ["reviews"])
+    threads = [threading.Thread(target=client.post, args=("/v1/adapters",), kwargs={"json": TASK}) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    begun = time.monotonic()
+    for path in ("/health", "/v1/models"):
+        assert client.get(path).status_code == 200
+    waited = time.monotonic() - begun
+    for thread in threads:
+        thread.join()
+    assert waited < 0.6 * (time.monotonic() - begun)
+
+
+def test_a_failed_job_says_why_but_not_where(tmp_path) -> None:
+    def fail(error: Exception) -> Job:
+        def work(_progress) -> None:
+            raise error
+
+        job = jobs.start(["one"], work)
+        while job.state not in ENDED:
+            time.sleep(0.01)
+        return job
+
+    jobs = Jobs(tmp_path, 4, lambda message: message.replace(str(tmp_path), "here"))
+    assert fail(ConfigError(f"no room in {tmp_path}")).told()["error"] == "no room in here"
+    assert fail(KeyError(str(tmp_path))).told()["error"] == "The generation failed (KeyError)."
+    jobs.stop()
 
 
 def test_a_job_that_cannot_be_met_is_refused_at_once(client) -> None:

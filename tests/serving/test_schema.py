@@ -10,9 +10,19 @@ EXAMPLES = 8
 
 
 def test_no_request_that_the_document_allows_is_a_fault(client) -> None:
+    assert faults(client, "") == []
+
+
+def test_nor_is_one_to_a_language_model(writer) -> None:
+    assert faults(writer, "completions") == []
+
+
+def faults(client, part: str) -> list[tuple]:
+    """Requests to routes with a part in their path that the server failed at."""
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) > 15
+    operations = [operation for operation in operations if part in operation.path]
+    assert len(operations) > 1
     faults = []
     for operation in operations:
 
@@ -39,4 +49,4 @@ def test_no_request_that_the_document_allows_is_a_fault(client) -> None:
                 faults.append((case.method, case.path, answer.status_code, answer.text[:200], asked.get("json")))
 
         ask()
-    assert faults == []
+    return faults
