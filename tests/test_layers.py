@@ -27,6 +27,7 @@ AT_HOME = {
     "training.lightning_fit": {"lightning"},
     **{name: SERVING for name in MODULES if name.startswith("serving.routes") or name == "serving.app"},
     "serving.metrics": {"prometheus_client"},
+    "serving.connections": {"uvicorn"},
     **{name: {"matplotlib"} for name in ("plotting", "evaluation.figures", "evaluation.calibration_figure")},
 }
 FOR_CLI = ("errors", "files", "escaping")

@@ -55,6 +55,7 @@ def serve(
         import uvicorn
 
         from loragen.serving.app import make_app
+        from loragen.serving.connections import timely
         from loragen.serving.service import Service
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -77,6 +78,8 @@ def serve(
 
         config = uvicorn.Config(
             make_app(settings, service),
+            http=timely(settings.limits.seconds_to_read),
+            ws="none",
             log_level="warning",
             access_log=False,
             timeout_keep_alive=10,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,12 +79,13 @@ class Processes:
 
 
 @contextlib.contextmanager
-def on_a_socket(app: App) -> Iterator[str]:
+def on_a_socket(app: App, **options: Any) -> Iterator[str]:
     """The address of an application that listens, in a thread of this process."""
     import uvicorn
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        running = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2))
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **options)
+        running = uvicorn.Server(config)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         while not running.started and thread.is_alive():

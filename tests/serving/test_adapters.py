@@ -70,9 +70,9 @@ def test_names_are_made_from_the_description_and_numbered_where_they_are_taken(m
     first = "does-the-guest-praise-the-food"
     assert [make().json()["name"] for _ in range(2)] == [first, f"{first}.2"]
     (adapters / "what-is-it").mkdir()  # no adapter, but it stands there
-    assert make(description="What is it?").json()["name"] == "what-is-it.2"
-    assert make(description="Con?").json()["name"] == "adapter-con"
-    assert make(description="这是什么").json()["name"] == "adapter"
+    assert make(description="What is it?", fallback=False).json()["name"] == "what-is-it.2"
+    assert make(description="Con?", fallback=False).json()["name"] == "adapter-con"
+    assert make(description="这是什么", fallback=False).json()["name"] == "adapter"
 
 
 def test_samples_have_names_of_their_own(make, client) -> None:
@@ -172,7 +172,14 @@ def test_jobs_are_cancelled_and_more_than_the_most_refused(tmp_path) -> None:
 
 
 def test_those_who_wait_for_a_generation_keep_no_others_waiting(client, monkeypatch) -> None:
-    monkeypatch.setattr(Service, "generate", lambda *_args: time.sleep(0.05) or ["reviews"])
+    alone = threading.Lock()
+
+    def generate(*_args) -> list[str]:
+        with alone:
+            time.sleep(0.05)
+        return ["nothing"]
+
+    monkeypatch.setattr(Service, "generate", generate)
     threads = [threading.Thread(target=client.post, args=("/v1/adapters",), kwargs={"json": TASK}) for _ in range(60)]
     for thread in threads:
         thread.start()
@@ -182,7 +189,7 @@ def test_those_who_wait_for_a_generation_keep_no_others_waiting(client, monkeypa
     waited = time.monotonic() - begun
     for thread in threads:
         thread.join()
-    assert waited < 0.6 * (time.monotonic() - begun)
+    assert waited < (time.monotonic() - begun) / 4
 
 
 def test_a_failed_job_says_why_but_not_where(tmp_path) -> None:

@@ -5,13 +5,16 @@ import base64
 import json
 import re
 import shutil
+import socket
+import time
 
 import pytest
-from servers import client_of
+from servers import client_of, on_a_socket
 
 import loragen
 from loragen.errors import ConfigError, ZooError
 from loragen.serving.app import make_app
+from loragen.serving.connections import timely
 from loragen.serving.guard import Guard
 from loragen.serving.settings import Limits, ServeSettings
 
@@ -224,6 +227,23 @@ def test_a_client_that_goes_before_its_body_is_let_go() -> None:
 
     asyncio.run(guard(app)({"type": "http", "path": "/embed", "headers": HEADERS}, receive, send))
     assert (app.met, sent[0]["status"]) == (0, 400)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["first", "second"])
+def test_a_connection_whose_head_does_not_come_is_closed(begun) -> None:
+    with on_a_socket(guard(Shop(seconds=0.6)), http=timely(0.4), lifespan="off") as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            slow.sendall(begun)
+            while begun and b"200 OK" not in slow.recv(10_000):  # which takes longer, and is waited for
+                pass
+            for _ in range(3):
+                slow.sendall(b"G")
+                time.sleep(0.1)
+            met = b""
+            while (got := slow.recv(10_000)) != b"":
+                met += got
+            assert b"HTTP" not in met
 
 
 # --- words ---

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 from language_zoo import NAMES
@@ -9,7 +10,9 @@ from servers import on_a_socket
 
 from loragen.inference import Adapter
 from loragen.serving.app import make_app
-from loragen.serving.writing import Write
+from loragen.serving.writing import Write, Written
+
+httpx = pytest.importorskip("httpx")
 
 PROMPTS = ["a soup", "warm tea and bread", "cold"]
 
@@ -198,3 +201,22 @@ def test_openais_client_hears_a_text_in_pieces(language_app, writer) -> None:
         assert plain.choices[0].text == texts(complete(writer, prompt=PROMPTS[0]))[0]
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(messages=messages, model="nothing", stream=True)
+
+
+def test_a_client_that_hangs_up_ends_what_is_written_for_it(language_app, monkeypatch) -> None:
+    works = []
+
+    def write(_cls, _base, given) -> None:
+        works.extend(given)
+        end = time.monotonic() + 20
+        while not given[0].gone.is_set() and time.monotonic() < end:
+            given[0].on_text("soup ")
+            time.sleep(0.02)
+        given[0].done.set_result(Written("", 0, "stop"))
+
+    monkeypatch.setattr(Write, "compute", classmethod(write))
+    asked = {"model": "first", "prompt": "tea", "max_tokens": 60, "stream": True}
+    with on_a_socket(make_app(language_app.settings)) as address:
+        with httpx.stream("POST", f"{address}/v1/completions", json=asked, timeout=30) as stream:
+            next(stream.iter_lines())
+        assert works[0].gone.wait(5)

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 schemathesis = pytest.importorskip("schemathesis")
 
-EXAMPLES = 8
+EXAMPLES = 6
 """Requests of a route."""
 
 
