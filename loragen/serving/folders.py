@@ -1,7 +1,9 @@
 """Adapters of a server on disk, a folder each by its name."""
 
+import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from loragen.adapters.folders import WEIGHTS_NAME
@@ -97,15 +99,18 @@ class AdapterFolders:
 
         Raises:
             ConfigError: the name is none, or taken.
-            NoRoom: adapters take all the room that they may.
+            NoRoom: adapters take all the room that they may, or the disk is full.
             AdapterError: the adapter leaves its base unchanged.
         """
         folder = self.root / self.free_name(name, replace=replace)
         if len(names := self.names()) >= self._limits.adapters and name not in names:
             raise NoRoom(f"{len(names):,} adapters are kept, which is the most; delete some.")
-        if (taken := sum(map(_size, self.root.glob("*/*")))) >= self._limits.disk:
+        if (taken := _bytes_within(self.root)) >= self._limits.disk:
             raise NoRoom(f"Adapters take {taken / 1e9:.1f} GB on disk, which is the most they may; delete some.")
-        adapter.save(folder, force=replace)
+        try:
+            adapter.save(folder, force=replace)
+        except OSError as error:
+            raise NoRoom(f"The adapter {name} could not be written ({error.strerror}).") from error
 
     def free_name(self, name: str, *, replace: bool = False) -> str:
         """A name that may be written to.
@@ -133,10 +138,12 @@ class AdapterFolders:
             ConfigError: its folder holds files that loragen did not write.
         """
         folder = self.folder(name)
-        if strangers := not_ours(folder):
-            raise ConfigError(f"{name} holds {strangers[0]}, which loragen did not write; its folder is left alone.")
         doomed = folder.with_name(f".{name}.{secrets.token_hex(4)}{_DELETED}")
         try:
+            if strangers := not_ours(folder):
+                raise ConfigError(
+                    f"{name} holds {strangers[0]}, which loragen did not write; its folder is left alone."
+                )
             folder.rename(doomed)  # at once for all who look
         except FileNotFoundError:
             raise UnknownAdapter(f"There is no adapter {shown(name)} any more.") from None
@@ -153,11 +160,14 @@ def _is_shown(file: Path) -> bool:
     return file.is_file() and not file.is_symlink() and not file.name.startswith(".")
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.lstat().st_size
-    except OSError:  # it was deleted just now
-        return 0
+def _bytes_within(root: Path) -> int:
+    """Bytes of all files, of which any may be deleted meanwhile."""
+    total = 0
+    for folder, _, files in os.walk(root):
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, file)).st_size
+    return total
 
 
 def _is_name(name: str) -> bool:

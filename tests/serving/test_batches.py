@@ -1,5 +1,6 @@
 """The thread that computes, and the adapters that it has at hand."""
 
+import errno
 import shutil
 import threading
 from concurrent.futures import Future
@@ -267,6 +268,18 @@ def test_a_file_where_the_folder_is_to_be_is_one_error(base, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be kept"):
         AdapterStore(tmp_path / "file", base, Limits())
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(store, base, monkeypatch) -> None:
+    def full(*_args, **_options) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(store.root))
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("loragen.files._sync_tree", full)
+    with pytest.raises(NoRoom, match="No space left") as met:
+        store.add("fourth", adapter(base, 4))
+    assert str(store.root) not in str(met.value)
+    assert sorted(path.name for path in store.root.iterdir()) == ["first", "second", "third"]
 
 
 def test_folders_with_files_of_others_are_not_deleted(store) -> None:
