@@ -21,9 +21,13 @@ MODULES = {
     if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
 }
 HEAVY = {"transformers", "peft", "lightning", "sentence_transformers", "datasets", "faiss", "sklearn", "matplotlib"}
-HEAVY |= {"gguf"}
+SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
+HEAVY |= {"gguf"} | SERVING
 AT_HOME = {
     "training.lightning_fit": {"lightning"},
+    **{name: SERVING for name in MODULES if name.startswith("serving.routes") or name == "serving.app"},
+    "serving.metrics": {"prometheus_client"},
+    "serving.connections": {"uvicorn"},
     **{name: {"matplotlib"} for name in ("plotting", "evaluation.figures", "evaluation.calibration_figure")},
 }
 FOR_CLI = ("errors", "files", "escaping")
@@ -92,6 +96,11 @@ def test_the_command_line_calls_the_public_library_alone(module):
 def test_heavy_imports_stand_where_they_are_used(module):
     heavy = {name.partition(".")[0] for name in imports(module, typing=False, nested=False)} & HEAVY
     assert heavy <= AT_HOME.get(module, set())
+
+
+def test_what_serves_is_imported_in_its_room_alone():
+    found = {module for module in MODULES if {name.partition(".")[0] for name in imports(module)} & SERVING}
+    assert {room(module) for module in found} == {"serving"}
 
 
 def test_one_module_imports_lightning():

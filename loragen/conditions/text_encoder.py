@@ -94,7 +94,7 @@ class TextEncoder:
         if not texts:
             return torch.empty(0, self.size)
         keys = [_key(text) for text in texts]
-        known = {key: self._recent[key] for key in keys if key in self._recent}
+        known = {key: vector for key in keys if (vector := self._recent.get(key)) is not None}
         if self.cache is not None and len(known) < len(set(keys)):
             known |= _read_vectors(self._cache_file, self.stated_size)
         if fresh := self._embed_all({key: text for key, text in zip(keys, texts, strict=True) if key not in known}):

@@ -104,7 +104,7 @@ class Guard:
         """The whole body, within its bytes and its time."""
         limits = self.settings.limits
         told = dict(scope["headers"]).get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > limits.body:
+        if not told.isdigit() or len(told) > 18 or int(told) > limits.body:
             raise Refused(413, f"The body is over {limits.body:,} bytes.")
         parts, size = [], 0
         try:

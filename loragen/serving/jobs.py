@@ -18,6 +18,7 @@ from loragen.progress import Progress
 
 State = Literal["waiting", "at work", "done", "failed", "cancelled", "gone"]
 ENDED = ("done", "failed", "cancelled", "gone")
+CANCELLED = "The job was cancelled."
 KEPT = 1_000
 """Jobs that are remembered."""
 UNFINISHED = ".jobs.json"
@@ -76,12 +77,13 @@ class Job:
 class Jobs:
     """The thread, and all jobs that are remembered."""
 
-    def __init__(self, root: Path, most: int) -> None:
+    def __init__(self, root: Path, most: int, wording: Callable[[str], str] = str) -> None:
         self._file, self._most = root / UNFINISHED, most
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
         self._is_stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loragen-jobs")
+        self._wording = wording
         for name, names in self._left().items():
             error = "The server ended before this job did; ask for the adapter again."
             self._jobs[name] = Job(name, tuple(names), "gone", error=error)
@@ -104,11 +106,11 @@ class Jobs:
     @property
     def unfinished(self) -> int:
         """Jobs that wait or are at work."""
-        return sum(job.state not in ENDED for job in self._jobs.values())
+        return sum(job.state not in ENDED for job in list(self._jobs.values()))
 
     def claimed(self) -> set[str]:
         """Names of adapters that unfinished jobs will make."""
-        return {name for job in self._jobs.values() if job.state not in ENDED for name in job.names}
+        return {name for job in list(self._jobs.values()) if job.state not in ENDED for name in job.names}
 
     def start(self, names: Sequence[str], work: Callable[[Progress], None]) -> Job:
         """Let a generation wait for its turn.
@@ -128,19 +130,30 @@ class Jobs:
         return job
 
     def _run(self, job: Job, work: Callable[[Progress], None]) -> None:
+        with self._lock:
+            if job.state in ENDED:
+                return
+            job.state = "at work"
         try:
             job.progress("starting", 0, 1)
-            job.state = "at work"
             work(job.progress)
             job.state = "done"
         except Cancelled:
-            job.state, job.error = "cancelled", "The job was cancelled."
+            job.error, job.state = CANCELLED, "cancelled"
         except LoragenError as error:
-            job.state, job.error = "failed", str(error)
+            job.error, job.state = self._wording(str(error)), "failed"
         except Exception as error:  # a fault of ours: those who wait must hear of it, but not of its insides
-            job.state, job.error = "failed", f"The generation failed ({type(error).__name__})."
+            job.error, job.state = f"The generation failed ({type(error).__name__}).", "failed"
         finally:
             with self._lock:
+                self._write()
+
+    def cancel(self, job: Job) -> None:
+        """End a job: at once if it waits, else at its next step."""
+        with self._lock:
+            job.is_unwanted = True
+            if job.state == "waiting":
+                job.error, job.state = CANCELLED, "cancelled"
                 self._write()
 
     def get(self, name: str) -> Job | None:
@@ -155,14 +168,18 @@ class Jobs:
             if told != last:
                 yield told
                 last = told
-            if told["status"] in ENDED:
+            if told["status"] in ENDED or self._is_stopping:
                 return
             await asyncio.sleep(_TICK)
 
-    def stop(self) -> None:
-        """End what is under way at its next step; the file keeps its names for the next server."""
+    def wind_down(self) -> None:
+        """Let what is under way end at its next step; the file keeps its names for the next server."""
         with self._lock:
             self._is_stopping = True
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):
             job.is_unwanted = True
+
+    def stop(self) -> None:
+        """Wind down, and wait for the end."""
+        self.wind_down()
         self._thread.shutdown(cancel_futures=True)

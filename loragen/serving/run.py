@@ -2,7 +2,9 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from loragen.errors import ConfigError, MissingExtraError, shown
 from loragen.exporters.targets import FOLDERS
@@ -48,44 +50,53 @@ def serve(
         GeneratorError: there is no such generator.
         MissingExtraError: the extra `serve` is not installed.
     """
-    settings = ServeSettings(
-        adapters=Path(adapters),
-        zoo=None if zoo is None else str(zoo),
-        generator=generator,
-        drop=None if drop is None else Path(drop),
-        drop_for=drop_for,
-        base_name=base_name,
-        host=host,
-        port=port,
-        api_key=api_key,
-        limits=limits or Limits(),
-    )
     if drop_for not in FOLDERS:
         raise ConfigError(f"{shown(drop_for)} is no engine that picks up folders; give one of {', '.join(FOLDERS)}.")
+    given: dict[str, Any] = {"adapters": adapters, "generator": generator, "host": host, "port": port}
+    given |= {"zoo": None if zoo is None else str(zoo), "api_key": api_key or None, "limits": limits or Limits()}
+    given |= {"drop": drop, "drop_for": drop_for, "base_name": base_name}
+    settings = ServeSettings.checked(given, source="What the server is started with")
     if not settings.is_local and not settings.api_key:
         raise ConfigError(
             f"The host {settings.host} lets other machines in, and there is no key; give one with --api-key or the "
             "variable LORAGEN_API_KEY, or leave --host out."
         )
     try:
-        import uvicorn
-
-        from loragen.serving.app import make_app
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"Serving needs {error.name}, which is not installed: pip install 'loragen[serve]'."
         ) from error
-    listening = _bound(settings)
-    address = f"http://{settings.host}:{listening.getsockname()[1]}"
+    with closing(_bound(settings)) as listening:
+        _run(settings, listening, on_ready or (lambda _address: None))
+
+
+def _run(settings: ServeSettings, listening: socket.socket, on_ready: Callable[[str], None]) -> None:
+    import uvicorn
+
+    from loragen.serving.app import make_app
+    from loragen.serving.connections import timely
+    from loragen.serving.service import Service
+
+    service = Service.open(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if self.started and on_ready is not None:
-                on_ready(address)
+            if self.started:
+                on_ready(f"http://{host}:{listening.getsockname()[1]}")
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            service.jobs.wind_down()  # so that those who follow one do not keep the server up
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
-        make_app(settings),
+        make_app(settings, service),
+        http=timely(settings.limits.seconds_to_read),
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_keep_alive=10,

@@ -9,6 +9,9 @@ from loragen.values import Name, Seed
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
 
+Stops = Annotated[str, Field(max_length=1_000)] | Annotated[list[str], Field(max_length=16)] | None
+"""Texts that end what is written: each is looked for after every token."""
+
 
 class Example(StrictModel):
     """A text with its label."""
@@ -69,7 +72,7 @@ class CompletionRequest(Loose):
     top_p: float | None = Field(1.0, gt=0, le=1)
     n: Literal[1] | None = 1
     stream: bool | None = False
-    stop: str | list[str] | None = None
+    stop: Stops = None
     seed: int | None = None
 
 
@@ -91,7 +94,7 @@ class ChatRequest(Loose):
     top_p: float | None = Field(1.0, gt=0, le=1)
     n: Literal[1] | None = 1
     stream: bool | None = False
-    stop: str | list[str] | None = None
+    stop: Stops = None
     seed: int | None = None
 
 

@@ -1,10 +1,12 @@
 """What a server holds: zoo and base, adapters, the thread that computes, and jobs."""
 
+import asyncio
 import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -26,6 +28,7 @@ from loragen.serving.settings import Limits, ServeSettings
 from loragen.serving.store import AdapterStore
 from loragen.serving.texts import Texts
 from loragen.tasks.examples import Examples
+from loragen.values import checked_name
 from loragen.zoo.zoo import Zoo
 
 
@@ -54,6 +57,8 @@ class Service:
     batcher: Batcher
     texts: Texts
     jobs: Jobs
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the request whose adapters are drawn, so that those that wait take no thread from others."""
     _pipelines: dict[str, Pipeline] = field(default_factory=dict)
     _alone: threading.Lock = field(default_factory=threading.Lock)
     """Held while names are given out, and while a generation is drawn."""
@@ -71,8 +76,9 @@ class Service:
         """
         zoo = Zoo.open(None if settings.zoo is None else Path(settings.zoo))
         base = zoo.load_base()
-        store, batcher = AdapterStore(settings.adapters, base, settings.limits), Batcher(base)
-        jobs = Jobs(settings.adapters, settings.limits.jobs)
+        root = settings.adapters.resolve()  # which no word of a message is mistaken for
+        store, batcher = AdapterStore(root, base, settings.limits), Batcher(base)
+        jobs = Jobs(root, settings.limits.jobs, partial(_without, (root, zoo.root)))
         made = cls(settings, zoo, base, store, batcher, Texts(base, batcher, store), jobs)
         made.pipeline(settings.generator)
         return made
@@ -81,6 +87,10 @@ class Service:
         """Finish what was begun, and end the threads."""
         self.jobs.stop()
         self.batcher.stop()
+
+    def without_places(self, message: str) -> str:
+        """A message that tells no client where things lie on this machine."""
+        return _without((self.store.root, self.zoo.root), message)
 
     @property
     def limits(self) -> Limits:
@@ -143,7 +153,7 @@ class Service:
 
     def _free_names(self, asked: NewAdapter) -> list[str]:
         stem = asked.name or _name_of(asked.description)
-        taken = {*self.jobs.claimed(), *(() if asked.replace else self.store.names())}
+        taken = {*self.jobs.claimed(), *(() if asked.replace else self.store.entries())}
         if asked.name is None:
             stem = next(name for name in _numbered(stem) if not _series(name, asked.samples) & taken)
         names = sorted(_series(stem, asked.samples), key=lambda name: (len(name), name))
@@ -213,10 +223,20 @@ class Service:
         return self._own_base[0]
 
 
+def _without(places: Sequence[Path], message: str) -> str:
+    for place in places:
+        message = message.replace(f"{place}/", "").replace(str(place), "this server")
+    return message
+
+
 def _name_of(description: str) -> str:
     """A name in small letters from the first words of a description."""
     words = re.findall(r"[a-z0-9]+", description.lower())
-    return "-".join(words[:6])[:60].strip("-") or "adapter"
+    name = "-".join(words[:6])[:60].strip("-")
+    try:
+        return checked_name(name)
+    except ValueError:  # no word is left of it, or Windows keeps it for a device
+        return f"adapter-{name}".strip("-")
 
 
 def _numbered(stem: str) -> Iterator[str]:

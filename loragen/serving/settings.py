@@ -59,7 +59,7 @@ class ServeSettings(StrictModel):
     """The base as that engine names it."""
     host: str = "127.0.0.1"
     port: int = Field(8421, ge=0, le=65_535)
-    api_key: str | None = None
+    api_key: str | None = Field(None, min_length=1)
     limits: Limits = Limits()
 
     @property

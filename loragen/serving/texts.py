@@ -1,9 +1,11 @@
 """Answers about texts: embeddings, classes, order by likeness; each under an adapter or the bare base."""
 
 import asyncio
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,12 +13,16 @@ from torch import Tensor
 from loragen.bases.base import Base
 from loragen.bases.linear_sites import Factors
 from loragen.bases.losses import LOGIT_SCALE
-from loragen.errors import ConfigError, shown
+from loragen.errors import ConfigError, TaskError, shown
 from loragen.serving.batcher import Batcher, Embed
 from loragen.serving.store import AdapterStore, Served
+from loragen.tasks.words import checked_names, listed
 
-MOST_KEPT = 2_000
+Read = TypeVar("Read")
+MOST_KEPT = 200
 """Sets of label texts whose embeddings are kept."""
+LONGEST_KEPT = 10_000
+"""Characters of a set that is kept."""
 MAX_LENGTH = 128
 """Tokens of a text that are read, as `loragen classify` does."""
 NOTHING: Factors = {}
@@ -47,6 +53,8 @@ class Texts:
     base: Base
     batcher: Batcher
     store: AdapterStore
+    _tokenizer: threading.Lock = field(default_factory=threading.Lock)
+    """Held while texts are cut into tokens: a tokenizer's settings are its own, not a call's."""
     _labels: OrderedDict[tuple[str, tuple[int, int], tuple[str, ...]], Tensor] = field(default_factory=OrderedDict)
 
     def served(self, model: str | None) -> Served | None:
@@ -60,13 +68,22 @@ class Texts:
             return None
         return self.store.get(model)
 
+    def tokenize(self, texts: Sequence[str], max_length: int = MAX_LENGTH) -> list[list[int]]:
+        """Texts as token ids."""
+        return self.alone(lambda base: base.tokenize(list(texts), max_length=max_length))
+
+    def alone(self, read: Callable[[Base], Read]) -> Read:
+        """What comes of the base's tokenizer, which one thread uses at a time."""
+        with self._tokenizer:
+            return read(self.base)
+
     async def embed(self, texts: Sequence[str], model: str | None) -> Embedded:
         """Embed texts under an adapter."""
         adapter = await asyncio.to_thread(self.served, model)
         return await self._embed(texts, NOTHING if adapter is None else adapter.factors)
 
     async def _embed(self, texts: Sequence[str], factors: Factors) -> Embedded:
-        rows = await asyncio.to_thread(self.base.tokenize, list(texts), max_length=MAX_LENGTH)
+        rows = await asyncio.to_thread(self.tokenize, texts)
         vectors = await asyncio.wrap_future(self.batcher.add(Embed(rows, factors)))
         return Embedded(vectors, sum(map(len, rows)))
 
@@ -77,11 +94,14 @@ class Texts:
 
         Raises:
             ConfigError: no labels are given, and the adapter's card has none.
+            TaskError: the labels are fewer than two or not distinct.
         """
         adapter = await asyncio.to_thread(self.served, model)
-        names = tuple(labels or (() if adapter is None else adapter.labels))
-        if not names:
+        names = (() if adapter is None else adapter.labels) if labels is None else checked_names(labels, "The labels")
+        if labels is None and not names:
             raise ConfigError(f"{shown(model or self.base.name)} has no labels of its own; name some with 'labels'.")
+        if len(names) < 2:
+            raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
         known = await self._label_vectors(adapter, names)
         embedded = await self._embed(texts, NOTHING if adapter is None else adapter.factors)
         rows = (LOGIT_SCALE * embedded.vectors @ known.T).softmax(1)
@@ -91,7 +111,8 @@ class Texts:
         key = ("", (0, 0), names) if adapter is None else (adapter.name, adapter.stamp, names)
         if (kept := self._labels.get(key)) is None:
             kept = (await self._embed(names, NOTHING if adapter is None else adapter.factors)).vectors
-            self._labels[key] = kept
+            if sum(map(len, names)) <= LONGEST_KEPT:
+                self._labels[key] = kept
             while len(self._labels) > MOST_KEPT:
                 self._labels.popitem(last=False)
         return kept

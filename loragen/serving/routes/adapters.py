@@ -15,6 +15,7 @@ from loragen.serving.jobs import Job
 from loragen.serving.routes.common import OfMetrics, OfService
 from loragen.serving.schemas import NewAdapter
 from loragen.serving.service import Service
+from loragen.serving.store import Facts
 
 router = APIRouter(prefix="/v1", tags=["adapters"])
 
@@ -26,21 +27,23 @@ def shown(service: Service, name: str, *, whole: bool = False) -> dict[str, Any]
         UnknownAdapter: there is none of that name.
         AdapterError: it is damaged, or made for another base.
     """
+    if not whole:
+        return _told(service, service.store.facts(name))
     served = service.store.get(name)
-    expected = None if served.card is None else served.card.outlook and served.card.outlook.expected
-    found: dict[str, Any] = {
-        "name": name,
+    card = None if served.card is None else served.card.model_dump(mode="json")
+    files = [{"name": file, "bytes": len(content)} for file, content in service.store.files(name).items()]
+    return _told(service, served) | {"card": card, "files": files}
+
+
+def _told(service: Service, facts: Facts) -> dict[str, Any]:
+    return {
+        "name": facts.name,
         "object": "adapter",
-        "description": served.description,
-        "labels": list(served.labels),
+        "description": facts.description,
+        "labels": list(facts.labels),
         "base": service.base.name,
-        "expected_gain": expected.model_dump(mode="json") if expected else None,
+        "expected_gain": None if facts.expected is None else facts.expected.model_dump(mode="json"),
     }
-    if whole:
-        files = sorted(path for path in service.store.folder(name).iterdir() if path.is_file())
-        found["card"] = None if served.card is None else served.card.model_dump(mode="json")
-        found["files"] = [{"name": path.name, "bytes": path.stat().st_size} for path in files]
-    return found
 
 
 @router.post("/adapters", status_code=201, responses={202: {"description": "A job was begun."}})
@@ -55,7 +58,8 @@ async def create(asked: NewAdapter, service: OfService, metrics: OfMetrics, resp
         response.status_code, response.headers["location"] = 202, f"/v1/jobs/{job.id}"
         return job.told() | {"events": f"/v1/jobs/{job.id}/events"}
     begun = time.perf_counter()
-    names = await run_in_threadpool(service.generate, asked)
+    async with service.turn:
+        names = await run_in_threadpool(service.generate, asked)
     metrics.seconds.observe(time.perf_counter() - begun)
     response.headers["location"] = f"/v1/adapters/{names[0]}"
     made = [await run_in_threadpool(shown, service, name) for name in names]
@@ -65,9 +69,9 @@ async def create(asked: NewAdapter, service: OfService, metrics: OfMetrics, resp
 @router.get("/adapters")
 def listed(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """All adapters that can be served, and why others cannot."""
-    broken = service.store.broken()
-    names = [name for name in service.store.names() if name not in broken]
-    return {"object": "list", "data": [shown(service, name) for name in names], "broken": broken}
+    found, broken = service.store.listed()
+    why = {name: service.without_places(reason) for name, reason in broken.items()}
+    return {"object": "list", "data": [_told(service, facts) for facts in found], "broken": why}
 
 
 @router.get("/adapters/{name}")
@@ -79,10 +83,10 @@ def one(name: str, service: OfService, _: OfMetrics) -> dict[str, Any]:
 @router.get("/adapters/{name}/folder.zip", response_class=Response)
 def folder(name: str, service: OfService, _: OfMetrics) -> Response:
     """The folder of an adapter, as PEFT and others read it."""
-    place, content = service.store.folder(name), io.BytesIO()
+    content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith(".")):
-            archive.write(path, f"{name}/{path.name}")
+        for file, data in service.store.files(name).items():
+            archive.writestr(f"{name}/{file}", data)
     headers = {"content-disposition": f'attachment; filename="{name}.zip"'}
     return Response(content.getvalue(), media_type="application/zip", headers=headers)
 
@@ -124,5 +128,5 @@ async def events(name: str, service: OfService, _: OfMetrics) -> StreamingRespon
 def cancel(name: str, service: OfService, _: OfMetrics) -> dict[str, Any]:
     """End a job at its next step."""
     found = _job(service, name)
-    found.is_unwanted = True
+    service.jobs.cancel(found)
     return found.told()

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from loragen.errors import TaskError
 from loragen.serving.metrics import Metrics
 from loragen.serving.service import Service, within
+from loragen.tasks.words import worded
 
 
 def _service(request: Request) -> Service:
@@ -30,11 +30,9 @@ def checked_texts(service: Service, texts: str | Sequence[str]) -> list[str]:
 
     Raises:
         TooLarge: they are too many, or one is too long.
-        TaskError: there is none, or one is empty.
+        TaskError: there is none, or one is empty or unreadable.
     """
     given = [texts] if isinstance(texts, str) else list(texts)
     within(service.limits.inputs, len(given), "inputs")
     within(service.limits.characters, max(map(len, given), default=0), "characters of a text")
-    if not given or not all(text.strip() for text in given):
-        raise TaskError("An input is empty; give texts.")
-    return given
+    return list(worded(given, "inputs"))

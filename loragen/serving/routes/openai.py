@@ -2,12 +2,10 @@
 
 import asyncio
 import base64
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,11 +18,14 @@ from torch import Tensor
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.tokenised import tokens_of
 from loragen.errors import ConfigError, TaskError
+from loragen.serving.folders import UnknownAdapter
 from loragen.serving.routes.common import OfMetrics, OfService
+from loragen.serving.routes.streaming import Stream
 from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from loragen.serving.service import Service, within
 from loragen.serving.texts import NOTHING
 from loragen.serving.writing import Choice, Write, Written
+from loragen.tasks.words import refuse_unreadable, worded
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 MOST_PROMPT = 8_192
@@ -36,7 +37,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": 0 if is_base else int(service.store.folder(name).stat().st_mtime),
+        "created": 0 if is_base else service.store.written(name),
         "owned_by": "loragen",
         "root": service.base.name,
         "parent": None if is_base else service.base.name,
@@ -46,8 +47,11 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 @router.get("/models")
 def models(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """The base, and the adapters over it."""
-    names = [service.base.name, *service.store.names()]
-    return {"object": "list", "data": [_model(service, name) for name in names]}
+    found = []
+    for name in (service.base.name, *service.store.names()):
+        with suppress(UnknownAdapter):  # it was deleted just now
+            found.append(_model(service, name))
+    return {"object": "list", "data": found}
 
 
 @router.get("/models/{name:path}")
@@ -80,7 +84,7 @@ def _texts(service: Service, given: str | list[str] | list[int] | list[list[int]
     """Texts; token ids, which clients of OpenAI's may send, are of another tokenizer.
 
     Raises:
-        TaskError: there is none, one is empty, or they are token ids.
+        TaskError: there is none, one is empty or unreadable, or they are token ids.
         TooLarge: they are beyond the caps.
     """
     texts = [given] if isinstance(given, str) else list(given)
@@ -89,9 +93,7 @@ def _texts(service: Service, given: str | list[str] | list[int] | list[list[int]
     if len(named) < len(texts):
         raise TaskError("The input is token ids, which are another tokenizer's; send texts.")
     within(service.limits.characters, max(map(len, named), default=0), "characters of a text")
-    if not named or not all(text.strip() for text in named):
-        raise TaskError("An input is empty; give texts.")
-    return named
+    return list(worded(named, "inputs"))
 
 
 def _written(row: Tensor, form: str) -> list[float] | str:
@@ -112,7 +114,9 @@ async def completions(
     base = _writer(service)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     within(service.limits.inputs, len(prompts), "prompts")
-    rows = tokens_of(await run_in_threadpool(base.prompts, prompts))
+    within(service.limits.characters, max(map(len, prompts), default=0), "characters of a prompt")
+    given = worded(prompts, "prompts")
+    rows = tokens_of(await run_in_threadpool(service.texts.alone, lambda _base: base.prompts(given)))
     return await _answered(asked, rows, request, service, metrics, kind="text_completion", limit=asked.max_tokens)
 
 
@@ -127,7 +131,9 @@ async def chat(
         for message in asked.messages
     ]
     within(service.limits.characters, sum(len(said) for _, said in turns), "characters of a chat")
-    rows = tokens_of([await run_in_threadpool(base.chat, turns)])
+    for _, said in turns:
+        refuse_unreadable(said, "A message")
+    rows = tokens_of([await run_in_threadpool(service.texts.alone, lambda _base: base.chat(turns))])
     limit = asked.max_completion_tokens or asked.max_tokens or service.limits.new_tokens
     return await _answered(asked, rows, request, service, metrics, kind="chat.completion", limit=limit)
 
@@ -176,7 +182,7 @@ async def _answered(
     }
     read = sum(map(len, rows))
     if asked.stream:
-        told = _Stream(service, head, kind)
+        told = Stream(service, head, kind)
         return StreamingResponse(told.lines(rows, factors, choices), media_type="text/event-stream")
     works = [Write(row, factors, choice) for row, choice in zip(rows, choices, strict=True)]
     try:
@@ -197,51 +203,3 @@ def _choice(kind: str, at: int, made: Written) -> dict[str, Any]:
     if kind.startswith("chat"):
         said = {"message": {"role": "assistant", "content": made.text, "refusal": None}}
     return {"index": at, **said, "logprobs": None, "finish_reason": made.finish}
-
-
-class _Stream:
-    """Answers in pieces, as server-sent events."""
-
-    def __init__(self, service: Service, head: dict[str, Any], kind: str) -> None:
-        self._service, self._head, self._is_chat = service, head, kind.startswith("chat")
-        self._kind = "chat.completion.chunk" if self._is_chat else kind
-
-    async def lines(self, rows: Sequence[Sequence[int]], factors: Any, choices: Sequence[Choice]) -> AsyncIterator[str]:
-        """Pieces of all rows as they come, and an end."""
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str | None, str | None]]()
-
-        def hear(at: int, text: str) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, (at, text, None))
-
-        def finish(at: int, done: Future[Written]) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, (at, None, _end(done)))
-
-        works = []
-        for at, (row, choice) in enumerate(zip(rows, choices, strict=True)):
-            work = Write(row, factors, choice, on_text=partial(hear, at))
-            work.done.add_done_callback(partial(finish, at))
-            works.append(work)
-            self._service.batcher.add(work)
-        try:
-            if self._is_chat:
-                yield self._line(0, {"delta": {"role": "assistant", "content": ""}}, None)
-            left = len(rows)
-            while left:
-                at, text, end = await queue.get()
-                left -= end is not None
-                said: dict[str, Any] = {"text": text or ""}
-                if self._is_chat:
-                    said = {"delta": {"content": text} if text else {}}
-                yield self._line(at, said, end)
-            yield "data: [DONE]\n\n"
-        finally:
-            for work in works:
-                work.gone.set()
-
-    def _line(self, at: int, said: dict[str, Any], end: str | None) -> str:
-        choice = {"index": at, **said, "logprobs": None, "finish_reason": end}
-        return f"data: {json.dumps({**self._head, 'object': self._kind, 'choices': [choice]})}\n\n"
-
-
-def _end(done: Future[Written]) -> str:
-    return "stop" if done.cancelled() or done.exception() else done.result().finish

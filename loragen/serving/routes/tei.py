@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from loragen.bases.architecture import auto_class
 from loragen.bases.language_model import LanguageModel
@@ -22,6 +23,8 @@ router = APIRouter(tags=["TEI"])
 async def embed(asked: EmbedRequest, service: OfService, metrics: OfMetrics) -> list[list[float]]:
     """Embed texts; vectors have the length 1."""
     texts = checked_texts(service, asked.inputs)
+    if not asked.normalize:
+        raise TaskError("Vectors have the length 1 here; leave normalize out.")
     await _refuse_cut(service, texts, truncate=asked.truncate)
     embedded = await service.texts.embed(texts, asked.model)
     metrics.texts.inc(len(texts))
@@ -33,8 +36,8 @@ async def embed(asked: EmbedRequest, service: OfService, metrics: OfMetrics) -> 
 async def _refuse_cut(service: Service, texts: Sequence[str], *, truncate: bool) -> None:
     if truncate:
         return
-    sizes = [len(row) for row in service.base.tokenize(texts, max_length=MAX_LENGTH + 1)]
-    within(MAX_LENGTH, max(sizes), "tokens of a text (and truncate is false)")
+    rows = await run_in_threadpool(service.texts.tokenize, texts, MAX_LENGTH + 1)
+    within(MAX_LENGTH, max(map(len, rows)), "tokens of a text (and truncate is false)")
 
 
 @router.post("/predict")
@@ -42,8 +45,6 @@ async def predict(asked: PredictRequest, service: OfService, metrics: OfMetrics)
     """Classes of texts, the likeliest first; labels are the adapter's own unless some are named."""
     texts = checked_texts(service, _singles(asked.inputs))
     within(service.limits.labels, len(asked.labels or ()), "labels")
-    if asked.labels is not None and len(set(asked.labels)) < 2:
-        raise TaskError("At least two different labels are wanted.")
     guesses = await service.texts.predict(texts, asked.model, asked.labels)
     metrics.texts.inc(len(texts))
     rows = [[{"score": guess.score, "label": guess.label} for guess in row] for row in guesses]
@@ -104,7 +105,7 @@ def info(service: OfService, _: OfMetrics) -> dict[str, Any]:
 
 
 @router.get("/health", response_class=Response)
-def health() -> Response:
+async def health() -> Response:
     """200 while the server answers."""
     return Response(status_code=200)
 
