@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loragen.bases.base import Base
 from loragen.bases.linear_sites import Factors
+from loragen.bases.tokenised import TaskData
 from loragen.errors import ConfigError
 
 MOST_ROWS = 32
@@ -70,6 +71,28 @@ class Embed(Work[Tensor]):
         vectors = F.normalize(torch.cat(parts)[torch.tensor(order).argsort()], dim=-1)
         for work, part in zip(works, torch.split(vectors, [work.size for work in works]), strict=True):
             work.done.set_result(part)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Judge(Work[Tensor]):
+    """Texts and labels of one adapter over a language model: probabilities of the labels (n, labels)."""
+
+    data: TaskData
+    factors: Factors
+
+    @property
+    def size(self) -> int:
+        """Rows that it adds to a batch."""
+        return len(self.data)
+
+    @classmethod
+    @torch.inference_mode()
+    def compute(cls, base: Base, works: Sequence[Self]) -> None:
+        """Read one work after the other: a language model reads all labels after each text."""
+        for work in works:
+            with base.using(work.factors):
+                work.done.set_result(base.read(work.data).logits.softmax(1).cpu())
 
 
 def _states(base: Base, rows: Sequence[Sequence[int]], factors: Sequence[Factors]) -> Tensor:

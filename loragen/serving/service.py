@@ -6,10 +6,13 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Self
+
+import torch
+from torch import Tensor
 
 from loragen.bases.base import Base
 from loragen.errors import ConfigError, TaskError
@@ -87,6 +90,20 @@ class Service:
         """Finish what was begun, and end the threads."""
         self.jobs.stop()
         self.batcher.stop()
+
+    @cached_property
+    def base_name(self) -> str:
+        """The base as clients know it: by its name, or the last part of its folder's path."""
+        name = self.base.name
+        return Path(name).name if Path(name).is_dir() else name
+
+    @cached_property
+    def plane(self) -> tuple[Tensor, Tensor]:
+        """The principal directions (2, d) of the experts' descriptions, largest part positive, and their centre (d,)."""
+        vectors = self.pipeline(self.settings.generator).experts.index.vectors
+        centre = vectors.mean(0)
+        right = torch.linalg.svd(vectors - centre, full_matrices=False).Vh[:2]
+        return right * right.gather(1, right.abs().argmax(1, keepdim=True)).sign(), centre
 
     def without_places(self, message: str) -> str:
         """A message that tells no client where things lie on this machine."""
@@ -226,7 +243,7 @@ class Service:
 def _without(places: Sequence[Path], message: str) -> str:
     for place in places:
         message = message.replace(f"{place}/", "").replace(str(place), "this server")
-    return message
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*)", r"'\1'", message)  # the library speaks of the command line's options
 
 
 def _name_of(description: str) -> str:

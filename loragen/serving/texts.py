@@ -14,8 +14,9 @@ from loragen.bases.base import Base
 from loragen.bases.linear_sites import Factors
 from loragen.bases.losses import LOGIT_SCALE
 from loragen.errors import ConfigError, TaskError, shown
-from loragen.serving.batcher import Batcher, Embed
+from loragen.serving.batcher import Batcher, Embed, Judge
 from loragen.serving.store import AdapterStore, Served
+from loragen.tasks.examples import Examples
 from loragen.tasks.words import checked_names, listed
 
 Read = TypeVar("Read")
@@ -48,7 +49,7 @@ class Guess:
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Texts and adapters over one text encoder."""
+    """Texts and adapters over one base."""
 
     base: Base
     batcher: Batcher
@@ -99,9 +100,14 @@ class Texts:
         adapter = await asyncio.to_thread(self.served, model)
         names = (() if adapter is None else adapter.labels) if labels is None else checked_names(labels, "The labels")
         if labels is None and not names:
-            raise ConfigError(f"{shown(model or self.base.name)} has no labels of its own; name some with 'labels'.")
+            raise ConfigError(f"{shown(model or 'the base')} has no labels of its own; name some with 'labels'.")
         if len(names) < 2:
             raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
+        if self.base.writes_text:
+            examples = Examples(tuple(texts), label_names=tuple(names))
+            data = await asyncio.to_thread(self.alone, lambda base: base.prepare(examples, max_length=MAX_LENGTH))
+            work = Judge(data, NOTHING if adapter is None else adapter.factors)
+            return [_sorted(names, row) for row in await asyncio.wrap_future(self.batcher.add(work))]
         known = await self._label_vectors(adapter, names)
         embedded = await self._embed(texts, NOTHING if adapter is None else adapter.factors)
         rows = (LOGIT_SCALE * embedded.vectors @ known.T).softmax(1)

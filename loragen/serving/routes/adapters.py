@@ -41,7 +41,7 @@ def _told(service: Service, facts: Facts) -> dict[str, Any]:
         "object": "adapter",
         "description": facts.description,
         "labels": list(facts.labels),
-        "base": service.base.name,
+        "base": service.base_name,
         "expected_gain": None if facts.expected is None else facts.expected.model_dump(mode="json"),
     }
 

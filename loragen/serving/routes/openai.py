@@ -33,14 +33,14 @@ MOST_PROMPT = 8_192
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:
-    is_base = name == service.base.name
+    is_base = name == service.base_name
     return {
         "id": name,
         "object": "model",
         "created": 0 if is_base else service.store.written(name),
         "owned_by": "loragen",
-        "root": service.base.name,
-        "parent": None if is_base else service.base.name,
+        "root": service.base_name,
+        "parent": None if is_base else service.base_name,
     }
 
 
@@ -48,7 +48,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 def models(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """The base, and the adapters over it."""
     found = []
-    for name in (service.base.name, *service.store.names()):
+    for name in (service.base_name, *service.store.names()):
         with suppress(UnknownAdapter):  # it was deleted just now
             found.append(_model(service, name))
     return {"object": "list", "data": found}
@@ -140,7 +140,7 @@ async def chat(
 
 def _writer(service: Service) -> LanguageModel:
     if not isinstance(service.base, LanguageModel):
-        raise HTTPException(404, f"The base {service.base.name} writes no text; it embeds and classifies.")
+        raise HTTPException(404, f"The base {service.base_name} writes no text; it embeds and classifies.")
     return service.base
 
 

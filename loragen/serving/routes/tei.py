@@ -87,7 +87,7 @@ def info(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """The base, the zoo, and the caps."""
     limits, writes = service.limits, isinstance(service.base, LanguageModel)
     return {
-        "model_id": service.base.name,
+        "model_id": service.base_name,
         "model_sha": service.base.fingerprint,
         "model_dtype": str(next(service.base.model.parameters()).dtype).removeprefix("torch."),
         "model_type": {"generation": {}} if writes else {"embedding": {"pooling": service.base.pooling}},
@@ -98,7 +98,7 @@ def info(service: OfService, _: OfMetrics) -> dict[str, Any]:
         "auto_truncate": True,
         "version": version("loragen"),
         "zoo": service.zoo.manifest.name,
-        "experts": len(service.zoo),
+        "experts": len(service.pipeline(service.settings.generator).experts.zoo),
         "generators": list(service.generators),
         "generator": service.settings.generator,
     }

@@ -2,10 +2,8 @@
 
 from typing import Annotated, Any
 
-import torch
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
-from torch import Tensor
 
 from loragen.errors import TaskError
 from loragen.serving.routes.common import OfMetrics, OfService
@@ -23,7 +21,7 @@ def listed(service: OfService, _: OfMetrics) -> dict[str, Any]:
         {"id": card.id, "description": card.description, "family": card.family, "licence": card.licence}
         for card in cards
     ]
-    return {"name": service.zoo.manifest.name, "base": service.base.name, "experts": experts}
+    return {"name": service.zoo.manifest.name, "base": service.base_name, "experts": experts}
 
 
 @router.get("/search")
@@ -63,9 +61,8 @@ async def plane(service: OfService, _: OfMetrics, description: str | None = None
 
 def _placed(service: Service, description: str | None) -> dict[str, Any]:
     pipeline = service.pipeline(service.settings.generator)
-    vectors = pipeline.experts.index.vectors
-    directions, centre = _plane(vectors)
-    points = ((vectors - centre) @ directions.T).tolist()
+    directions, centre = service.plane
+    points = ((pipeline.experts.index.vectors - centre) @ directions.T).tolist()
     experts = [
         {"id": expert, "family": service.zoo.card(expert).family, "x": round(x, 4), "y": round(y, 4)}
         for expert, (x, y) in zip(pipeline.experts.zoo.ids, points, strict=True)
@@ -75,11 +72,3 @@ def _placed(service: Service, description: str | None) -> dict[str, Any]:
         x, y = ((pipeline.encoder.encode([description])[0] - centre) @ directions.T).tolist()
         task = {"x": round(x, 4), "y": round(y, 4)}
     return {"experts": experts, "task": task}
-
-
-def _plane(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The two principal directions (2, d) of vectors (n, d), each with its largest part positive, and their centre."""
-    centre = vectors.mean(0)
-    right = torch.linalg.svd(vectors - centre, full_matrices=False).Vh[:2]
-    signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()
-    return right * signs, centre
