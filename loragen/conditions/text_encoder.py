@@ -94,17 +94,23 @@ class TextEncoder:
         if not texts:
             return torch.empty(0, self.size)
         keys = [_key(text) for text in texts]
-        known = {key: vector for key in keys if (vector := self._recent.get(key)) is not None}
-        if self.cache is not None and len(known) < len(set(keys)):
-            known |= _read_vectors(self._cache_file, self.stated_size)
+        if self.cache is None:
+            known = {key: vector for key in keys if (vector := self._recent.get(key)) is not None}
+        else:
+            known = _read_vectors(self._cache_file, self.stated_size)
         if fresh := self._embed_all({key: text for key, text in zip(keys, texts, strict=True) if key not in known}):
             known |= fresh
-            if self.cache is not None:
-                _add_vectors(self._cache_file, fresh)
-            if len(self._recent) + len(fresh) > MOST_RECENT:
-                self._recent.clear()
-            self._recent.update(fresh)
+            self._keep(fresh)
         return torch.stack([known[key] for key in keys])
+
+    def _keep(self, fresh: dict[bytes, Tensor]) -> None:
+        """Keep vectors for the next time: in the cache or, where there is none, some in memory."""
+        if self.cache is not None:
+            _add_vectors(self._cache_file, fresh)
+            return
+        if len(self._recent) + len(fresh) > MOST_RECENT:
+            self._recent.clear()
+        self._recent.update(fresh)
 
     @cached_property
     def _recent(self) -> dict[bytes, Tensor]:

@@ -99,7 +99,7 @@ class Service:
 
     @cached_property
     def plane(self) -> tuple[Tensor, Tensor]:
-        """The principal directions (2, d) of the experts' descriptions, largest part positive, and their centre (d,)."""
+        """The principal directions (2, d) of the experts' descriptions, and their centre (d,)."""
         vectors = self.pipeline(self.settings.generator).experts.index.vectors
         centre = vectors.mean(0)
         right = torch.linalg.svd(vectors - centre, full_matrices=False).Vh[:2]
