@@ -5,15 +5,19 @@ All are exact on delta weights (`combine.weighted_sum`) and draw nothing at rand
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
+from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
 from loragen.conditions.condition import Condition
 from loragen.generators.base import DescriptionGenerator, Generation
 from loragen.zoo.expert_index import ExpertIndex, Neighbour
+
+MOST_KEPT = 32_000_000
+"""Bytes of experts that a merge keeps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,17 @@ class Merge(DescriptionGenerator):
 
     library: ExpertIndex
     is_stochastic: ClassVar[bool] = False
+    _kept: dict[str, Lora] = field(default_factory=dict, init=False, repr=False)
+    """Experts that were read before, as far as there is room."""
+
+    def _expert(self, name: str) -> Lora:
+        if (kept := self._kept.get(name)) is not None:
+            return kept
+        read = self.library.zoo.adapter(name)
+        size = sum(factor.nbytes for factors in (read.lora_A, read.lora_B) for factor in factors.values())
+        if (1 + len(self._kept)) * size <= MOST_KEPT:
+            self._kept[name] = read
+        return read
 
     @abstractmethod
     def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
@@ -32,7 +47,7 @@ class Merge(DescriptionGenerator):
         chosen = self.choose(condition)
         # In the order of ids, not of nearness: sums of floats depend on it, and equal shares are one adapter.
         summands = sorted(chosen, key=lambda neighbour: neighbour.id)
-        adapters = [self.library.zoo.adapter(neighbour.id) for neighbour in summands]
+        adapters = [self._expert(neighbour.id) for neighbour in summands]
         merged = weighted_sum(adapters, [neighbour.weight for neighbour in summands])
         return [Generation(merged, chosen)] * num_samples
 

@@ -30,6 +30,8 @@ class AdapterFolders:
 
     def __init__(self, root: Path, base_name: str, limits: Limits) -> None:
         self.root, self._base_name, self._limits = root, base_name, limits
+        self._taken: int | None = None
+        """Bytes on disk as far as they are known; others may write and delete too."""
         try:
             root.mkdir(parents=True, exist_ok=True)
             sweep(root)
@@ -42,9 +44,9 @@ class AdapterFolders:
         """Names of all adapters on disk, in alphabetical order."""
         return sorted(path.name for path in self.root.iterdir() if _is_name(path.name) and _is_adapter(path))
 
-    def entries(self) -> list[str]:
-        """Names of all that stands beside the adapters, they among it."""
-        return [path.name for path in self.root.iterdir()]
+    def is_taken(self, name: str) -> bool:
+        """True if something of that name stands there, an adapter or not."""
+        return os.path.lexists(self.root / name)
 
     def folder(self, name: str) -> Path:
         """The folder of an adapter: the one place that turns a name into a path.
@@ -103,14 +105,26 @@ class AdapterFolders:
             AdapterError: the adapter leaves its base unchanged.
         """
         folder = self.root / self.free_name(name, replace=replace)
-        if len(names := self.names()) >= self._limits.adapters and name not in names:
-            raise NoRoom(f"{len(names):,} adapters are kept, which is the most; delete some.")
-        if (taken := _bytes_within(self.root)) >= self._limits.disk:
-            raise NoRoom(f"Adapters take {taken / 1e9:.1f} GB on disk, which is the most they may; delete some.")
+        self._refuse_without_room(name)
         try:
             adapter.save(folder, force=replace)
         except OSError as error:
             raise NoRoom(f"The adapter {name} could not be written ({error.strerror}).") from error
+        if self._taken is not None:
+            self._taken += _bytes_within(folder)
+
+    def _refuse_without_room(self, name: str) -> None:
+        number = sum(1 for _ in os.scandir(self.root))
+        if (
+            number >= self._limits.adapters
+            and len(names := self.names()) >= self._limits.adapters
+            and name not in names
+        ):
+            raise NoRoom(f"{len(names):,} adapters are kept, which is the most; delete some.")
+        if self._taken is None or self._taken >= self._limits.disk:
+            self._taken = _bytes_within(self.root)
+        if self._taken >= self._limits.disk:
+            raise NoRoom(f"Adapters take {self._taken / 1e9:.1f} GB on disk, which is the most they may; delete some.")
 
     def free_name(self, name: str, *, replace: bool = False) -> str:
         """A name that may be written to.
@@ -148,6 +162,7 @@ class AdapterFolders:
         except FileNotFoundError:
             raise UnknownAdapter(f"There is no adapter {shown(name)} any more.") from None
         shutil.rmtree(doomed, ignore_errors=True)
+        self._taken = None
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -170,13 +170,17 @@ class Service:
 
     def _free_names(self, asked: NewAdapter) -> list[str]:
         stem = asked.name or _name_of(asked.description)
-        taken = {*self.jobs.claimed(), *(() if asked.replace else self.store.entries())}
+        claimed = self.jobs.claimed()
+
+        def is_free(name: str) -> bool:
+            return name not in claimed and (asked.replace or not self.store.is_taken(name))
+
         if asked.name is None:
-            stem = next(name for name in _numbered(stem) if not _series(name, asked.samples) & taken)
+            stem = next(name for name in _numbered(stem) if all(map(is_free, _series(name, asked.samples))))
         names = sorted(_series(stem, asked.samples), key=lambda name: (len(name), name))
         for name in names:
             self.store.free_name(name, replace=asked.replace)
-            if name in taken:
+            if name in claimed:
                 raise ConfigError(f"A job is making an adapter {name!r}; choose another name.")
         return names
 

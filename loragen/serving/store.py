@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +73,22 @@ class AdapterStore(AdapterFolders):
                 self._kept.move_to_end(name)
                 return kept
         read = self._read_whole(name, stamp)
+        self._keep(read)
+        return read
+
+    def add(self, name: str, adapter: Adapter, *, replace: bool = False) -> None:
+        """Write an adapter, and have it at hand; errors are those of the folders."""
+        super().add(name, adapter, replace=replace)
+        with suppress(LoragenError):  # it may have been deleted just now, and who asks for it hears of other faults
+            self._keep(self._served(name, adapter, self.stamp(name)))
+
+    def _keep(self, read: Served) -> None:
         with self._lock:
-            self._forget(name)
-            self._kept[name], self._facts[name] = read, read.facts
+            self._forget(read.name)
+            self._kept[read.name], self._facts[read.name] = read, read.facts
             self.bytes += read.bytes
             while len(self._kept) > 1 and self.bytes > self._limits.cache:
                 self._drop(next(iter(self._kept)))
-        return read
 
     def facts(self, name: str) -> Facts:
         """What a list tells of an adapter, which is read for it only where it is new.
@@ -123,7 +133,9 @@ class AdapterStore(AdapterFolders):
             return read
 
     def _read(self, name: str, folder: Path, stamp: tuple[int, int]) -> Served:
-        adapter = Adapter.load(folder)
+        return self._served(name, Adapter.load(folder), stamp)
+
+    def _served(self, name: str, adapter: Adapter, stamp: tuple[int, int]) -> Served:
         made_for = None if adapter.card is None else adapter.card.base_hash
         if adapter.base != self._base.name or made_for not in (None, self._base.fingerprint):
             raise AdapterError(f"The adapter {name} was made for another base than {self._base.name}, which is served.")
