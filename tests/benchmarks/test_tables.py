@@ -20,6 +20,7 @@ import language_tables
 import large_zoo
 import llama_cpp
 import rivals
+import serving
 import unseen
 import validation
 
@@ -49,6 +50,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "geometry, folds": (LOG, lambda: geometry.tables("folds")),
     "few shots": (LOG, fewshot.table),
     "llama.cpp": ("docs/export.md", lambda: llama_cpp.table(json.loads(llama_cpp.RESULTS.read_text()))),
+    "serving": ("benchmarks/README.md", lambda: serving.tables(json.loads(serving.RESULTS.read_text()))),
     "language, seen": (LANGUAGE, lambda: language_tables.table("seen")),
     "language, unseen": (LANGUAGE, lambda: language_tables.table("unseen")),
 }
