@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from loragen.bases.architecture import auto_class
@@ -17,16 +17,19 @@ from loragen.serving.service import Service, within
 from loragen.serving.texts import MAX_LENGTH
 
 router = APIRouter(tags=["TEI"])
+InAddress = Annotated[str | None, Query(description="The adapter, for clients that cannot name it in the body.")]
 
 
 @router.post("/embed")
-async def embed(asked: EmbedRequest, service: OfService, metrics: OfMetrics) -> list[list[float]]:
+async def embed(
+    asked: EmbedRequest, service: OfService, metrics: OfMetrics, model: InAddress = None
+) -> list[list[float]]:
     """Embed texts; vectors have the length 1."""
     texts = checked_texts(service, asked.inputs)
     if not asked.normalize:
         raise TaskError("Vectors have the length 1 here; leave normalize out.")
     await _refuse_cut(service, texts, truncate=asked.truncate)
-    embedded = await service.texts.embed(texts, asked.model)
+    embedded = await service.texts.embed(texts, asked.model or model)
     metrics.texts.inc(len(texts))
     metrics.tokens.inc(embedded.tokens)
     rows: list[list[float]] = embedded.vectors.tolist()
@@ -41,11 +44,11 @@ async def _refuse_cut(service: Service, texts: Sequence[str], *, truncate: bool)
 
 
 @router.post("/predict")
-async def predict(asked: PredictRequest, service: OfService, metrics: OfMetrics) -> list[Any]:
+async def predict(asked: PredictRequest, service: OfService, metrics: OfMetrics, model: InAddress = None) -> list[Any]:
     """Classes of texts, the likeliest first; labels are the adapter's own unless some are named."""
     texts = checked_texts(service, _singles(asked.inputs))
     within(service.limits.labels, len(asked.labels or ()), "labels")
-    guesses = await service.texts.predict(texts, asked.model, asked.labels)
+    guesses = await service.texts.predict(texts, asked.model or model, asked.labels)
     metrics.texts.inc(len(texts))
     rows = [[{"score": guess.score, "label": guess.label} for guess in row] for row in guesses]
     return rows[0] if isinstance(asked.inputs, str) else rows
@@ -61,11 +64,13 @@ def _singles(inputs: str | list[str] | list[list[str]]) -> str | list[str]:
 
 
 @router.post("/rerank")
-async def rerank(asked: RerankRequest, service: OfService, metrics: OfMetrics) -> list[dict[str, Any]]:
+async def rerank(
+    asked: RerankRequest, service: OfService, metrics: OfMetrics, model: InAddress = None
+) -> list[dict[str, Any]]:
     """Texts in the order of their likeness to a query."""
     texts = checked_texts(service, asked.texts)
     (query,) = checked_texts(service, asked.query)
-    scores = await service.texts.likeness(query, texts, asked.model)
+    scores = await service.texts.likeness(query, texts, asked.model or model)
     metrics.texts.inc(len(texts) + 1)
     # TEI's scores are a reranker's, between 0 and 1 unless raw ones are asked for.
     told = scores if asked.raw_scores else [(1 + score) / 2 for score in scores]
@@ -74,12 +79,14 @@ async def rerank(asked: RerankRequest, service: OfService, metrics: OfMetrics) -
 
 
 @router.post("/similarity")
-async def similarity(asked: SimilarityRequest, service: OfService, metrics: OfMetrics) -> list[float]:
+async def similarity(
+    asked: SimilarityRequest, service: OfService, metrics: OfMetrics, model: InAddress = None
+) -> list[float]:
     """Cosine of a sentence with others."""
     others = checked_texts(service, asked.inputs.sentences)
     (source,) = checked_texts(service, asked.inputs.source_sentence)
     metrics.texts.inc(len(others) + 1)
-    return await service.texts.likeness(source, others, asked.model)
+    return await service.texts.likeness(source, others, asked.model or model)
 
 
 @router.get("/info")
