@@ -131,7 +131,7 @@ def memory_of_many(folders: list[Path], base: Base) -> dict[str, float]:
             shutil.copytree(folders[number % len(folders)], root / f"many-{number}")
         store = AdapterStore(root, base, Limits(cache=1_000_000_000))
         before = _resident()
-        for name in store.names():
+        for name in store.folders.names():
             store.get(name)
         return {"cache": store.bytes / 1e6, "process": (_resident() - before) / 1e6}
 

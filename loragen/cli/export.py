@@ -13,8 +13,9 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="gguf: a LoRA file for llama.cpp; gguf-model: base and adapter as one GGUF model, for Ollama; vllm, "
-            "sglang, lorax, sentence-transformers: a folder for these."
+            help="gguf: a LoRA file for llama.cpp; gguf-model: base and adapter as one GGUF model, for Ollama; vllm: a "
+            "folder for its resolver; sglang: for --lora-paths; lorax: for local ones; sentence-transformers: for "
+            "SentenceTransformer(folder)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file (.gguf) or folder to write.")],

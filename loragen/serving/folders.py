@@ -5,6 +5,7 @@ import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import final
 
 from loragen.adapters.folders import WEIGHTS_NAME
 from loragen.errors import ConfigError, shown
@@ -25,6 +26,7 @@ class NoRoom(ConfigError):
     """Adapters take all the room that they may."""
 
 
+@final
 class AdapterFolders:
     """All that is done with the folders; names become paths here alone."""
 

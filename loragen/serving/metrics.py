@@ -19,7 +19,7 @@ class _Now(Collector):
         figures = {
             "loragen_waiting_works": ("Works that wait for the base", service.batcher.waiting),
             "loragen_unfinished_jobs": ("Generations that wait or are at work", service.jobs.unfinished),
-            "loragen_adapters": ("Adapters on disk", len(service.store.names())),
+            "loragen_adapters": ("Adapters on disk", len(service.store.folders.names())),
             "loragen_adapter_cache_bytes": ("Memory of adapters", service.store.bytes),
         }
         return [GaugeMetricFamily(name, about, value=value) for name, (about, value) in figures.items()]

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loragen.config import StrictModel
 from loragen.values import Name, Seed
 
 Text = Annotated[str, Field(min_length=1, max_length=1_000_000)]
@@ -13,14 +12,20 @@ Stops = Annotated[str, Field(max_length=1_000)] | Annotated[list[str], Field(max
 """Texts that end what is written: each is looked for after every token."""
 
 
-class Example(StrictModel):
+class Strict(BaseModel):
+    """A request of our own convention: keys that we do not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Example(Strict):
     """A text with its label."""
 
     text: Text
     label: Text
 
 
-class NewAdapter(StrictModel):
+class NewAdapter(Strict):
     """An adapter to be generated."""
 
     description: Text

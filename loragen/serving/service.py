@@ -107,7 +107,7 @@ class Service:
 
     def without_places(self, message: str) -> str:
         """A message that tells no client where things lie on this machine."""
-        return _without((self.store.root, self.zoo.root), message)
+        return _without((self.store.folders.root, self.zoo.root), message)
 
     @property
     def limits(self) -> Limits:
@@ -173,13 +173,13 @@ class Service:
         claimed = self.jobs.claimed()
 
         def is_free(name: str) -> bool:
-            return name not in claimed and (asked.replace or not self.store.is_taken(name))
+            return name not in claimed and (asked.replace or not self.store.folders.is_taken(name))
 
         if asked.name is None:
             stem = next(name for name in _numbered(stem) if all(map(is_free, _series(name, asked.samples))))
         names = sorted(_series(stem, asked.samples), key=lambda name: (len(name), name))
         for name in names:
-            self.store.free_name(name, replace=asked.replace)
+            self.store.folders.free_name(name, replace=asked.replace)
             if name in claimed:
                 raise ConfigError(f"A job is making an adapter {name!r}; choose another name.")
         return names

@@ -6,40 +6,43 @@ from pydantic import Field
 
 from loragen.config import StrictModel
 
+MOST = 100_000_000_000
+"""Of anything: bytes of a disk that is set aside for adapters."""
+
 
 class Limits(StrictModel):
     """Caps; what is beyond them is refused before it is computed. Those of requests and inputs are TEI's defaults."""
 
-    body: int = Field(2_000_000, ge=1_000)
+    body: int = Field(2_000_000, ge=1_000, le=MOST)
     """Bytes of a request."""
     seconds_to_read: float = Field(10.0, gt=0)
     """In which a request must have come in."""
     seconds: float = Field(60.0, gt=0)
     """In which a request is answered, jobs apart."""
-    requests: int = Field(512, ge=1)
+    requests: int = Field(512, ge=1, le=MOST)
     """At once."""
-    inputs: int = Field(32, ge=1)
+    inputs: int = Field(32, ge=1, le=MOST)
     """Texts of a request."""
-    embeddings: int = Field(2_048, ge=1)
+    embeddings: int = Field(2_048, ge=1, le=MOST)
     """Texts of a request in OpenAI's form."""
-    characters: int = Field(100_000, ge=100)
+    characters: int = Field(100_000, ge=100, le=MOST)
     """Of one text."""
-    description: int = Field(4_000, ge=10)
+    description: int = Field(4_000, ge=10, le=MOST)
     """Characters."""
-    labels: int = Field(200, ge=2)
-    texts: int = Field(2_000, ge=20)
+    labels: int = Field(200, ge=2, le=MOST)
+    texts: int = Field(2_000, ge=20, le=MOST)
     """Unlabelled texts to adapt to."""
-    examples: int = Field(1_000, ge=1)
-    samples: int = Field(8, ge=1)
-    new_tokens: int = Field(512, ge=1)
+    examples: int = Field(1_000, ge=1, le=MOST)
+    samples: int = Field(8, ge=1, le=MOST)
+    new_tokens: int = Field(512, ge=1, le=MOST)
     """That a language model writes at once."""
-    jobs: int = Field(16, ge=1)
+    jobs: int = Field(16, ge=1, le=MOST)
     """Waiting or at work."""
-    adapters: int = Field(10_000, ge=1)
+    adapters: int = Field(10_000, ge=1, le=MOST)
     """On disk."""
-    disk: int = Field(4_000_000_000, ge=1_000_000)
+    disk: int = Field(4_000_000_000, ge=1_000_000, le=MOST)
     """Bytes of all adapters on disk."""
-    cache: int = Field(300_000_000, ge=1_000_000)
+    cache: int = Field(300_000_000, ge=1_000_000, le=MOST)
     """Bytes of adapters in memory."""
 
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from loragen.bases.base import Base
 from loragen.bases.linear_sites import Factors, checked_site
@@ -30,9 +31,10 @@ class Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Served(Facts):
+class Served:
     """An adapter ready to answer with."""
 
+    facts: Facts
     factors: Factors
     """Under the base's own names, float32."""
     card: GeneratedCard | None
@@ -42,18 +44,14 @@ class Served(Facts):
         """Memory that the factors take."""
         return sum(part.numel() * part.element_size() for pair in self.factors.values() for part in pair)
 
-    @property
-    def facts(self) -> Facts:
-        """The same without the factors."""
-        return Facts(self.name, self.labels, self.description, self.expected, self.stamp)
 
-
-class AdapterStore(AdapterFolders):
+@final
+class AdapterStore:
     """Adapters of one base; the least used leave the memory first."""
 
     def __init__(self, root: Path, base: Base, limits: Limits) -> None:
-        super().__init__(root, base.name, limits)
-        self._base = base
+        self.folders = AdapterFolders(root, base.name, limits)
+        self._base, self._limits = base, limits
         self._kept: OrderedDict[str, Served] = OrderedDict()
         self._facts: dict[str, Facts] = {}
         self._lock = threading.Lock()
@@ -67,9 +65,9 @@ class AdapterStore(AdapterFolders):
             UnknownAdapter: there is none of that name.
             AdapterError: it is damaged, or made for another base.
         """
-        stamp = self.stamp(name)
+        stamp = self.folders.stamp(name)
         with self._lock:
-            if (kept := self._kept.get(name)) is not None and kept.stamp == stamp:
+            if (kept := self._kept.get(name)) is not None and kept.facts.stamp == stamp:
                 self._kept.move_to_end(name)
                 return kept
         read = self._read_whole(name, stamp)
@@ -78,14 +76,15 @@ class AdapterStore(AdapterFolders):
 
     def add(self, name: str, adapter: Adapter, *, replace: bool = False) -> None:
         """Write an adapter, and have it at hand; errors are those of the folders."""
-        super().add(name, adapter, replace=replace)
+        self.folders.add(name, adapter, replace=replace)
         with suppress(LoragenError):  # it may have been deleted just now, and who asks for it hears of other faults
-            self._keep(self._served(name, adapter, self.stamp(name)))
+            self._keep(self._served(name, adapter, self.folders.stamp(name)))
 
     def _keep(self, read: Served) -> None:
         with self._lock:
-            self._forget(read.name)
-            self._kept[read.name], self._facts[read.name] = read, read.facts
+            name = read.facts.name
+            self._forget(name)
+            self._kept[name], self._facts[name] = read, read.facts
             self.bytes += read.bytes
             while len(self._kept) > 1 and self.bytes > self._limits.cache:
                 self._drop(next(iter(self._kept)))
@@ -97,13 +96,13 @@ class AdapterStore(AdapterFolders):
             UnknownAdapter: there is none of that name.
             AdapterError: it is damaged, or made for another base.
         """
-        stamp = self.stamp(name)
+        stamp = self.folders.stamp(name)
         known = self._facts.get(name)
-        return known if known is not None and known.stamp == stamp else self.get(name)
+        return known if known is not None and known.stamp == stamp else self.get(name).facts
 
     def remove(self, name: str) -> None:
         """Delete an adapter, on disk and in memory; errors are those of the folders."""
-        super().remove(name)
+        self.folders.remove(name)
         with self._lock:
             self._forget(name)
 
@@ -120,12 +119,12 @@ class AdapterStore(AdapterFolders):
         while True:
             read: Served | Exception
             try:
-                read = self._read(name, self.root / name, stamp)
+                read = self._read(name, self.folders.root / name, stamp)
             except OSError as error:
                 read = AdapterError(f"The adapter {name} cannot be read ({error.strerror}).")
             except LoragenError as error:
                 read = error
-            was, stamp = stamp, self.stamp(name)
+            was, stamp = stamp, self.folders.stamp(name)
             if stamp != was:
                 continue  # it was replaced while it was read
             if isinstance(read, Exception):
@@ -146,12 +145,12 @@ class AdapterStore(AdapterFolders):
             checked_site(self._base.model, self._base.name, site, lora_b.shape[0], lora_a.shape[1])
         outlook = None if adapter.card is None else adapter.card.outlook
         expected = None if outlook is None else outlook.expected
-        return Served(name, adapter.labels, adapter.description, expected, stamp, factors, adapter.card)
+        return Served(Facts(name, adapter.labels, adapter.description, expected, stamp), factors, adapter.card)
 
     def listed(self) -> tuple[list[Facts], dict[str, str]]:
         """All adapters on disk that can be served, and of the others why they cannot."""
         found, broken = [], {}
-        for name in self.names():
+        for name in self.folders.names():
             try:
                 found.append(self.facts(name))
             except UnknownAdapter:

@@ -98,7 +98,9 @@ class Texts:
             TaskError: the labels are fewer than two or not distinct.
         """
         adapter = await asyncio.to_thread(self.served, model)
-        names = (() if adapter is None else adapter.labels) if labels is None else checked_names(labels, "The labels")
+        names = (
+            (() if adapter is None else adapter.facts.labels) if labels is None else checked_names(labels, "The labels")
+        )
         if labels is None and not names:
             raise ConfigError(f"{shown(model or 'the base')} has no labels of its own; name some with 'labels'.")
         if len(names) < 2:
@@ -114,7 +116,7 @@ class Texts:
         return [_sorted(names, row) for row in rows]
 
     async def _label_vectors(self, adapter: Served | None, names: tuple[str, ...]) -> Tensor:
-        key = ("", (0, 0), names) if adapter is None else (adapter.name, adapter.stamp, names)
+        key = ("", (0, 0), names) if adapter is None else (adapter.facts.name, adapter.facts.stamp, names)
         if (kept := self._labels.get(key)) is None:
             kept = (await self._embed(names, NOTHING if adapter is None else adapter.factors)).vectors
             if sum(map(len, names)) <= LONGEST_KEPT:

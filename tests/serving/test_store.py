@@ -73,22 +73,23 @@ def test_a_replaced_folder_is_read_anew(store, base) -> None:
     store.add("first", adapter(base, 11), replace=True)
     after = store.get("first")
     assert not torch.equal(before.factors[SITES[0]][0], after.factors[SITES[0]][0])
-    assert store.facts("first").stamp == after.stamp
+    assert store.facts("first").stamp == after.facts.stamp
     assert store.bytes == 3 * after.bytes
 
 
 def test_what_was_added_is_as_it_is_read(store, base) -> None:
     store.add("fresh", adapter(base, 5))
-    at_hand, read = store.get("fresh"), AdapterStore(store.root, base, Limits()).get("fresh")
-    assert (at_hand.stamp, at_hand.labels, at_hand.description) == (read.stamp, read.labels, read.description)
+    at_hand, read = store.get("fresh"), AdapterStore(store.folders.root, base, Limits()).get("fresh")
+    one, other = at_hand.facts, read.facts
+    assert (one.stamp, one.labels, one.description) == (other.stamp, other.labels, other.description)
     for site, factors in read.factors.items():
         assert all(torch.equal(one, other) for one, other in zip(factors, at_hand.factors[site], strict=True))
 
 
 def test_a_damaged_adapter_is_told_apart_and_others_are_listed(store, base) -> None:
-    (store.root / "second" / WEIGHTS_NAME).write_bytes(b"no weights")
-    shutil.copytree(store.root / "first", store.root / "third", dirs_exist_ok=True)
-    (store.root / "notes.txt").write_text("not an adapter")
+    (store.folders.root / "second" / WEIGHTS_NAME).write_bytes(b"no weights")
+    shutil.copytree(store.folders.root / "first", store.folders.root / "third", dirs_exist_ok=True)
+    (store.folders.root / "notes.txt").write_text("not an adapter")
     found, broken = store.listed()
     assert [one.name for one in found] == ["first", "third"]
     assert list(broken) == ["second"]
@@ -97,7 +98,7 @@ def test_a_damaged_adapter_is_told_apart_and_others_are_listed(store, base) -> N
 
 
 def test_an_adapter_of_another_base_is_refused(store, base) -> None:
-    Adapter(adapter(base, 1).over("elsewhere/base").lora, "elsewhere/base").save(store.root / "foreign")
+    Adapter(adapter(base, 1).over("elsewhere/base").lora, "elsewhere/base").save(store.folders.root / "foreign")
     with pytest.raises(AdapterError, match="another base"):
         store.get("foreign")
     store.add("wide", adapter(base, 1, hidden=8))
@@ -107,33 +108,33 @@ def test_an_adapter_of_another_base_is_refused(store, base) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_what_is_no_name_is_refused_everywhere(store, base, name) -> None:
-    for ask in (store.folder, store.get, store.facts, store.files, store.written, store.remove):
+    for ask in (store.folders.folder, store.get, store.facts, store.folders.files, store.folders.written, store.remove):
         with pytest.raises(UnknownAdapter):
             ask(name)
     for replace in (False, True):
         with pytest.raises(ConfigError):
             store.add(name, adapter(base, 1), replace=replace)
-    assert store.names() == ["first", "second", "third"]
+    assert store.folders.names() == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("part", ["folder", "weights"])
 def test_links_are_refused_everywhere(store, base, part) -> None:
     if part == "folder":
-        (store.root / "link").symlink_to(store.root / "first")
+        (store.folders.root / "link").symlink_to(store.folders.root / "first")
     else:
-        (store.root / "link").mkdir()
-        (store.root / "link" / WEIGHTS_NAME).symlink_to(store.root / "first" / WEIGHTS_NAME)
-    assert "link" not in store.names()
-    for ask in (store.folder, store.get, store.facts, store.files, store.written, store.remove):
+        (store.folders.root / "link").mkdir()
+        (store.folders.root / "link" / WEIGHTS_NAME).symlink_to(store.folders.root / "first" / WEIGHTS_NAME)
+    assert "link" not in store.folders.names()
+    for ask in (store.folders.folder, store.get, store.facts, store.folders.files, store.folders.written, store.remove):
         with pytest.raises(UnknownAdapter):
             ask("link")
-    before = (store.root / "first" / WEIGHTS_NAME).read_bytes()
+    before = (store.folders.root / "first" / WEIGHTS_NAME).read_bytes()
     if part == "folder":
         with pytest.raises(ConfigError, match="a link"):
             store.add("link", adapter(base, 1), replace=True)
     else:
         store.add("link", adapter(base, 1), replace=True)  # a link within a folder makes room, what it leads to stays
-    assert (store.root / "first" / WEIGHTS_NAME).read_bytes() == before
+    assert (store.folders.root / "first" / WEIGHTS_NAME).read_bytes() == before
 
 
 def test_caps_on_number_and_bytes(store, base, tmp_path) -> None:
@@ -154,18 +155,18 @@ def test_a_file_where_the_folder_is_to_be_is_one_error(base, tmp_path) -> None:
 
 def test_a_full_disk_is_said_and_leaves_nothing_behind(store, base, monkeypatch) -> None:
     def full(*_args, **_options) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(store.root))
+        raise OSError(errno.ENOSPC, "No space left on device", str(store.folders.root))
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     monkeypatch.setattr("loragen.files._sync_tree", full)
     with pytest.raises(NoRoom, match="No space left") as met:
         store.add("fourth", adapter(base, 4))
-    assert str(store.root) not in str(met.value)
-    assert sorted(path.name for path in store.root.iterdir()) == ["first", "second", "third"]
+    assert str(store.folders.root) not in str(met.value)
+    assert sorted(path.name for path in store.folders.root.iterdir()) == ["first", "second", "third"]
 
 
 def test_folders_with_files_of_others_are_not_deleted(store) -> None:
-    (store.root / "first" / "notes.txt").write_text("mine")
+    (store.folders.root / "first" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"notes\.txt"):
         store.remove("first")
     assert store.get("first").name == "first"
@@ -173,9 +174,9 @@ def test_folders_with_files_of_others_are_not_deleted(store) -> None:
 
 def test_what_a_killed_server_left_is_swept(store, base) -> None:
     for name in (".first.0a1b2c3d.deleted", ".fourth.abcdefgh.partial"):
-        shutil.copytree(store.root / "first", store.root / name)
-    assert AdapterStore(store.root, base, Limits()).names() == ["first", "second", "third"]
-    assert sorted(path.name for path in store.root.iterdir()) == ["first", "second", "third"]
+        shutil.copytree(store.folders.root / "first", store.folders.root / name)
+    assert AdapterStore(store.folders.root, base, Limits()).names() == ["first", "second", "third"]
+    assert sorted(path.name for path in store.folders.root.iterdir()) == ["first", "second", "third"]
 
 
 def test_reading_writing_and_deleting_at_once_gives_whole_adapters_or_none(store, base) -> None:
@@ -197,7 +198,7 @@ def test_reading_writing_and_deleting_at_once_gives_whole_adapters_or_none(store
         lambda: store.add("busy", two, replace=True) or store.add("busy", four, replace=True),
         lambda: store.remove("third") or store.add("third", two),
         *(lambda name=name: store.get(name) for name in ("busy", "third")),
-        lambda: (store.listed(), store.files("busy"), store.files("third")),
+        lambda: (store.listed(), store.folders.files("busy"), store.folders.files("third")),
     ]
     threads = [threading.Thread(target=go_on, args=(act,)) for act in acts]
     for thread in threads:

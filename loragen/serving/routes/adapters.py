@@ -31,8 +31,8 @@ def shown(service: Service, name: str, *, whole: bool = False) -> dict[str, Any]
         return _told(service, service.store.facts(name))
     served = service.store.get(name)
     card = None if served.card is None else served.card.model_dump(mode="json")
-    files = [{"name": file, "bytes": len(content)} for file, content in service.store.files(name).items()]
-    return _told(service, served) | {"card": card, "files": files}
+    files = [{"name": file, "bytes": len(content)} for file, content in service.store.folders.files(name).items()]
+    return _told(service, served.facts) | {"card": card, "files": files}
 
 
 def _told(service: Service, facts: Facts) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def folder(name: str, service: OfService, _: OfMetrics) -> Response:
     """The folder of an adapter, as PEFT and others read it."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        for file, data in service.store.files(name).items():
+        for file, data in service.store.folders.files(name).items():
             archive.writestr(f"{name}/{file}", data)
     headers = {"content-disposition": f'attachment; filename="{name}.zip"'}
     return Response(content.getvalue(), media_type="application/zip", headers=headers)

@@ -37,7 +37,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": 0 if is_base else service.store.written(name),
+        "created": 0 if is_base else service.store.folders.written(name),
         "owned_by": "loragen",
         "root": service.base_name,
         "parent": None if is_base else service.base_name,
@@ -48,7 +48,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 def models(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """The base, and the adapters over it."""
     found = []
-    for name in (service.base_name, *service.store.names()):
+    for name in (service.base_name, *service.store.folders.names()):
         with suppress(UnknownAdapter):  # it was deleted just now
             found.append(_model(service, name))
     return {"object": "list", "data": found}
