@@ -128,4 +128,4 @@ def test_an_adapter_that_is_read_leaves_the_base_alone_that_computes(base, tmp_p
     kept = AdapterStore(tmp_path / "adapters", base, Limits())
     kept.add("one", adapter(base, 1))
     monkeypatch.setattr(type(base), "using", lambda *_args: pytest.fail("the base was changed beside the batcher"))
-    assert kept.get("one").name == "one"
+    assert kept.get("one").facts.name == "one"

@@ -169,13 +169,13 @@ def test_folders_with_files_of_others_are_not_deleted(store) -> None:
     (store.folders.root / "first" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"notes\.txt"):
         store.remove("first")
-    assert store.get("first").name == "first"
+    assert store.get("first").facts.name == "first"
 
 
 def test_what_a_killed_server_left_is_swept(store, base) -> None:
     for name in (".first.0a1b2c3d.deleted", ".fourth.abcdefgh.partial"):
         shutil.copytree(store.folders.root / "first", store.folders.root / name)
-    assert AdapterStore(store.folders.root, base, Limits()).names() == ["first", "second", "third"]
+    assert AdapterStore(store.folders.root, base, Limits()).folders.names() == ["first", "second", "third"]
     assert sorted(path.name for path in store.folders.root.iterdir()) == ["first", "second", "third"]
 
 
