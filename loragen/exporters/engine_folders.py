@@ -62,11 +62,7 @@ def write_lorax(request: Request) -> Exported:
 
 
 def uniform(adapter: Lora, served: str) -> Lora:
-    """The same update with one rank, a scaling of 1, and sites by the last part of their names.
-
-    Raises:
-        AdapterError: the adapter is not changed by that, but its settings cannot say it.
-    """
+    """The same update, float32, with one rank, a scaling of 1, and sites by the last part of their names."""
     r = max(site.r for site in adapter.spec.sites)
     factors = {site: adapter.scaled_factors(site) for site in adapter.sites}
     name, _, revision = served.partition("@")

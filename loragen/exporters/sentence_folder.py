@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from loragen.adapters.adapter import Lora
 from loragen.bases.hub import resolve_model
 from loragen.bases.sentence_modules import modules_of
 from loragen.errors import AdapterError, ConfigError
@@ -33,7 +34,7 @@ def write_sentence_transformer(request: Request) -> Exported:
         AdapterError: the adapter is not of a text encoder.
         ConfigError: the base is not at hand, or something stands where it is to be written.
     """
-    adapter, name = request.adapter, base_name(request)
+    adapter, name = _in_float32(request.adapter), base_name(request)
     if adapter.settings.task_type not in (None, "FEATURE_EXTRACTION"):
         raise AdapterError(
             f"The adapter is of the task type {adapter.settings.task_type}; a sentence transformer wants one of a text "
@@ -53,6 +54,14 @@ def write_sentence_transformer(request: Request) -> Exported:
             _add_plain_modules(folder, source)
     use = f'SentenceTransformer("{request.out}")'
     return Exported(request.out, "sentence-transformers", len(adapter.sites), request.dtype, use)
+
+
+def _in_float32(adapter: Lora) -> Lora:
+    """The same adapter with factors in float32, which encoders compute in."""
+    lora_a, lora_b = (
+        {site: factor.float() for site, factor in part.items()} for part in (adapter.lora_A, adapter.lora_B)
+    )
+    return Lora(adapter.settings, lora_a, lora_b)
 
 
 def _beside_weights(source: Path) -> Iterator[tuple[Path, str]]:

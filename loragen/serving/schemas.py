@@ -67,18 +67,23 @@ class EmbeddingsRequest(Loose):
     user: str | None = None
 
 
-class CompletionRequest(Loose):
-    """OpenAI's; what is written has one choice."""
+class WritingRequest(Loose):
+    """What OpenAI's two requests to write have in common; what is written has one choice."""
 
     model: str
-    prompt: str | list[str]
-    max_tokens: int | None = Field(16, ge=1)
     temperature: float | None = Field(1.0, ge=0, le=2)
     top_p: float | None = Field(1.0, gt=0, le=1)
     n: Literal[1] | None = 1
     stream: bool | None = False
     stop: Stops = None
     seed: int | None = None
+
+
+class CompletionRequest(WritingRequest):
+    """OpenAI's, for prompts."""
+
+    prompt: str | list[str]
+    max_tokens: int | None = Field(16, ge=1)
 
 
 class Message(Loose):
@@ -88,19 +93,12 @@ class Message(Loose):
     content: str | list[dict[str, Any]]
 
 
-class ChatRequest(Loose):
-    """OpenAI's; an answer has one choice."""
+class ChatRequest(WritingRequest):
+    """OpenAI's, for chats."""
 
-    model: str
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(1.0, ge=0, le=2)
-    top_p: float | None = Field(1.0, gt=0, le=1)
-    n: Literal[1] | None = 1
-    stream: bool | None = False
-    stop: Stops = None
-    seed: int | None = None
 
 
 class EmbedRequest(Loose):

@@ -98,15 +98,14 @@ class Texts:
             TaskError: the labels are fewer than two or not distinct.
         """
         adapter = await asyncio.to_thread(self.served, model)
-        names = (
-            (() if adapter is None else adapter.facts.labels) if labels is None else checked_names(labels, "The labels")
-        )
+        own = () if adapter is None else adapter.facts.labels
+        names = own if labels is None else checked_names(labels, "The labels")
         if labels is None and not names:
             raise ConfigError(f"{shown(model or 'the base')} has no labels of its own; name some with 'labels'.")
         if len(names) < 2:
             raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
         if self.base.writes_text:
-            examples = Examples(tuple(texts), label_names=tuple(names))
+            examples = Examples(tuple(texts), label_names=names)
             data = await asyncio.to_thread(self.alone, lambda base: base.prepare(examples, max_length=MAX_LENGTH))
             work = Judge(data, NOTHING if adapter is None else adapter.factors)
             return [_sorted(names, row) for row in await asyncio.wrap_future(self.batcher.add(work))]

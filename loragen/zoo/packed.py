@@ -59,10 +59,8 @@ class PackedExperts:
     """The experts of a packed file; the B of one is read when asked for."""
 
     path: Path
-    places: dict[str, int]
-    """Id → row of the expert."""
     hashes: dict[str, str]
-    """Id → SHA-256 of the file that it was packed from."""
+    """Id → SHA-256 of the file that it was packed from, in the order of the rows."""
     settings: LoraSettings
 
     @classmethod
@@ -82,7 +80,7 @@ class PackedExperts:
             *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
         ) as error:
             raise _damaged(path, error) from error
-        return cls(path, {name: place for place, name in enumerate(hashes)}, hashes, settings)
+        return cls(path, hashes, settings)
 
     def hash(self, expert: str) -> str:
         """SHA-256 of the file that an expert was packed from.
@@ -101,10 +99,11 @@ class PackedExperts:
             ZooError: it is not there, or the file is damaged.
         """
         self.hash(expert)
+        place = self._places[expert]
         try:
             with safe_open(self.path, framework="pt") as file:
                 lora_b = {
-                    name.removesuffix(".lora_B"): self._row(file.get_slice(name), self.places[expert])
+                    name.removesuffix(".lora_B"): self._row(file.get_slice(name), place)
                     for name in file.keys()  # noqa: SIM118 - no mapping
                     if name.endswith(".lora_B")
                 }
@@ -114,10 +113,15 @@ class PackedExperts:
 
     def _row(self, rows: "object", place: int) -> Tensor:
         shape = rows.get_shape()  # type: ignore[attr-defined]
-        if len(shape) != 3 or shape[0] != len(self.places):
-            raise ValueError(f"a tensor of shape {tuple(shape)} for {len(self.places)} experts")
+        if len(shape) != 3 or shape[0] != len(self.hashes):
+            raise ValueError(f"a tensor of shape {tuple(shape)} for {len(self.hashes)} experts")
         row: Tensor = rows[place]  # type: ignore[index]
         return row.contiguous()
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Id → row of the expert."""
+        return {name: place for place, name in enumerate(self.hashes)}
 
     @cached_property
     def _lora_A(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
@@ -21,7 +21,7 @@ from loragen.errors import ConfigError, TaskError
 from loragen.serving.folders import UnknownAdapter
 from loragen.serving.routes.common import OfMetrics, OfService
 from loragen.serving.routes.streaming import Stream
-from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest, WritingRequest
 from loragen.serving.service import Service, within
 from loragen.serving.texts import NOTHING
 from loragen.serving.writing import Choice, Write, Written
@@ -108,7 +108,7 @@ def _written(row: Tensor, form: str) -> list[float] | str:
 
 @router.post("/completions", response_model=None)
 async def completions(
-    asked: CompletionRequest, request: Request, service: OfService, metrics: OfMetrics
+    asked: CompletionRequest, service: OfService, metrics: OfMetrics
 ) -> dict[str, Any] | StreamingResponse:
     """Go on from prompts under an adapter."""
     base = _writer(service)
@@ -117,13 +117,11 @@ async def completions(
     within(service.limits.characters, max(map(len, prompts), default=0), "characters of a prompt")
     given = worded(prompts, "prompts")
     rows = tokens_of(await run_in_threadpool(service.texts.alone, lambda _base: base.prompts(given)))
-    return await _answered(asked, rows, request, service, metrics, kind="text_completion", limit=asked.max_tokens)
+    return await _answered(asked, rows, service, metrics, kind="text_completion", limit=asked.max_tokens)
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat(
-    asked: ChatRequest, request: Request, service: OfService, metrics: OfMetrics
-) -> dict[str, Any] | StreamingResponse:
+async def chat(asked: ChatRequest, service: OfService, metrics: OfMetrics) -> dict[str, Any] | StreamingResponse:
     """Answer a chat under an adapter."""
     base = _writer(service)
     turns = [
@@ -135,7 +133,7 @@ async def chat(
         refuse_unreadable(said, "A message")
     rows = tokens_of([await run_in_threadpool(service.texts.alone, lambda _base: base.chat(turns))])
     limit = asked.max_completion_tokens or asked.max_tokens or service.limits.new_tokens
-    return await _answered(asked, rows, request, service, metrics, kind="chat.completion", limit=limit)
+    return await _answered(asked, rows, service, metrics, kind="chat.completion", limit=limit)
 
 
 def _writer(service: Service) -> LanguageModel:
@@ -157,9 +155,8 @@ def _content(content: str | list[dict[str, Any]]) -> str:
 
 
 async def _answered(
-    asked: CompletionRequest | ChatRequest,
+    asked: WritingRequest,
     rows: Sequence[Sequence[int]],
-    request: Request,
     service: Service,
     metrics: OfMetrics,
     *,
