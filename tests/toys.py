@@ -9,8 +9,9 @@ from models import word_task, write_tiny_encoder
 from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.config import dump_yaml
 from loragen.files import atomic_write
-from loragen.recipes.expert import ExpertRecipe, Start, train_expert
+from loragen.recipes.expert import ExpertRecipe, Start
 from loragen.recipes.multitask import MultitaskRecipe
+from loragen.recipes.train import train_expert
 from loragen.tasks.task_set import Task, TaskSource
 from loragen.zoo.card import ZOO_MANIFEST, Card, Manifest, expert_files
 

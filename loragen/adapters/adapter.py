@@ -53,8 +53,11 @@ class AdapterSpec:
         assert len({site.name for site in self.sites}) == len(self.sites), "a site is listed twice"
         object.__setattr__(self, "sites", tuple(sorted(self.sites, key=lambda site: natural(site.name))))
 
-    def difference(self, other: "AdapterSpec") -> str | None:
-        """The first mismatch in words ("here" is this table, "there" the other); None where the tables agree."""
+    def difference(self, other: "AdapterSpec", *, in_rank: bool = True) -> str | None:
+        """The first mismatch in words ("here" is this table, "there" the other); None where the tables agree.
+
+        ``in_rank`` counts ranks that differ.
+        """
         here = {site.name: site for site in self.sites}
         there = {site.name: site for site in other.sites}
         for name in sorted(here.keys() | there.keys(), key=natural):
@@ -62,7 +65,7 @@ class AdapterSpec:
                 return f"{name} is adapted here but not there"
             if name not in here:
                 return f"{name} is adapted there but not here"
-            for size in ("r", "in_features", "out_features"):
+            for size in ("r", "in_features", "out_features")[0 if in_rank else 1 :]:
                 ours, theirs = getattr(here[name], size), getattr(there[name], size)
                 if ours != theirs:
                     return f"{name} has {size}={ours} here but {size}={theirs} there"

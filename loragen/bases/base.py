@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from loragen.adapters.adapter import Lora
 from loragen.bases.devices import DeviceName, choose_device
 from loragen.bases.hub import quiet_loading, resolve_model, weights_hash
-from loragen.bases.linear_sites import Factors, find_sites, low_rank_updates, stores_transposed
+from loragen.bases.linear_sites import Factors, Updates, find_sites, site_updates, stores_transposed
 from loragen.bases.losses import contrast_loss
 from loragen.bases.pretrained import load_pretrained, load_tokenizer
 from loragen.bases.renaming import names_in, refuse_fused
@@ -277,13 +277,13 @@ class Base(ABC):
     # --- adapters ---
 
     @contextmanager
-    def using(self, factors: Factors) -> Iterator[None]:
-        """Add scaling · B · A to the given sites while the block runs.
+    def using(self, updates: Updates) -> Iterator[None]:
+        """Add scaling · B · A, or what a function of the input gives, at the given sites while the block runs.
 
         Raises:
             AdapterError: the base has no such site, or one of another shape.
         """
-        with low_rank_updates(self.model, self.name, factors):
+        with site_updates(self.model, self.name, updates):
             yield
 
     @contextmanager

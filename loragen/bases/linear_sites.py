@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,28 @@ from loragen.patterns import matches
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Site → (A of shape (r, in), scaling · B of shape (out, r))."""
+
+
+class Update(Protocol):
+    """What is added to the output of one site, as a function of its input; such as a `GatedUpdate`."""
+
+    @property
+    def out_features(self) -> int:
+        """Features that the site writes."""
+        ...
+
+    @property
+    def in_features(self) -> int:
+        """Features that the site reads."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """From inputs (..., in) to what is added to their outputs, (..., out)."""
+        ...
+
+
+Updates = Mapping[str, tuple[Tensor, Tensor] | Update]
+"""Site → its factors, or a function of its input."""
 
 
 def find_sites(model: nn.Module, base: str, target_modules: Sequence[str] | str) -> dict[str, tuple[int, int]]:
@@ -50,17 +73,23 @@ def stores_transposed(model: nn.Module, base: str, sites: Iterable[str]) -> bool
 
 
 @contextmanager
-def low_rank_updates(model: nn.Module, base: str, factors: Factors) -> Iterator[None]:
-    """Add scaling · B · A to the given sites of a model while the block runs.
+def site_updates(model: nn.Module, base: str, updates: Updates) -> Iterator[None]:
+    """Add scaling · B · A, or what a function gives, to the outputs of sites of a model while the block runs.
 
     Raises:
         AdapterError: the model has no such site, or one of another shape.
     """
     handles = []
     try:
-        for site, (lora_a, lora_b) in factors.items():
-            module = checked_site(model, base, site, lora_b.shape[0], lora_a.shape[1])
-            handles.append(module.register_forward_hook(partial(_add_low_rank, lora_a=lora_a, lora_b=lora_b)))
+        for site, update in updates.items():
+            if isinstance(update, tuple):
+                lora_a, lora_b = update
+                module = checked_site(model, base, site, lora_b.shape[0], lora_a.shape[1])
+                hook = partial(_add_low_rank, lora_a=lora_a, lora_b=lora_b)
+            else:
+                module = checked_site(model, base, site, update.out_features, update.in_features)
+                hook = partial(_add, update=update)
+            handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
@@ -107,6 +136,10 @@ def _add_low_rank(
 ) -> Tensor:
     x = inputs[0]
     return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
+
+
+def _add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, update: Update) -> Tensor:
+    return output + update(inputs[0])
 
 
 def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:

@@ -35,7 +35,8 @@ def wording_of(facts: dict[str, object], card: GeneratedCard | None) -> Wording:
     recipe = provenance.get("recipe") if isinstance(provenance, dict) else None
     try:
         if isinstance(recipe, dict):
-            return ExpertRecipe.checked(recipe, source=CARD).wording
+            asked = {key: recipe[key] for key in ("prompt", "chat") if key in recipe}
+            return ExpertRecipe.checked(asked, source=CARD).wording
         return Chat.checked(wording, source=CARD) if isinstance(wording, dict) else str(wording or PROMPT)
     except ConfigError:
         return PROMPT

@@ -1,4 +1,4 @@
-"""Experts: one adapter trained on one task, B alone over a frozen A that all experts of a zoo share."""
+"""Experts: what their training has in common, whatever the recipe; and the training of B over a frozen A."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +12,21 @@ from loragen.bases.base import Base, ObjectiveName
 from loragen.bases.tokenised import TaskData
 from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import StrictModel
-from loragen.errors import ConfigError, TaskError
+from loragen.errors import ConfigError
 from loragen.patterns import compiles
-from loragen.tasks.task_set import Task
 from loragen.training.objective import Objective
 from loragen.training.schedule import Schedule
 from loragen.values import LARGEST_LAYER, MOST_EXAMPLES, MOST_PARTS, MOST_STEPS, MOST_TOKENS, Seed
 
 
 class ExpertRecipe(StrictModel):
-    """Settings of the training of experts; one recipe serves every task of a zoo."""
+    """Settings of the training of experts; one recipe serves every task of a zoo.
 
+    These are those of the recipe ``lora``; every other has a subclass with settings of its own (`recipes.registry`).
+    """
+
+    name: str = "lora"
+    """Of the recipe; see `loragen recipes`."""
     objective: ObjectiveName = "label_text"
     """Training and scoring: by texts and label texts, by completions of a decoder or an encoder-decoder, or by images
     and their captions. The base must be a model of that kind."""
@@ -56,6 +60,14 @@ class ExpertRecipe(StrictModel):
     def wording(self) -> Wording:
         """How tasks are put to a language model."""
         return self.chat or self.prompt
+
+    @field_validator("name")
+    @classmethod
+    def _is_its_own(cls, name: str) -> str:
+        own = cls.model_fields["name"].default
+        if name != own:
+            raise ValueError(f"these are settings of the recipe {own!r}")
+        return name
 
     @field_validator("target_modules")
     @classmethod
@@ -149,39 +161,25 @@ class AdapterObjective(Objective):
 
 @dataclass(frozen=True)
 class Expert:
-    """A trained expert: the mean of a window of its trajectory, the variance there, and some of its points."""
+    """A trained expert: the mean of a window of its trajectory, the variance there, and some of its points.
+
+    Where A was trained too, or the gradient gave it, there is no window: one point of the training is the expert.
+    """
 
     lora_A: Mapping[str, Tensor]
     mean: Mapping[str, Tensor]
-    """Site → mean of B over the window, (out, r)."""
+    """Site → mean of scaling · B over the window, (out, r)."""
     variance: Mapping[str, Tensor]
-    """Site → unbiased variance of B over the window, (out, r)."""
+    """Site → unbiased variance of B over the window, (out, r); empty where there is no window."""
     snapshots: Mapping[str, Tensor]
-    """Site → evenly spaced B of the window, (snapshots, out, r)."""
+    """Site → evenly spaced B of the window, (snapshots, out, r); empty where there is no window."""
     steps: int
     """Step at which the window ends: the length that did best on the held-out slice."""
     held_out_losses: Mapping[int, float] = field(default_factory=dict)
-    """Length → loss of its window's mean on the held-out slice."""
+    """Length → loss of that expert on the held-out slice."""
     task_type: str | None = "FEATURE_EXTRACTION"
     fan_in_fan_out: bool = False
     """Both for PEFT; see `Base`."""
-
-
-def train_expert(task: Task, base: Base, start: Start, recipe: ExpertRecipe) -> Expert:
-    """Train B on a task's train file and choose the length of training on a slice of it.
-
-    Raises:
-        TaskError: the train file is too small to leave a slice aside.
-    """
-    rng, base = torch.Generator().manual_seed(recipe.seed), base.keeping_below(start.lora_B)
-    data = base.prepare(task.load_train(), max_length=recipe.max_length)
-    if len(data.ids) < 10:
-        raise TaskError(f"Task {task.id!r} has {len(data.ids)} training examples; at least 10 are needed.")
-    train, held_out = data.split(recipe.held_out, rng=rng)
-    objective = AdapterObjective(base, start, train_a=False, contrast_weight=recipe.contrast_weight)
-    steps = list(train.batches(recipe.steps, recipe.batch_size, rng=rng))
-    points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed)
-    return _choose_window(objective, points, held_out, start, recipe, base)
 
 
 def trajectory(
@@ -204,36 +202,3 @@ def trajectory(
 
     fit(objective, lambda _epoch: steps, Schedule(1, len(steps), learning_rate), seed=seed, on_step=keep)
     return {site: torch.stack([b[i] for b in points]) for i, site in enumerate(objective.sites)}
-
-
-def _choose_window(
-    objective: AdapterObjective,
-    points: Mapping[str, Tensor],
-    held_out: TaskData,
-    start: Start,
-    recipe: ExpertRecipe,
-    base: Base,
-) -> Expert:
-    window = min(recipe.window, recipe.steps)
-    ends = sorted({max(window, round(recipe.steps * i / recipe.choices)) for i in range(1, recipe.choices + 1)})
-
-    def mean_at(end: int) -> dict[str, Tensor]:
-        return {site: p[end - window : end].mean(0) for site, p in points.items()}
-
-    losses = {
-        end: objective.validation_loss(held_out, {site: (start.lora_A[site], b) for site, b in mean_at(end).items()})
-        for end in ends
-    }
-    best = min(losses, key=lambda end: losses[end])
-    tail = {site: p[best - window : best] for site, p in points.items()}
-    kept = torch.linspace(0, window - 1, min(recipe.snapshots, window)).round().long()
-    return Expert(
-        lora_A=start.lora_A,
-        mean=mean_at(best),
-        variance={site: p.var(0) for site, p in tail.items()},
-        snapshots={site: p[kept] for site, p in tail.items()},
-        steps=best,
-        held_out_losses=losses,
-        task_type=base.task_type,
-        fan_in_fan_out=base.stores_transposed(points),
-    )

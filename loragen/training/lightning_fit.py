@@ -14,11 +14,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins import CheckpointIO
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from loragen.files import sync
-from loragen.training.objective import Batch, Objective
+from loragen.training.objective import Batch, Objective, OptimizerOf
 from loragen.training.schedule import Schedule, warmup_cosine
 
 _STATE, _BEFORE = "state.ckpt", "before.ckpt"
@@ -26,10 +27,11 @@ _STATE, _BEFORE = "state.ckpt", "before.ckpt"
 
 
 class _Module(L.LightningModule):
-    def __init__(self, objective: Objective, schedule: Schedule) -> None:
+    def __init__(self, objective: Objective, schedule: Schedule, optimizer: OptimizerOf | None) -> None:
         super().__init__()
         self.objective = objective
         self.schedule = schedule
+        self.optimizer_of = optimizer or self._adamw
         self.history: list[dict[str, float]] = []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -40,12 +42,12 @@ class _Module(L.LightningModule):
         self.history.append({name: float(value.detach()) for name, value in losses.items()})
         return losses["loss"]
 
+    def _adamw(self, learning_rate: float) -> Optimizer:
+        trained = [p for p in self.objective.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=self.schedule.weight_decay)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(
-            [p for p in self.objective.parameters() if p.requires_grad],
-            lr=self.schedule.learning_rate,
-            weight_decay=self.schedule.weight_decay,
-        )
+        optimizer = self.optimizer_of(self.schedule.learning_rate)
         factor = warmup_cosine(self.schedule.steps, self.schedule.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
@@ -160,6 +162,7 @@ def fit(
     on_step: Callable[[int], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
     epochs: int | None = None,
+    optimizer: OptimizerOf | None = None,
 ) -> list[dict[str, float]]:
     """Train an objective in place and return its losses, a row a step.
 
@@ -172,6 +175,7 @@ def fit(
         on_step: called with the number of steps done.
         on_epoch: called with the number of epochs done.
         epochs: end after this many, on the way of the longer schedule.
+        optimizer: from the schedule's learning rate to the optimiser; by default AdamW over all that is trained.
     """
     callbacks: list[Callback] = [_Calls(seed, on_step, on_epoch)]
     if checkpoints is not None:
@@ -190,7 +194,7 @@ def fit(
             logger=False,
             reload_dataloaders_every_n_epochs=1,
         )
-        module = _Module(objective, schedule)
+        module = _Module(objective, schedule, optimizer)
         resume = _readable_state(checkpoints) if checkpoints is not None else None
         with _plain_interrupt():
             trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True if resume else None)

@@ -1,10 +1,15 @@
 """The two parts of a training run: an objective, and batches that move between devices."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+OptimizerOf = Callable[[float], Optimizer]
+"""From a learning rate to an optimiser."""
 
 
 class Batch(Protocol):

@@ -135,9 +135,9 @@ def _write_manifest(build: BuildContext) -> None:
 def _differences(met: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     for key, value in wanted.items():
         if isinstance(value, dict):
-            yield from (f"{key}.{rest}" for rest in _differences(met[key], value))
-        elif met[key] != value:
-            yield f"{key} ({met[key]} there, {value} asked for)"
+            yield from (f"{key}.{rest}" for rest in _differences(met.get(key) or {}, value))
+        elif met.get(key) != value:
+            yield f"{key} ({met.get(key)} there, {value} asked for)"
 
 
 def _check_folds(work: BuildWork) -> None:

@@ -10,6 +10,7 @@ from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
+from loragen.recipes.registry import AnyRecipe, row_of
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.values import MOST_PARTS, Name
 from loragen.zoo.card import Manifest
@@ -42,7 +43,7 @@ class ZooConfig(StrictModel):
     """Origin of the B that an expert begins with; ``folds`` is the fold that has not seen its family, so that what an
     expert adds is what its task needs and other families do not give, and the mean of the folds for tasks that no fold
     knows."""
-    recipe: ExpertRecipe = ExpertRecipe()
+    recipe: AnyRecipe = ExpertRecipe()
     multitask: MultitaskRecipe = MultitaskRecipe()
     """Without ``steps``, their number goes by the number of tasks, see `sized`."""
     folds: FoldRecipe | None = None
@@ -59,6 +60,14 @@ class ZooConfig(StrictModel):
         if self.start == "folds" and self.folds is None and self.start_of is None:
             raise ValueError(
                 "'start: folds' wants 'folds', at least how many ('number'), or 'start_of', a zoo with folds"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _start_is_used(self) -> Self:
+        if row_of(self.recipe).makes_start and (self.start, self.frame) != ("zero", "random"):
+            raise ValueError(
+                f"the recipe {self.recipe.name!r} begins at factors of its own; give 'start: zero' and 'frame: random'"
             )
         return self
 

@@ -15,8 +15,9 @@ from loragen.adapters.combine import weighted_sum
 from loragen.bases.base import Base
 from loragen.bases.open import open_base
 from loragen.files import atomic_write
-from loragen.recipes.expert import Start, train_expert
+from loragen.recipes.expert import Start
 from loragen.recipes.multitask import train_multitask
+from loragen.recipes.train import train_expert
 from loragen.tasks.task_set import Task
 from loragen.training.threads import few_threads
 from loragen.zoo.build_config import ZooConfig

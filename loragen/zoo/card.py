@@ -9,8 +9,9 @@ from safetensors.torch import save
 from loragen.adapters.adapter import Lora
 from loragen.bases.scores import AnyScores
 from loragen.config import StrictModel
-from loragen.recipes.expert import Expert, ExpertRecipe
+from loragen.recipes.expert import Expert
 from loragen.recipes.multitask import MultitaskRecipe
+from loragen.recipes.registry import AnyRecipe, row_of
 from loragen.tasks.task_set import Task
 from loragen.values import LARGEST_LAYER, MOST_STEPS, PartName
 from loragen.zoo.folds import FoldRecipe
@@ -43,7 +44,7 @@ class Manifest(StrictModel):
     """Origin of the shared A; ``fitted`` to adapters that were trained elsewhere."""
     start: Literal["zero", "multitask", "folds", "elsewhere"]
     """Origin of the B that training begins with."""
-    recipe: ExpertRecipe
+    recipe: AnyRecipe
     """Of a zoo of adapters from elsewhere: objective, rank, target modules and lengths; the rest has no meaning."""
     multitask: MultitaskRecipe
     folds: FoldRecipe | None = None
@@ -54,7 +55,7 @@ class Trained(StrictModel):
     """Training of an expert that was trained for its zoo."""
 
     kind: Literal["trained"] = "trained"
-    recipe: ExpertRecipe
+    recipe: AnyRecipe
     steps: int = Field(ge=0, le=MOST_STEPS)
     """Length of training, chosen on a slice of the train file."""
     held_out_losses: dict[int, float]
@@ -125,9 +126,9 @@ class Card(StrictModel):
         return (self.description, *self.paraphrases)
 
     @property
-    def is_trained(self) -> bool:
-        """True for an expert that was trained for the zoo: the points and the variance of its training are known."""
-        return self.provenance.kind == "trained"
+    def has_trajectory(self) -> bool:
+        """True for an expert trained over the zoo's own A: the points and the variance of its training are known."""
+        return self.provenance.kind == "trained" and row_of(self.provenance.recipe).keeps_frame
 
     @classmethod
     def of(
@@ -172,8 +173,8 @@ def expert_files(expert: Expert, card: Card) -> tuple[Lora, dict[str, str | byte
         task_type=expert.task_type,
         fan_in_fan_out=expert.fan_in_fan_out,
     )
-    return adapter, {
-        CARD: card.to_yaml(),
-        VARIANCE: save({site: v.bfloat16().contiguous() for site, v in expert.variance.items()}),
-        SNAPSHOTS: save({site: s.bfloat16().contiguous() for site, s in expert.snapshots.items()}),
-    }
+    files: dict[str, str | bytes] = {CARD: card.to_yaml()}
+    if expert.snapshots:
+        files[VARIANCE] = save({site: v.bfloat16().contiguous() for site, v in expert.variance.items()})
+        files[SNAPSHOTS] = save({site: s.bfloat16().contiguous() for site, s in expert.snapshots.items()})
+    return adapter, files

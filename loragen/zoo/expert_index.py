@@ -127,7 +127,7 @@ def samples_of(zoo: Zoo, space: Frame | RawFactors, adapters: Sequence[Lora]) ->
     Raises:
         ZooError: experts have different numbers of snapshots, or statistics that do not fit their adapter.
     """
-    trained = [expert for expert in zoo.ids if zoo.card(expert).is_trained]
+    trained = [expert for expert in zoo.ids if zoo.card(expert).has_trajectory]
     points = 1 + len(next(iter(zoo.snapshots(trained[0]).values()))) if trained else 1
     samples = torch.empty(len(adapters), points, space.size)
     for sample, expert, adapter in zip(samples, zoo.ids, adapters, strict=True):

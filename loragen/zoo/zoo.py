@@ -21,6 +21,7 @@ from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError, cut, shown
 from loragen.files import sha256_of
 from loragen.paths import is_file
+from loragen.recipes.registry import row_of
 from loragen.values import LONGEST_NAME
 from loragen.zoo.card import (
     CARD,
@@ -176,7 +177,7 @@ class Zoo:
         return Lora.load(self.folder(expert)) if held is None else held.adapter(expert)
 
     def _has_statistics(self, expert: str) -> bool:
-        return self.card(expert).is_trained and self._packed_with(expert) is None
+        return self.card(expert).has_trajectory and self._packed_with(expert) is None
 
     def multitask(self) -> Lora:
         """The one adapter that was trained on all experts' tasks together.
@@ -256,12 +257,12 @@ class Zoo:
 
         Yields ids, for folds such as ``folds/0``, with what is wrong, if anything.
         """
-        reference = None
+        reference, in_rank = None, row_of(self.manifest.recipe).keeps_frame
         for card in self:
             try:
                 adapter = self.adapter(card.id)
                 reference = reference or adapter.spec
-                yield card.id, adapter.spec.difference(reference) or self._fault(card, adapter)
+                yield card.id, adapter.spec.difference(reference, in_rank=in_rank) or self._fault(card, adapter)
             except (AdapterError, ZooError) as error:
                 yield card.id, str(error)
         for folder in fold_folders(self.root / FOLDS):
@@ -269,7 +270,7 @@ class Zoo:
             try:
                 adapter = read_fold(folder).adapter
                 reference = reference or adapter.spec
-                yield name, adapter.spec.difference(reference) or self._fold_fault(adapter)
+                yield name, adapter.spec.difference(reference, in_rank=in_rank) or self._fold_fault(adapter)
             except (AdapterError, ZooError) as error:
                 yield name, str(error)
         for name in self._missing_folds():

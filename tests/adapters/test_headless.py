@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.linear_sites import low_rank_updates
+from loragen.bases.linear_sites import site_updates
 from loragen.errors import AdapterError
 
 TOKENS = torch.arange(1, 25).reshape(2, 12)
@@ -73,7 +73,7 @@ def features(family, folder, lora):
 
     model = transformers.AutoModel.from_pretrained(folder / "inside").eval()
     factors = {site: lora.scaled_factors(site) for site in lora.sites}
-    with torch.no_grad(), low_rank_updates(model, family, factors):
+    with torch.no_grad(), site_updates(model, family, factors):
         return model(TOKENS, attention_mask=torch.ones_like(TOKENS))[0]
 
 

@@ -15,7 +15,8 @@ from loragen.bases.open import KINDS, objective_of, open_base
 from loragen.bases.tokenised import TaskData
 from loragen.errors import ConfigError
 from loragen.exporters.merged_model import merge_into_base
-from loragen.recipes.expert import ExpertRecipe, Start, train_expert
+from loragen.recipes.expert import ExpertRecipe, Start
+from loragen.recipes.train import train_expert
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.generation import Pipeline
 from loragen.generators.base import DescriptionGenerator, Generation
-from loragen.recipes.expert import ExpertRecipe, Start, train_expert
+from loragen.recipes.expert import ExpertRecipe, Start
+from loragen.recipes.train import train_expert
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -19,7 +19,8 @@ from loragen.evaluation.own_data import evaluate
 from loragen.evaluation.own_data_rows import ADAPTER
 from loragen.evaluation.statistics import Interval, difference_interval
 from loragen.inference import Adapter
-from loragen.recipes.expert import ExpertRecipe, Start, train_expert
+from loragen.recipes.expert import ExpertRecipe, Start
+from loragen.recipes.train import train_expert
 from loragen.tasks.examples import Examples
 from loragen.zoo.zoo import Zoo
 

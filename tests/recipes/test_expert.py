@@ -9,7 +9,8 @@ from models import word_task
 from loragen.adapters.adapter import Lora
 from loragen.bases.losses import contrast_loss, label_text_loss
 from loragen.errors import TaskError
-from loragen.recipes.expert import AdapterObjective, ExpertRecipe, Start, train_expert
+from loragen.recipes.expert import AdapterObjective, ExpertRecipe, Start
+from loragen.recipes.train import train_expert
 from loragen.tasks.task_set import TaskSource
 from loragen.training import lightning_fit
 

@@ -22,7 +22,7 @@ def test_an_older_card_of_a_trained_expert_is_read():
         seconds=74.5,
         dtype="float32",
     )
-    assert card.is_trained
+    assert card.has_trajectory
     shared = ("id", "split", "description", "family", "kind", "licence", "origin", "base", "base_hash", "versions")
     assert {name: getattr(card, name) for name in shared} == {name: values[name] for name in shared}
     assert (card.labels, card.paraphrases) == (tuple(values["labels"]), tuple(values["paraphrases"]))
@@ -32,7 +32,7 @@ def test_an_older_card_of_a_trained_expert_is_read():
 def test_an_older_card_of_an_imported_expert_is_read():
     card = Card.from_yaml(OLD / "imported_card.yaml")
     assert card.provenance == Imported(r=2, lora_alpha=2.0, use_rslora=False, energy_kept=0.999999, missing=())
-    assert not card.is_trained
+    assert not card.has_trajectory
     assert (card.id, card.description) == ("elsewhere", "Which shelf does the book belong on?")
 
 
@@ -48,7 +48,7 @@ def test_every_card_of_the_bundled_zoo_is_read():
     paths = list((default_zoo() / "experts").glob("*/card.yaml"))
     assert len(paths) > 100
     for path in paths:
-        assert Card.from_yaml(path).is_trained
+        assert Card.from_yaml(path).has_trajectory
 
 
 @pytest.mark.parametrize(

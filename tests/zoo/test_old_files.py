@@ -24,7 +24,7 @@ def old(tmp_path) -> Path:
 def test_an_older_zoo_is_whole(old):
     zoo = Zoo.open(old / "zoo")
     assert dict(zoo.check()) == dict.fromkeys(("bank", "card", "cook", "mood", "news", "rain", "rude", "shop"))
-    assert all(card.is_trained and card.provenance.steps == 10 for card in zoo)
+    assert all(card.has_trajectory and card.provenance.steps == 10 for card in zoo)
     assert zoo.select(splits={"validation"}).ids == ("shop",)
 
 

@@ -140,7 +140,7 @@ def read_experts(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> ICMD
 
 def reading_of(config: ICMTrainConfig, zoo: Zoo) -> Reading:
     """Reading of the task vectors, with the model that the config or else the zoo calls for."""
-    base, are_imported = zoo.manifest.base, all(not card.is_trained for card in zoo)
+    base, are_imported = zoo.manifest.base, all(not card.has_trajectory for card in zoo)
     model = config.reading_model or (config.encoder if are_imported and config.through == "base" else base)
     return Reading(
         model=model,

@@ -67,7 +67,7 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
 def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
     """Variances of the experts' codes over the last steps of training, (n, k); zero where nothing is known of them."""
     variances = torch.zeros(len(zoo), codec.size)
-    known = [at for at, card in enumerate(zoo) if card.is_trained]
+    known = [at for at, card in enumerate(zoo) if card.has_trajectory]
     if known:
         blocks = torch.stack([frame.flatten(zoo.variance(zoo.ids[at])) for at in known])
         variances[known] = codec.encode_variance(blocks)

@@ -1,0 +1,1 @@
+"""Ways to train an expert, a file each; `recipes.registry` has a row for each."""

@@ -1,0 +1,82 @@
+"""The registry of recipes: one row each, from which settings, help and training follow.
+
+A new recipe is one file in `methods/` and one row of `ROWS`. Every recipe ends in an adapter of at most the rank asked
+for, over the base as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from loragen.errors import shown
+from loragen.recipes.expert import Expert, ExpertRecipe
+from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.setting import Setting
+
+Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
+"""What a recipe changes in plain LoRA: the axes of the LoRAFactory study (arXiv 2601.22708), with "architecture" for
+its mixtures of experts and for heads."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe."""
+
+    name: str
+    about: str
+    """A few words for the help."""
+    axis: Axis
+    source: str
+    """Paper, by its arXiv number."""
+    settings: type[ExpertRecipe]
+    train: Callable[[Setting, Any], Expert]
+    """From a task made ready, and settings of this recipe, to an expert."""
+    keeps_frame: bool = False
+    """True if A is the zoo's and is not trained: all experts share it, and B's way is kept along with them."""
+    makes_start: bool = False
+    """True if it begins at factors of its own, so that a zoo's frame and start would be ignored."""
+
+
+ROWS = (
+    Row(
+        "lora",
+        "B alone over one frozen A that all experts of the zoo share, the default",
+        "optimisation",
+        "2106.09685",
+        ExpertRecipe,
+        train_lora,
+        keeps_frame=True,
+    ),
+    Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+)
+
+
+def rows() -> dict[str, Row]:
+    """The rows by name."""
+    return {row.name: row for row in ROWS}
+
+
+def row_of(recipe: ExpertRecipe) -> Row:
+    """The row of some settings."""
+    return rows()[recipe.name]
+
+
+def recipe_from(values: Any) -> Any:
+    """Plain values as the settings of the recipe that they name; anything else, settings too, stays as it is.
+
+    Raises:
+        ValueError: there is no such recipe, or the values do not fit it.
+    """
+    if not isinstance(values, dict):
+        return values
+    name = values.get("name", ExpertRecipe.model_fields["name"].default)
+    row = rows().get(name) if isinstance(name, str) else None
+    if row is None:
+        raise ValueError(f"there is no recipe {shown(name)}; choose one of {', '.join(rows())}")
+    return row.settings.model_validate(values)
+
+
+AnyRecipe = Annotated[SerializeAsAny[ExpertRecipe], BeforeValidator(recipe_from)]
+"""A field for the settings of any recipe; ``name`` says which."""
