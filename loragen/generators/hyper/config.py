@@ -42,5 +42,8 @@ class TaskTrainConfig(TaskSettings, TrainConfig):
     """Training examples a task from which supports are drawn."""
     shots: tuple[Shots, ...] = Field((4, 8, 16, 32), min_length=1)
     """Sizes of a support."""
+    texts: int | None = Field(None, ge=2, le=MOST_EXAMPLES)
+    """Training texts of a task that batches are drawn from; by default all. Of few, read again and again, a language
+    model computes what lies below the adapted layers once."""
     evidence_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the episodes in which a kind of evidence is missing."""

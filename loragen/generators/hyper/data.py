@@ -200,7 +200,12 @@ def _with_variants(
     """A task and its variants."""
     examples = task.load_train()
     pool = examples.subset(torch.randperm(len(examples), generator=rng)[: config.pool])
-    data = base.prepare(examples, max_length=config.max_length)
+    drawn = (
+        examples
+        if config.texts is None
+        else examples.subset(torch.randperm(len(examples), generator=rng)[: config.texts])
+    )
+    data = base.prepare(drawn, max_length=config.max_length)
     whole = EpisodeTask(data, {kind: _states(kind, task, pool, reader) for kind in evidence}, len(pool))
     variants = []
     for _ in range(config.variants if len(task.labels) >= 4 else 0):

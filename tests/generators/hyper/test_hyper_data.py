@@ -206,3 +206,11 @@ def test_a_text_encoder_can_read_the_task_vectors_in_place_of_the_base(config, f
     wanted = Reader(data.reader.base, data.reader.reading).descriptions(["Is it soup?"])[0]
     torch.testing.assert_close(condition.task_vectors["description"], wanted)
     assert generator.generate(condition, rng=seeded(0))
+
+
+def test_batches_can_be_drawn_from_few_texts_of_a_task(data, config, zoo, base) -> None:
+    few = read_experts(changed(config, texts=9, variants=0), zoo, base, KINDS)
+    for some, all_ in zip(few.tasks, data.tasks, strict=True):
+        assert len(some[0].data.ids) == 9
+        assert {*map(tuple, some[0].data.ids)} < {*map(tuple, all_[0].data.ids)}
+        assert some[0].pool == all_[0].pool, "evidence is drawn from as many as before"
