@@ -177,6 +177,8 @@ class Expert:
     """Step at which the window ends: the length that did best on the held-out slice."""
     held_out_losses: Mapping[int, float] = field(default_factory=dict)
     """Length → loss of that expert on the held-out slice."""
+    energy_kept: float | None = None
+    """Share of the trained update's squared Frobenius norm that the rank asked for holds; None if nothing was cut."""
     task_type: str | None = "FEATURE_EXTRACTION"
     fan_in_fan_out: bool = False
     """Both for PEFT; see `Base`."""

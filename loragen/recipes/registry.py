@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, SerializeAsAny
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
+from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -50,6 +52,24 @@ ROWS = (
         keeps_frame=True,
     ),
     Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+    Row(
+        "lora_ga",
+        "A and B from the singular vectors of the loss's gradient",
+        "initialisation",
+        "2407.05000",
+        LoraGA,
+        train_lora_ga,
+        makes_start=True,
+    ),
+    Row(
+        "peft",
+        "A and B from an initialisation of PEFT: PiSSA, OLoRA, EVA, CorDA, MiCA and more",
+        "initialisation",
+        "2404.02948",
+        PeftStart,
+        train_from_peft,
+        makes_start=True,
+    ),
 )
 
 

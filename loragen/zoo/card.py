@@ -63,6 +63,8 @@ class Trained(StrictModel):
     seconds: float
     dtype: str
     """Precision in which the frozen base computed."""
+    energy_kept: float | None = None
+    """Share of the trained update's squared Frobenius norm that the rank asked for holds; None if nothing was cut."""
 
 
 class Imported(StrictModel):
@@ -151,6 +153,7 @@ class Card(StrictModel):
             held_out_losses={step: round(loss, 5) for step, loss in expert.held_out_losses.items()},
             seconds=seconds,
             dtype=dtype,
+            energy_kept=None if expert.energy_kept is None else round(expert.energy_kept, 6),
         )
         return cls(
             **{name: getattr(task, name) for name in _OF_TASK},
