@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
+from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.setting import Setting
 
@@ -50,6 +51,15 @@ ROWS = (
         keeps_frame=True,
     ),
     Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+    Row(
+        "label_head",
+        "B alone, as lora, against label texts embedded by the base alone (LingoCL)",
+        "architecture",
+        "2403.16124",
+        LabelHead,
+        train_lora,
+        keeps_frame=True,
+    ),
 )
 
 
