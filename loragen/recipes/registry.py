@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
+from loragen.recipes.methods.allora import ALLoRA, train_allora
 from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.setting import Setting
@@ -59,6 +60,14 @@ ROWS = (
         LabelHead,
         train_lora,
         keeps_frame=True,
+    ),
+    Row(
+        "allora",
+        "A and B, with larger gradients in rows where the update is small (ALLoRA)",
+        "optimisation",
+        "2410.09692",
+        ALLoRA,
+        train_allora,
     ),
 )
 
