@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.methods.allora import ALLoRA, train_allora
+from loragen.recipes.methods.altlora import AltLoRARecipe, train_altlora
 from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.setting import Setting
@@ -68,6 +69,14 @@ ROWS = (
         "2410.09692",
         ALLoRA,
         train_allora,
+    ),
+    Row(
+        "altlora",
+        "A and B in turn, each preconditioned by the other (AltLoRA and AltLoRA+)",
+        "optimisation",
+        "2505.12455",
+        AltLoRARecipe,
+        train_altlora,
     ),
 )
 
