@@ -77,7 +77,14 @@ def combine(
         )
     first = opened[0]
     notes = tuple(dict.fromkeys(note for adapter in opened for note in adapter.notes))
-    made = Adapter(merged.adapter, first.base, notes=notes, wording=first.wording, may_fetch_base=first.may_fetch_base)
+    made = Adapter(
+        merged.adapter,
+        first.base,
+        notes=notes,
+        wording=first.wording,
+        may_fetch_base=first.may_fetch_base,
+        label_targets=first.label_targets,
+    )
     return Combination(made, merged.energy_kept)
 
 

@@ -14,18 +14,19 @@ from loragen.adaptation.texts import checked_shares, distinct_texts
 from loragen.adapters.adapter import Lora
 from loragen.adapters.folders import find_adapter
 from loragen.bases.architecture import Architecture
-from loragen.bases.base import Base
+from loragen.bases.base import Base, LabelTargets
 from loragen.bases.classify import Prediction, classify_texts
 from loragen.bases.hub import resolve_model
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
 from loragen.bases.saved_along import remarks
 from loragen.bases.sentence_modules import load_sentence_transformer
+from loragen.bases.text_encoder import with_label_targets
 from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import dump_yaml
 from loragen.errors import AdapterError, ConfigError, TaskError, shown
 from loragen.exporters.card import GeneratedCard, merged_card
-from loragen.exporters.card_file import CARD, generated_card, read_facts, wording_of
+from loragen.exporters.card_file import CARD, generated_card, label_targets_of, read_facts, wording_of
 from loragen.exporters.export import Exported
 from loragen.exporters.merged_model import merge_into_base
 from loragen.exporters.peft_folder import Written, write_adapter, write_checked
@@ -64,11 +65,14 @@ class Adapter:
     """How its task is put to a language model."""
     may_fetch_base: bool = True
     """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
+    label_targets: LabelTargets = "moving"
+    """What texts are compared with: label texts under the adapter, or by the base alone."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
         """An adapter that was generated just now."""
-        return cls(lora, card.base, card, card.description, card.labels, notes, card.wording or PROMPT)
+        facts, wording = (card.base, card, card.description, card.labels, notes), card.wording or PROMPT
+        return cls(lora, *facts, wording, label_targets=card.label_targets)
 
     @classmethod
     def load(cls, folder: Path | str, *, base: str | None = None, without_head: bool = False) -> "Adapter":
@@ -97,7 +101,8 @@ class Adapter:
         description = facts.get("description")
         described = description if isinstance(description, str) and description.strip() else None
         card, notes = generated_card(facts, inside), remarks(lora, name)
-        return cls(lora, name, card, described, labels, notes, wording_of(facts, card), may_fetch_base=base is not None)
+        wording, targets = wording_of(facts, card), label_targets_of(facts, card)
+        return cls(lora, name, card, described, labels, notes, wording, base is not None, targets)
 
     @cached_property
     def opened_base(self) -> Base:
@@ -109,7 +114,10 @@ class Adapter:
         task_type, may_fetch = self.lora.settings.task_type, self.may_fetch_base
         folder = None if task_type else resolve_model(self.base, may_fetch=may_fetch)
         objective = objective_of(task_type, folder)
-        return open_base(self.base, objective=objective, prompt=self.wording, may_fetch=may_fetch)
+        targets = self.label_targets
+        return open_base(
+            self.base, objective=objective, prompt=self.wording, may_fetch=may_fetch, label_targets=targets
+        )
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True
@@ -219,6 +227,7 @@ class Adapter:
             "description": self.description,
             "labels": list(self.labels),
             "wording": None if wording == PROMPT else wording,
+            "label_targets": None if self.label_targets == "moving" else self.label_targets,
         }
         known = {name: fact for name, fact in facts.items() if fact}
         return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {}, replace=force)
@@ -304,7 +313,7 @@ class Adapter:
     def with_base(self, base: Base) -> "Adapter":
         """The same adapter over a base that is loaded already."""
         other = replace(self, base=base.name)
-        other.__dict__["opened_base"] = base
+        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets)
         return other
 
 

@@ -32,6 +32,8 @@ from loragen.tasks.examples import Examples
 Pooling = Literal["mean", "last", "cls"]
 ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
 """Training and scoring of a base, and so the kind of model that it must be."""
+LabelTargets = Literal["moving", "frozen"]
+"""Embeddings of label texts under the adapter in use, or by the base alone."""
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Models whose first position comes after that of the padding token."""
 

@@ -121,7 +121,7 @@ class ImageText(Base):
     def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
         """The same loss over all of ``data`` at once."""
         if not data.is_open:
-            return label_text_held_out(self, data, contrast_weight=contrast_weight)
+            return label_text_held_out(self, data, self.encode(data.label_ids), contrast_weight=contrast_weight)
         return float(pairing_loss(self.encode(data.ids), self.encode(data.label_ids), scale=self._scale.cpu()))
 
     def _read(self, data: TaskData) -> Readout:

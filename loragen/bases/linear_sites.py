@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Protocol
 
@@ -35,6 +36,7 @@ class Update(Protocol):
 
 Updates = Mapping[str, tuple[Tensor, Tensor] | Update]
 """Site → its factors, or a function of its input."""
+_LEFT_OUT = ContextVar("updates are left out", default=False)
 
 
 def find_sites(model: nn.Module, base: str, target_modules: Sequence[str] | str) -> dict[str, tuple[int, int]]:
@@ -96,6 +98,21 @@ def site_updates(model: nn.Module, base: str, updates: Updates) -> Iterator[None
             handle.remove()
 
 
+@contextmanager
+def without_updates() -> Iterator[None]:
+    """Leave all updates out while the block runs, those in use around it too; in this thread alone."""
+    before = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(before)
+
+
+def updates_are_left_out() -> bool:
+    """True within `without_updates`."""
+    return _LEFT_OUT.get()
+
+
 def linear_size(module: nn.Module) -> tuple[int, int] | None:
     """(out, in) of a linear module, whichever way round it keeps its weight; None for any other."""
     if isinstance(module, nn.Linear):
@@ -134,12 +151,14 @@ def checked_site(model: nn.Module, base: str, site: str, out_features: int, in_f
 def _add_low_rank(
     _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, lora_a: Tensor, lora_b: Tensor
 ) -> Tensor:
+    if updates_are_left_out():
+        return output
     x = inputs[0]
     return output + F.linear(F.linear(x, lora_a.to(x)), lora_b.to(x))  # in the dtype and on the device of x
 
 
 def _add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, update: Update) -> Tensor:
-    return output + update(inputs[0])
+    return output if updates_are_left_out() else output + update(inputs[0])
 
 
 def _is_target(name: str, target: str, *, is_pattern: bool) -> bool:

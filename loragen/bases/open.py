@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from loragen.bases.base import Base, ObjectiveName
+from loragen.bases.base import Base, LabelTargets, ObjectiveName
 from loragen.bases.causal_lm import CausalLM
 from loragen.bases.devices import DeviceName
 from loragen.bases.hub import is_dual_encoder
 from loragen.bases.image_text import ImageText
 from loragen.bases.seq2seq import Seq2SeqLM
-from loragen.bases.text_encoder import LabelTextEncoder
+from loragen.bases.text_encoder import LabelTextEncoder, with_label_targets
 from loragen.bases.wording import PROMPT, Wording
 
 KINDS: dict[ObjectiveName, type[Base]] = {
@@ -26,6 +26,7 @@ def open_base(
     dtype: torch.dtype = torch.float32,
     device: DeviceName = "cpu",
     may_fetch: bool = True,
+    label_targets: LabelTargets = "moving",
 ) -> Base:
     """Load a base by its Hub name, a local path, or the name of the embedded MiniLM.
 
@@ -36,11 +37,13 @@ def open_base(
         dtype: of the frozen weights.
         device: kind of device to compute on.
         may_fetch: download what is not on this machine; see `resolve_model`.
+        label_targets: what a text encoder compares texts with.
 
     Raises:
         ConfigError: there is no such model or device, or the model is of another kind.
     """
-    return KINDS[objective].load(name, dtype=dtype, device=device, prompt=prompt, may_fetch=may_fetch)
+    base = KINDS[objective].load(name, dtype=dtype, device=device, prompt=prompt, may_fetch=may_fetch)
+    return with_label_targets(base, label_targets)
 
 
 def objective_of(task_type: str | None, base: Path | None = None) -> ObjectiveName:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loragen.bases.linear_sites import Factors, checked_site
+from loragen.bases.linear_sites import Factors, checked_site, updates_are_left_out
 
 Stacks = Mapping[str, tuple[Tensor, Tensor]]
 """Site → A's of several adapters (m, r, in), and scaling · B's (m, out, r)."""
@@ -73,6 +73,8 @@ def row_updates(model: nn.Module, base: str, updates: RowUpdates) -> Iterator[No
 
 
 def _add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, factors: tuple[Tensor, Tensor]) -> Tensor:
+    if updates_are_left_out():
+        return output
     lora_a, lora_b = factors  # (n, in, r), (n, r, out)
     x = inputs[0]
     rows = x.reshape(len(lora_a), -1, x.shape[-1])  # some models lay all rows end to end

@@ -1,14 +1,15 @@
 """Text encoders as bases, such as BERT, RoBERTa, ModernBERT or MPNet: mean-pooled, with label texts for a head."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from loragen.bases.base import Base, ObjectiveName, Pooling, with_contrast
+from loragen.bases.base import Base, LabelTargets, ObjectiveName, Pooling, with_contrast
+from loragen.bases.linear_sites import without_updates
 from loragen.bases.losses import LOGIT_SCALE, contrast_loss, label_text_loss
 from loragen.bases.scores import AnyScores, scores_of
 from loragen.bases.sentence_modules import modules_of
@@ -16,6 +17,9 @@ from loragen.bases.tokenised import Input, Readout, TaskData
 from loragen.bases.wording import Wording
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.tasks.examples import Examples
+
+_MOST_KEPT = 256
+"""Sets of labels whose frozen embeddings are kept."""
 
 
 @final
@@ -25,6 +29,12 @@ class LabelTextEncoder(Base):
 
     objective: ClassVar[ObjectiveName] = "label_text"
     task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
+    label_targets: LabelTargets = "moving"
+    """Label texts are embedded under the factors in use, or ("frozen") by the base alone (LingoCL, 2403.16124)."""
+    _frozen_labels: dict[tuple[tuple[int, ...], ...], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Labels → their embeddings by the base alone, (c, hidden), on the CPU."""
 
     @classmethod
     def _own_parts(cls, name: str, folder: Path, model: Any, prompt: Wording) -> dict[str, Any]:
@@ -70,27 +80,61 @@ class LabelTextEncoder(Base):
 
     def losses(self, batch: TaskData, *, contrast_weight: float) -> dict[str, Tensor]:
         """Label-text cross-entropy and, where it has weight, supervised contrast among the texts."""
-        texts, labels = self.embed(batch.ids), self.embed(batch.label_ids)
+        texts = self.embed(batch.ids)
+        is_frozen = self.label_targets == "frozen"
+        labels = self.frozen_labels(batch.label_ids).to(texts) if is_frozen else self.embed(batch.label_ids)
         targets = batch.targets.to(texts.device)  # the trainer moves factors and batches, but not the hidden base
         return with_contrast({"label_text": label_text_loss(texts, labels, targets)}, texts, targets, contrast_weight)
 
     @torch.inference_mode()
     def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
         """The same loss over all of ``data`` at once, under the factors in use."""
-        return label_text_held_out(self, data, contrast_weight=contrast_weight)
+        return label_text_held_out(self, data, self._labels(data), contrast_weight=contrast_weight)
+
+    def frozen_labels(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Unit embeddings of a task's label texts by the base alone, whatever factors are in use; (c, hidden), CPU.
+
+        They are computed once for each set of labels, so that they do not depend on what was read before.
+        """
+        key = tuple(tuple(row) for row in rows)
+        if key not in self._frozen_labels:
+            if len(self._frozen_labels) >= _MOST_KEPT:
+                self._frozen_labels.clear()
+            with without_updates(), torch.inference_mode(False):  # what inference mode gives cannot be trained on
+                self._frozen_labels[key] = self.encode(rows)
+        return self._frozen_labels[key]
+
+    def _labels(self, data: TaskData) -> Tensor:
+        """Unit embeddings of the label texts, of the kind that ``label_targets`` says; (c, hidden), CPU."""
+        return self.frozen_labels(data.label_ids) if self.label_targets == "frozen" else self.encode(data.label_ids)
 
     def _read(self, data: TaskData) -> Readout:
-        texts, labels = self.encode(data.ids), self.encode(data.label_ids)
+        texts, labels = self.encode(data.ids), self._labels(data)
         return Readout(texts, LOGIT_SCALE * texts @ labels.T, data.targets)
 
     def _score(self, data: TaskData) -> AnyScores:
         return scores_of(self._read(data))
 
 
-def label_text_held_out(base: Base, data: TaskData, *, contrast_weight: float) -> float:
-    """Label-text loss over all of ``data`` at once, plus supervised contrast where it has weight."""
-    texts, labels = base.encode(data.ids), base.encode(data.label_ids)
-    targets = data.targets.cpu()
+def with_label_targets(base: Base, targets: LabelTargets) -> Base:
+    """The same base, which embeds label texts so.
+
+    Raises:
+        ConfigError: frozen targets were wanted of a base that is no text encoder.
+    """
+    if isinstance(base, LabelTextEncoder):
+        return base if base.label_targets == targets else replace(base, label_targets=targets)
+    if targets == "frozen":
+        raise ConfigError(
+            f"Frozen label targets want a text encoder with the objective 'label_text'; the base {base.name} has "
+            f"{base.objective!r}. Leave 'label_targets' out."
+        )
+    return base
+
+
+def label_text_held_out(base: Base, data: TaskData, labels: Tensor, *, contrast_weight: float) -> float:
+    """Loss over all of ``data`` at once against label embeddings (c, d), plus contrast where it has weight."""
+    texts, targets = base.encode(data.ids), data.targets.cpu()
     loss = label_text_loss(texts, labels, targets)
     return float(loss + contrast_weight * contrast_loss(texts, targets)) if contrast_weight else float(loss)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from loragen.adaptation.self_training import AdaptRecipe
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import auto_class
+from loragen.bases.base import LabelTargets
 from loragen.bases.open import KINDS
 from loragen.bases.wording import Wording
 from loragen.confidence.outlook import Outlook
@@ -53,6 +54,8 @@ class GeneratedCard(StrictModel):
     """How far it was fitted, where cross-validation within the examples chose that."""
     wording: Wording | None = None
     """How the task is put to a language model; `None` for other bases, and on older cards."""
+    label_targets: LabelTargets = "moving"
+    """What texts are compared with: see `ExpertRecipe`."""
     best_of: int | None = Field(None, ge=1, le=MOST_EXAMPLES)
     """Number of adapters that were drawn, where it was kept as one of the best on the examples."""
     base: str
@@ -111,6 +114,7 @@ def card_of(
         choice=choice,
         best_of=best_of,
         wording=recipe.wording if KINDS[recipe.objective].writes_text else None,
+        label_targets=recipe.label_targets,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,
         zoo=zoo.manifest.name,

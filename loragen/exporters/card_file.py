@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from loragen.bases.base import LabelTargets
 from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import read_yaml
 from loragen.errors import ConfigError
@@ -40,3 +41,13 @@ def wording_of(facts: dict[str, object], card: GeneratedCard | None) -> Wording:
         return Chat.checked(wording, source=CARD) if isinstance(wording, dict) else str(wording or PROMPT)
     except ConfigError:
         return PROMPT
+
+
+def label_targets_of(facts: dict[str, object], card: GeneratedCard | None) -> LabelTargets:
+    """What an adapter's texts are compared with, by the card of a generated adapter, of an expert, or ours."""
+    if card is not None:
+        return card.label_targets
+    provenance = facts.get("provenance")
+    recipe = provenance.get("recipe") if isinstance(provenance, dict) else None
+    held = recipe if isinstance(recipe, dict) else facts
+    return "frozen" if held.get("label_targets") == "frozen" else "moving"

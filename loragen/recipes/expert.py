@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.base import Base, ObjectiveName
+from loragen.bases.base import Base, LabelTargets, ObjectiveName
 from loragen.bases.tokenised import TaskData
 from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import StrictModel
@@ -35,6 +36,8 @@ class ExpertRecipe(StrictModel):
     chat: Chat | None = None
     """In place of ``prompt``: texts are put to the model in its own template for chats, and labels and completions are
     the assistant's turn."""
+    label_targets: LabelTargets = "moving"
+    """Training and scoring by label texts: these are embedded under the adapter, or ("frozen") by the base alone."""
     r: int = Field(4, ge=1, le=LARGEST_LAYER)
     target_modules: tuple[str, ...] | str = ("query", "value")
     """Names of linear modules or their dotted endings, or one regular expression for whole names, as in PEFT."""
@@ -68,6 +71,12 @@ class ExpertRecipe(StrictModel):
         if name != own:
             raise ValueError(f"these are settings of the recipe {own!r}")
         return name
+
+    @model_validator(mode="after")
+    def _has_label_texts(self) -> Self:
+        if self.label_targets == "frozen" and self.objective != "label_text":
+            raise ValueError(f"frozen label targets want the objective 'label_text', not {self.objective!r}")
+        return self
 
     @field_validator("target_modules")
     @classmethod

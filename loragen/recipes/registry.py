@@ -12,6 +12,9 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
+from loragen.recipes.methods.allora import ALLoRA, train_allora
+from loragen.recipes.methods.altlora import AltLoRARecipe, train_altlora
+from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
 from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
@@ -69,6 +72,29 @@ ROWS = (
         PeftStart,
         train_from_peft,
         makes_start=True,
+        "label_head",
+        "B alone, as lora, against label texts embedded by the base alone (LingoCL)",
+        "architecture",
+        "2403.16124",
+        LabelHead,
+        train_lora,
+        keeps_frame=True,
+    ),
+    Row(
+        "allora",
+        "A and B, with larger gradients in rows where the update is small (ALLoRA)",
+        "optimisation",
+        "2410.09692",
+        ALLoRA,
+        train_allora,
+    ),
+    Row(
+        "altlora",
+        "A and B in turn, each preconditioned by the other (AltLoRA and AltLoRA+)",
+        "optimisation",
+        "2505.12455",
+        AltLoRARecipe,
+        train_altlora,
     ),
 )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from loragen.bases.base import Base
+from loragen.bases.text_encoder import with_label_targets
 from loragen.bases.tokenised import TaskData
 from loragen.errors import TaskError
 from loragen.recipes.expert import ExpertRecipe, Start
@@ -39,7 +40,8 @@ class Setting:
         Raises:
             TaskError: the train file is too small to leave a slice aside.
         """
-        rng, base = torch.Generator().manual_seed(recipe.seed), base.keeping_below(start.lora_B)
+        rng = torch.Generator().manual_seed(recipe.seed)
+        base = with_label_targets(base, recipe.label_targets).keeping_below(start.lora_B)
         data = base.prepare(task.load_train(), max_length=recipe.max_length)
         if len(data.ids) < LEAST_EXAMPLES:
             raise TaskError(

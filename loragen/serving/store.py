@@ -38,6 +38,8 @@ class Served:
     factors: Factors
     """Under the base's own names, float32."""
     card: GeneratedCard | None
+    has_frozen_labels: bool = False
+    """Texts are compared with label texts as the base alone embeds them."""
 
     @property
     def bytes(self) -> int:
@@ -145,7 +147,8 @@ class AdapterStore:
             checked_site(self._base.model, self._base.name, site, lora_b.shape[0], lora_a.shape[1])
         outlook = None if adapter.card is None else adapter.card.outlook
         expected = None if outlook is None else outlook.expected
-        return Served(Facts(name, adapter.labels, adapter.description, expected, stamp), factors, adapter.card)
+        facts = Facts(name, adapter.labels, adapter.description, expected, stamp)
+        return Served(facts, factors, adapter.card, has_frozen_labels=adapter.label_targets == "frozen")
 
     def listed(self) -> tuple[list[Facts], dict[str, str]]:
         """All adapters on disk that can be served, and of the others why they cannot."""

@@ -117,7 +117,8 @@ class Texts:
     async def _label_vectors(self, adapter: Served | None, names: tuple[str, ...]) -> Tensor:
         key = ("", (0, 0), names) if adapter is None else (adapter.facts.name, adapter.facts.stamp, names)
         if (kept := self._labels.get(key)) is None:
-            kept = (await self._embed(names, NOTHING if adapter is None else adapter.factors)).vectors
+            factors = NOTHING if adapter is None or adapter.has_frozen_labels else adapter.factors
+            kept = (await self._embed(names, factors)).vectors
             if sum(map(len, names)) <= LONGEST_KEPT:
                 self._labels[key] = kept
             while len(self._labels) > MOST_KEPT:

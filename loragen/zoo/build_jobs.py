@@ -71,7 +71,14 @@ class WorkerContext:
 def open_base_of(config: ZooConfig, dtype: torch.dtype) -> Base:
     """Load the base of a zoo to be built."""
     recipe = config.recipe
-    return open_base(config.base, objective=recipe.objective, prompt=recipe.wording, dtype=dtype, device=config.device)
+    return open_base(
+        config.base,
+        objective=recipe.objective,
+        prompt=recipe.wording,
+        dtype=dtype,
+        device=config.device,
+        label_targets=recipe.label_targets,
+    )
 
 
 class Job(ABC):

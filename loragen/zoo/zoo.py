@@ -195,7 +195,12 @@ class Zoo:
         """
         recipe = self.manifest.recipe
         base = open_base(
-            self.manifest.base, objective=recipe.objective, prompt=recipe.wording, dtype=dtype, device=device
+            self.manifest.base,
+            objective=recipe.objective,
+            prompt=recipe.wording,
+            dtype=dtype,
+            device=device,
+            label_targets=recipe.label_targets,
         )
         if self.manifest.base_hash and base.fingerprint != self.manifest.base_hash:
             raise ConfigError(
