@@ -12,7 +12,10 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
+from loragen.recipes.methods.codyra import Codyra, train_codyra
+from loragen.recipes.methods.dylora import Dylora, train_dylora
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.methods.sora import Sora, train_sora
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -50,6 +53,9 @@ ROWS = (
         keeps_frame=True,
     ),
     Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+    Row("sora", "A, B and a gate that a threshold makes sparse: a rank a site", "rank", "2311.11696", Sora, train_sora),
+    Row("codyra", "SoRA's gate, dense at first, then sparse", "rank", "2412.01004", Codyra, train_codyra),
+    Row("dylora", "nested ranks, of which any first ones are an adapter", "rank", "2210.07558", Dylora, train_dylora),
 )
 
 
