@@ -18,6 +18,10 @@ from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
 from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
+from loragen.recipes.methods.codyra import Codyra, train_codyra
+from loragen.recipes.methods.dylora import Dylora, train_dylora
+from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.methods.sora import Sora, train_sora
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -96,6 +100,9 @@ ROWS = (
         AltLoRARecipe,
         train_altlora,
     ),
+    Row("sora", "A, B and a gate that a threshold makes sparse: a rank a site", "rank", "2311.11696", Sora, train_sora),
+    Row("codyra", "SoRA's gate, dense at first, then sparse", "rank", "2412.01004", Codyra, train_codyra),
+    Row("dylora", "nested ranks, of which any first ones are an adapter", "rank", "2210.07558", Dylora, train_dylora),
 )
 
 
