@@ -14,13 +14,12 @@ from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.methods.allora import ALLoRA, train_allora
 from loragen.recipes.methods.altlora import AltLoRARecipe, train_altlora
+from loragen.recipes.methods.codyra import Codyra, train_codyra
+from loragen.recipes.methods.dylora import Dylora, train_dylora
 from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
 from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
-from loragen.recipes.methods.codyra import Codyra, train_codyra
-from loragen.recipes.methods.dylora import Dylora, train_dylora
-from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.sora import Sora, train_sora
 from loragen.recipes.setting import Setting
 
@@ -76,6 +75,8 @@ ROWS = (
         PeftStart,
         train_from_peft,
         makes_start=True,
+    ),
+    Row(
         "label_head",
         "B alone, as lora, against label texts embedded by the base alone (LingoCL)",
         "architecture",
