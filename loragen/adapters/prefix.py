@@ -27,8 +27,8 @@ def prefix(adapter: Lora, rank: int, *, rescaled: bool = True) -> Lora:
     Args:
         adapter: of any ranks; it stays as it is.
         rank: ranks that are kept at a site.
-        rescaled: multiply the rest by r / rank, as it was trained in DyLoRA; False leaves a part of the same sum, which
-            is right for ranks that were ordered afterwards, as by SVD.
+        rescaled: multiply what is kept by r / rank, as DyLoRA trains it. False leaves it at its scale in the whole,
+            which is right for adapters of other trainings, and for ranks that were ordered afterwards, as by SVD.
 
     Raises:
         AdapterError: the rank is below 1, or beyond the largest of the adapter.
