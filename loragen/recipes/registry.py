@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, SerializeAsAny
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.methods.rslora_high import RsLoraHigh, train_rslora_high
+from loragen.recipes.methods.squeeze import SqueezeRecipe, train_squeeze
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -50,6 +52,22 @@ ROWS = (
         keeps_frame=True,
     ),
     Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+    Row(
+        "squeeze",
+        "A and B at a high rank, which is lowered in stages or at the end",
+        "rank",
+        "2602.10993",
+        SqueezeRecipe,
+        train_squeeze,
+    ),
+    Row(
+        "rslora_high",
+        "A and B at a high rank in all linear modules, scaled by alpha / √r",
+        "rank",
+        "2312.03732",
+        RsLoraHigh,
+        train_rslora_high,
+    ),
 )
 
 
