@@ -13,7 +13,7 @@ LOW_ENERGY = 0.9
 
 def combine(
     adapters: Annotated[
-        list[Path], typer.Argument(help="Adapter folders for one base; one alone is squeezed.", show_default=False)
+        list[Path], typer.Argument(help="Adapter folders for one base, at least one.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged adapter.")],
     weights: Annotated[
@@ -43,7 +43,7 @@ def combine(
 ) -> None:
     """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
 
-    One adapter alone is squeezed: its updates are kept as well as a --rank, or an --energy, allows.
+    One adapter alone is squeezed to a --rank or an --energy, with the least loss; with neither, it is written anew.
     """
     shares = None if weights is None else numbers(weights, "--weights")
     import loragen
