@@ -1,4 +1,4 @@
-"""Several adapters of one base as one."""
+"""Several adapters of one base as one, or one in a lower rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Combination:
 
     adapter: Adapter
     energy_kept: float
-    """Share of the full merge's squared Frobenius norm that the rank holds; 1 means all."""
+    """Share of the full merge's squared Frobenius norm that the ranks hold; 1 means all."""
 
 
 def combine(
@@ -30,6 +30,7 @@ def combine(
     *,
     method: str = "sum",
     rank: int | None = None,
+    energy: float | None = None,
     density: float | None = None,
     scale: float = 1.0,
     seed: int = 0,
@@ -38,11 +39,15 @@ def combine(
 ) -> Combination:
     """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
 
+    One adapter alone is squeezed to a rank or an energy (LoRA-Squeeze).
+
     Args:
         adapters: at least one.
         weights: one an adapter; by default equal shares.
         method: ``sum``, ``ties`` or ``dare``.
         rank: largest rank of a site; by default what an exact sum takes, or the largest among the adapters.
+        energy: in place of a rank: every site gets the smallest that keeps this share, at most 1, of its squared
+            Frobenius norm.
         density: share of entries that ``ties`` and ``dare`` keep of each adapter, by default .2.
         scale: factor of the whole merge.
         seed: of the entries that ``dare`` drops.
@@ -71,6 +76,7 @@ def combine(
             [1 / len(opened) for _ in opened] if weights is None else weights,
             method=method,
             rank=rank,
+            energy=energy,
             density=0.2 if density is None else density,
             scale=scale,
             rng=torch.Generator().manual_seed(checked_seed(seed)),

@@ -6,26 +6,18 @@ adapter lacks is zero there.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.spectrum import Spectrum
+from loragen.adapters.squeeze import Squeezed, check_cut, cut, remade, squeeze
 from loragen.adapters.ties_dare import dare, ties
 from loragen.errors import AdapterError, shown
 
 METHODS = ("sum", "ties", "dare")
-
-
-@dataclass(frozen=True, eq=False)
-class Merged:
-    """A merge in low rank."""
-
-    adapter: Lora
-    energy_kept: float
-    """The share of the full merge's squared Frobenius norm, over all sites, that the rank holds; 1 means all."""
 
 
 def combined(
@@ -34,28 +26,32 @@ def combined(
     *,
     method: str = "sum",
     rank: int | None = None,
+    energy: float | None = None,
     density: float = 0.2,
     scale: float = 1.0,
     rng: torch.Generator,
-) -> Merged:
+) -> Squeezed:
     """Merge by the method of this name, times ``scale``, in rank at most ``rank`` at every site.
 
-    ``"sum"`` is `weighted_sum`; it needs neither ``density`` nor ``rng``, and is exact where no rank is asked for.
+    In place of a rank, ``energy`` gives each site the smallest that keeps this share of its squared norm. ``"sum"`` is
+    `weighted_sum`; it needs neither ``density`` nor ``rng``, and is exact where neither rank nor energy is asked for.
     ``"ties"`` and ``"dare"`` are `ties_dare.ties` and `dare`, whose full-rank result gives way to its best
     approximation (Eckart-Young) site by site; its rank is by default the largest that an adapter has at the site.
 
     Raises:
         AdapterError: there is no such method, adapters do not go together, or a value is out of range.
     """
+    check_cut(rank, energy)
     if not math.isfinite(scale):
         raise AdapterError(f"The scale of the merge is {scale}; a finite number was wanted.")
     if method == "sum":
         whole = weighted_sum(adapters, [scale * weight for weight in weights])
-        return Merged(whole, 1.0) if rank is None else _merged(truncated(whole, rank), whole.norm() ** 2)
+        exact = rank is None and energy is None
+        return Squeezed(whole, {}) if exact else squeeze(whole, rank=rank, energy=energy)
     if method == "ties":
-        return _from_dense(adapters, weights, partial(ties, density=density), rank, scale)
+        return _from_dense(adapters, weights, partial(ties, density=density), rank, energy, scale)
     if method == "dare":
-        return _from_dense(adapters, weights, partial(dare, density=density, rng=rng), rank, scale)
+        return _from_dense(adapters, weights, partial(dare, density=density, rng=rng), rank, energy, scale)
     raise AdapterError(f"There is no merge {shown(method)}; choose one of {', '.join(METHODS)}.")
 
 
@@ -130,33 +126,7 @@ def _summed(site: str, holders: Sequence[tuple[Lora, float]]) -> tuple[Tensor, T
 
 def _alike(adapters: Sequence[Lora], lora_a: Mapping[str, Tensor], lora_b: Mapping[str, Tensor]) -> Lora:
     """Other factors for the base of some adapters."""
-    settings = adapters[0].settings
-    return Lora.from_factors(
-        lora_a,
-        lora_b,
-        base_model_name_or_path=settings.base,
-        task_type=common_task_type(adapters),
-        fan_in_fan_out=settings.fan_in_fan_out,
-    )
-
-
-def truncated(adapter: Lora, r: int) -> Lora:
-    """The nearest adapter of rank at most ``r`` at every site (Eckart-Young), from the factors by QR and SVD.
-
-    Raises:
-        AdapterError: ``r`` is below 1.
-    """
-    _check_rank(r)
-    lora_a, lora_b = {}, {}
-    for site in adapter.sites:
-        a, b = (factor.double() for factor in adapter.scaled_factors(site))
-        q_b, triangle_b = torch.linalg.qr(b)
-        q_a, triangle_a = torch.linalg.qr(a.T)
-        left, singular, right = torch.linalg.svd(triangle_b @ triangle_a.T)
-        rank = min(r, len(singular))
-        lora_b[site] = (q_b @ left[:, :rank] * singular[:rank]).float()
-        lora_a[site] = (right[:rank] @ q_a.T).float()
-    return _alike([adapter], lora_a, lora_b)
+    return remade(adapters[0], lora_a, lora_b, task_type=common_task_type(adapters))
 
 
 def _from_dense(
@@ -164,38 +134,13 @@ def _from_dense(
     weights: Sequence[float],
     merge: Callable[[Iterable[tuple[Tensor, float]]], Tensor],
     rank: int | None,
+    energy: float | None,
     scale: float,
-) -> Merged:
+) -> Squeezed:
     """The best approximation in low rank of a merge of dense delta weights, one site at a time."""
-    if rank is not None:
-        _check_rank(rank)
-    lora_a, lora_b, full = {}, {}, 0.0
+    lora_a, lora_b, sites = {}, {}, {}
     for site, holders in _holders(adapters, weights).items():
         delta = scale * merge((adapter.delta_weight(site).double(), weight) for adapter, weight in holders)
-        r = rank or max(len(adapter.lora_A[site]) for adapter, _ in holders)
-        lora_a[site], lora_b[site] = _nearest(delta, r)
-        full += float(delta.square().sum())
-    return _merged(_alike(adapters, lora_a, lora_b), full)
-
-
-def _nearest(delta: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """Factors A (r, in) and B (out, r), float32, of the nearest matrix of a rank to ``delta``, float64 (out, in).
-
-    By the eigenvectors of the smaller Gram matrix, which takes less time than a singular value decomposition.
-    """
-    is_wide = delta.shape[1] > delta.shape[0]
-    gram = delta @ delta.T if is_wide else delta.T @ delta
-    vectors = torch.linalg.eigh(gram).eigenvectors[:, -r:].flip(1)  # of descending eigenvalues
-    if is_wide:
-        return (vectors.T @ delta).float(), vectors.float()
-    return vectors.T.float(), (delta @ vectors).float()
-
-
-def _merged(adapter: Lora, full: float) -> Merged:
-    """An approximation, beside the squared norm of the full merge of which it is the nearest."""
-    return Merged(adapter, min(adapter.norm() ** 2 / full, 1.0) if full else 1.0)
-
-
-def _check_rank(rank: int) -> None:
-    if rank < 1:
-        raise AdapterError(f"The rank asked for is {rank}; a whole number of at least 1 was wanted.")
+        r = None if energy is not None else rank or max(len(adapter.lora_A[site]) for adapter, _ in holders)
+        lora_a[site], lora_b[site], sites[site] = cut(Spectrum.of_dense(delta, most=r), r, energy)
+    return Squeezed(_alike(adapters, lora_a, lora_b), sites)

@@ -1,4 +1,4 @@
-"""`loragen combine`: several adapters become one."""
+"""`loragen combine`: several adapters become one, or one gets a lower rank."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,9 @@ LOW_ENERGY = 0.9
 
 
 def combine(
-    adapters: Annotated[list[Path], typer.Argument(help="Adapter folders for one base.", show_default=False)],
+    adapters: Annotated[
+        list[Path], typer.Argument(help="Adapter folders for one base, at least one.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the merged adapter.")],
     weights: Annotated[
         str | None, typer.Option(help="A weight an adapter, separated by commas (default: equal shares).")
@@ -29,13 +31,20 @@ def combine(
             help="Largest rank of a site (default: what an exact sum takes; ties, dare: the largest among adapters).",
         ),
     ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(help="In place of --rank: at each site the smallest that keeps this share of its squared norm."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="What dare drops; same seed, same bytes.")] = 0,
     base: BaseOption = None,
     without_head: WithoutHeadOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together."""
+    """Merge adapters of one base into one adapter, on delta weights: any ranks and scalings go together.
+
+    One adapter alone is squeezed to a --rank or an --energy, with the least loss; with neither, it is written anew.
+    """
     shares = None if weights is None else numbers(weights, "--weights")
     import loragen
     from loragen.cli import console
@@ -47,6 +56,7 @@ def combine(
         shares,
         method=method,
         rank=rank,
+        energy=energy,
         density=density,
         scale=scale,
         seed=seed,
@@ -62,12 +72,16 @@ def combine(
         return
     for note in merged.adapter.notes:
         console.warn(note)
-    held = f"rank {written.r} at {written.sites} sites holds {merged.energy_kept:.1%} of the merge's energy"
-    if merged.energy_kept >= LOW_ENERGY:
+    whole = "merge" if len(adapters) > 1 else "adapter"
+    held = f"rank {written.r} at {written.sites} sites holds {merged.energy_kept:.1%} of the {whole}'s energy"
+    if energy is not None:
+        held = held.replace("rank", "a rank of up to", 1)
+    if merged.energy_kept >= LOW_ENERGY or energy is not None:  # so much was asked for
         console.done(f"{out}: {held}; verified on disk; update norm {written.norm:.2f}")
         return
+    lost, exact = ("it", "none") if method == "sum" else (f"what {method} makes", "--method sum")
     console.warn(
-        f"{out}: {held}, so most of what {method} makes is lost; give a larger --rank, or --method sum, which is exact."
+        f"{out}: {held}, so most of {lost} is lost; give a larger --rank, or {exact}, which is exact."
         if merged.energy_kept < 0.5
         else f"{out}: {held}; a larger --rank keeps more."
     )

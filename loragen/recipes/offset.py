@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.combine import truncated
 from loragen.adapters.rank_gate import concatenated
+from loragen.adapters.squeeze import squeeze
 from loragen.bases.linear_sites import Factors
 from loragen.recipes.expert import Expert
 from loragen.recipes.setting import Setting
@@ -85,6 +85,6 @@ def cut_to_rank(factors: Factors, r: int) -> tuple[Mapping[str, tuple[Tensor, Te
     pairs = copied(factors)
     lora_a, lora_b = ({site: pair[i].float() for site, pair in pairs.items()} for i in (0, 1))
     whole = Lora.from_factors(lora_a, lora_b, base_model_name_or_path=None)
-    cut, full = truncated(whole, r), whole.norm() ** 2
-    energy = min(cut.norm() ** 2 / full, 1.0) if full else 1.0
-    return {site: cut.scaled_factors(site) for site in cut.sites}, energy
+    squeezed = squeeze(whole, rank=r)
+    cut = squeezed.adapter
+    return {site: cut.scaled_factors(site) for site in cut.sites}, squeezed.energy_kept

@@ -20,7 +20,9 @@ from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
 from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
+from loragen.recipes.methods.rslora_high import RsLoraHigh, train_rslora_high
 from loragen.recipes.methods.sora import Sora, train_sora
+from loragen.recipes.methods.squeeze import SqueezeRecipe, train_squeeze
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -104,6 +106,22 @@ ROWS = (
     Row("sora", "A, B and a gate that a threshold makes sparse: a rank a site", "rank", "2311.11696", Sora, train_sora),
     Row("codyra", "SoRA's gate, dense at first, then sparse", "rank", "2412.01004", Codyra, train_codyra),
     Row("dylora", "nested ranks, of which any first ones are an adapter", "rank", "2210.07558", Dylora, train_dylora),
+    Row(
+        "squeeze",
+        "A and B at a high rank, which is lowered in stages or at the end",
+        "rank",
+        "2602.10993",
+        SqueezeRecipe,
+        train_squeeze,
+    ),
+    Row(
+        "rslora_high",
+        "A and B at a high rank in all linear modules, scaled by alpha / √r",
+        "rank",
+        "2312.03732",
+        RsLoraHigh,
+        train_rslora_high,
+    ),
 )
 
 

@@ -25,6 +25,8 @@ from loragen.errors import AdapterError
         ([make(1), make(2, base="other")], {}, "share their base"),
         ([make(1), make(2, fan_in_fan_out=True)], {}, "fan_in_fan_out"),
         (shared(), {"rank": 0}, "rank asked for is 0.*at least 1"),
+        (shared(), {"energy": 1.5}, "energy to keep is 1.5.*at most 1"),
+        (shared(), {"energy": 0.5, "rank": 1}, "Both a rank and an energy"),
         (shared(), {"scale": math.inf}, "scale.*inf.*finite"),
     ],
 )
@@ -118,6 +120,25 @@ def test_dare_in_a_rank_is_the_best_there_is_and_drops_nothing_at_density_1(some
     full = dare(16, 0.5).adapter
     assert_best(dare(rank, 0.5), {site: full.delta_weight(site).double() for site in full.sites}, rank)
     assert_best(dare(rank, 1.0), dense_sum(adapters, [2 * weight for weight in weights]), rank)
+
+
+@pytest.mark.parametrize("method", ["sum", "ties", "dare"])
+@pytest.mark.parametrize("energy", [0.3, 0.8, 1.0])
+def test_an_energy_takes_the_smallest_rank_of_each_site_that_keeps_it(method, energy):
+    def merge(**cut):
+        return combined(mixed(), [1, 0.5, -1], method=method, density=0.5, rng=generator(2), **cut)
+
+    whole, kept = merge(rank=16).adapter, merge(energy=energy)
+    total, held = 0.0, 0.0
+    for site in whole.sites:
+        squares = torch.linalg.svdvals(whole.delta_weight(site).double()).square()
+        shares = squares.cumsum(0) / squares.sum()
+        rank = len(kept.adapter.lora_A[site])
+        assert shares[rank - 1] >= energy - 1e-6
+        assert rank == 1 or shares[rank - 2] < energy
+        total, held = total + float(squares.sum()), held + float(squares[:rank].sum())
+    assert kept.energy_kept == pytest.approx(held / total, abs=1e-5)
+    assert kept.adapter.norm() ** 2 == pytest.approx(held, rel=1e-4)
 
 
 def test_the_rank_of_ties_and_dare_is_by_default_the_largest_among_the_adapters_that_have_the_site():

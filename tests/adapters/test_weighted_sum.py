@@ -21,7 +21,8 @@ from mergeable import (
 from models import tiny_bert
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.combine import combined, truncated, weighted_sum
+from loragen.adapters.combine import combined, weighted_sum
+from loragen.adapters.squeeze import squeeze
 from loragen.errors import AdapterError
 
 # PEFT asks transformers for an attribute that transformers has renamed.
@@ -53,7 +54,7 @@ def test_one_of_one_is_itself(kind):
 
 def test_what_is_said_of_the_base_is_kept():
     adapters = independent(task_type="FEATURE_EXTRACTION", fan_in_fan_out=True)
-    for merged in (weighted_sum(adapters, [1, 1, 1]), truncated(adapters[0], 2)):
+    for merged in (weighted_sum(adapters, [1, 1, 1]), squeeze(adapters[0], rank=2).adapter):
         assert merged.settings.base_model_name_or_path == "tiny"
         assert merged.settings.task_type == "FEATURE_EXTRACTION"
         assert merged.settings.fan_in_fan_out
@@ -163,7 +164,7 @@ def test_adapters_of_other_bases_or_shapes_are_refused():
 def test_truncation_is_that_of_a_dense_svd(kind, r):
     adapters = KINDS[kind](lora_alpha=5) if kind != "mixed" else mixed()
     for whole in (*adapters, weighted_sum(adapters, [0.7, -0.2, 0.5])):
-        cut = truncated(whole, r)
+        cut = squeeze(whole, rank=r).adapter
         for site in whole.sites:
             left, singular, right = torch.linalg.svd(whole.delta_weight(site).double(), full_matrices=False)
             best = left[:, :r] * singular[:r] @ right[:r]
@@ -174,6 +175,6 @@ def test_truncation_is_that_of_a_dense_svd(kind, r):
 def test_truncation_to_the_full_rank_changes_nothing_even_beyond_the_sizes_of_the_module():
     merged = weighted_sum([make(seed, {DENSE: 13}, lora_alpha=3) for seed in range(4)], [1, 2, 3, 4])
     assert merged.lora_A[DENSE].shape == (52, 32)
-    cut = truncated(merged, 100)
+    cut = squeeze(merged, rank=100).adapter
     assert cut.lora_A[DENSE].shape == (16, 32)
     assert (cut.delta_weight(DENSE) - merged.delta_weight(DENSE)).norm() < 1e-5 * merged.norm()

@@ -92,6 +92,25 @@ def test_what_was_written_is_said_and_printed_as_json(run):
         assert part in out
 
 
+def test_one_adapter_alone_is_squeezed_to_a_rank_or_an_energy(run):
+    one = Lora.load(Path("two"))
+    left, singular, right = torch.linalg.svd(one.delta_weight(QUERY), full_matrices=False)
+    for arguments, rank in ((("--rank", 2), 2), (("--energy", 0.5), 2), (("--energy", 1), 4)):
+        share = float(singular[:rank].square().sum() / singular.square().sum())
+        made = json.loads(run("two", *arguments, "--out", "small", "--force", "--json")[1])
+        assert made["r"] == rank
+        assert made["energy_kept"] == pytest.approx(share, abs=1e-5)
+        best = left[:, :rank] * singular[:rank] @ right[:rank]
+        assert torch.allclose(deltas_by_peft("small")[QUERY], best, atol=1e-4)
+    said = run("two", "--rank", 2, "--out", "said").out
+    assert said.startswith("! said: rank 2 at 1 sites holds ")
+    assert "of the adapter's energy; a larger --rank keeps more." in said
+    least = run("two", "--rank", 1, "--out", "least").out
+    assert "so most of it is lost; give a larger --rank, or none, which is exact." in least
+    asked = run("two", "--energy", 0.5, "--out", "asked").out
+    assert asked.startswith("✓ asked: a rank of up to 2 at 1 sites holds ")
+
+
 def test_a_folder_is_replaced_only_with_force(run):
     run("one", "--out", "mine")
     before = Path("mine/adapter_model.safetensors").read_bytes()
@@ -113,6 +132,8 @@ def test_a_folder_is_replaced_only_with_force(run):
         (("--density", ".2"), "--density does not apply to --method sum"),
         (("--method", "ties", "--density", "0"), "density is 0.0"),
         (("--rank", "0"), "--rank"),
+        (("--energy", "1.5"), "energy to keep is 1.5"),
+        (("--energy", ".5", "--rank", "2"), "Both a rank and an energy were given"),
         (("nowhere",), "nowhere cannot be used"),
     ],
 )
