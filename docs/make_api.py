@@ -20,6 +20,7 @@ GROUPS = {
     "Merge and check": ("combine", "check"),
     "Serve": ("serve",),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
+    "Recipes": ("list_recipes", "bench_recipes"),
     "Train generators": ("train", "Generator"),
     "Bases": ("get_base", "list_bases", "describe_base"),
     "Tasks": ("Task", "TaskSet", "Examples"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from loragen.base_store.get import get_base
     from loragen.base_store.listing import list_bases
     from loragen.bases.classify import Prediction
+    from loragen.bench.run import bench_recipes
     from loragen.bundled import config_names, config_text, copy_config
     from loragen.combination import combine
     from loragen.evaluation.evaluate import evaluate_generators
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from loragen.generators.base import Generator
     from loragen.generators.train import train
     from loragen.inference import Adapter, classify, complete
+    from loragen.recipes.listing import list_recipes
     from loragen.serving.run import serve
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
@@ -55,6 +57,7 @@ _HOMES = {
     "Task": "tasks.task_set",
     "TaskSet": "tasks.task_set",
     "Zoo": "zoo.zoo",
+    "bench_recipes": "bench.run",
     "build_zoo": "zoo.build",
     "check": "exporters.check",
     "classify": "inference",
@@ -72,6 +75,7 @@ _HOMES = {
     "import_adapters": "zoo.import_adapters",
     "init_zoo": "zoo.init",
     "list_bases": "base_store.listing",
+    "list_recipes": "recipes.listing",
     "pack_zoo": "zoo.pack",
     "search": "zoo.expert_index",
     "serve": "serving.run",
@@ -93,6 +97,7 @@ __all__ = [
     "TaskSet",
     "Zoo",
     "ZooError",
+    "bench_recipes",
     "build_zoo",
     "check",
     "classify",
@@ -110,6 +115,7 @@ __all__ = [
     "import_adapters",
     "init_zoo",
     "list_bases",
+    "list_recipes",
     "pack_zoo",
     "search",
     "serve",

@@ -43,7 +43,7 @@ def test_pages_name_only_commands_and_options_that_exist(page):
     known = commands()
     for line in lines_of(page):
         words = shlex.split(line.partition(" #")[0].replace("…", ""))
-        has_two = words[0] in ("zoo", "config", "base")
+        has_two = words[0] in ("zoo", "config", "base", "bench")
         name = "" if words[0].startswith("-") else " ".join(words[: 1 + has_two])
         assert name in known or f"{name} list" in known, line
         options = {word.partition("=")[0] for word in words if word.startswith("--")}

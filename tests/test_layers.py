@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
-    *("cli", "serving", "evaluation", "generation", "combination", "inference", "exporters"),
+    *("cli", "serving", "bench", "evaluation", "generation", "combination", "inference", "exporters"),
     *("confidence", "adaptation"),
     *("generators", "base_store", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
@@ -28,7 +28,10 @@ AT_HOME = {
     **{name: SERVING for name in MODULES if name.startswith("serving.routes") or name == "serving.app"},
     "serving.metrics": {"prometheus_client"},
     "serving.connections": {"uvicorn"},
-    **{name: {"matplotlib"} for name in ("plotting", "evaluation.figures", "evaluation.calibration_figure")},
+    **{
+        name: {"matplotlib"}
+        for name in ("plotting", "bench.figure", "evaluation.figures", "evaluation.calibration_figure")
+    },
 }
 FOR_CLI = ("errors", "files", "escaping")
 """Beside the public library, all that the command line imports at run time."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import loragen
+from loragen.bench.config import RecipeBenchConfig
 from loragen.evaluation.config import EvaluateConfig
 from loragen.generators.train import read_config
 from loragen.tasks.task_set import TaskSetConfig
@@ -65,6 +66,7 @@ def test_an_unknown_name_is_an_attribute_error():
 )
 def test_every_config_is_valid_and_says_what_it_is_for(path):
     {
+        "bench": RecipeBenchConfig.from_yaml,
         "zoo": ZooConfig.from_yaml,
         "train": read_config,
         "tasks": TaskSetConfig.from_yaml,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from loragen.cli import base, config
+from loragen.cli import base, bench, config
 from loragen.cli.check import check
 from loragen.cli.classify import classify
 from loragen.cli.combine import combine
@@ -19,6 +19,7 @@ from loragen.cli.export import export
 from loragen.cli.generate import generate
 from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
+from loragen.cli.recipes import recipes
 from loragen.cli.serve import serve
 from loragen.cli.train import train
 from loragen.cli.zoo_build import zoo_build, zoo_init
@@ -79,6 +80,7 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="Build and inspect zoos of expert adapters.", no_args_is_help=True)
 base_app = typer.Typer(help="Base models that are kept on this machine, by name.", no_args_is_help=True)
+bench_app = typer.Typer(help="Compare ways to train, on tasks of your choice.", no_args_is_help=True)
 config_app = typer.Typer(help="Ready configs, to read and to copy.", no_args_is_help=True)
 app.command()(generate)
 app.command()(classify)
@@ -89,9 +91,11 @@ app.command()(export)
 app.command()(combine)
 app.command()(check)
 app.command()(train)
+app.command()(recipes)
 app.command()(serve)
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(base_app, name="base")
+app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
 zoo_app.command("init")(zoo_init)
 zoo_app.command("build")(zoo_build)
@@ -104,6 +108,7 @@ zoo_app.command("pack")(zoo_pack)
 base_app.command("get")(base.base_get)
 base_app.command("list")(base.base_list)
 base_app.command("show")(base.base_show)
+bench_app.command("recipes")(bench.bench_recipes)
 config_app.command("list")(config.config_list)
 config_app.command("show")(config.config_show)
 config_app.command("copy")(config.config_copy)

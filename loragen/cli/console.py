@@ -18,6 +18,8 @@ WIDTH = 80
 """Columns of a table where the width of the screen is not known."""
 NAME = 40
 """Columns of a name that is not broken over lines."""
+NAMES = ("expert", "adapter", "base", "config", "recipe", "option")
+"""Headings of columns of names."""
 
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -95,7 +97,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     cells = [tuple(map(_cell, row)) for row in rows]
     for place, column in enumerate(columns):
         is_number = column in numbers
-        is_name = column in ("expert", "adapter", "base", "config") and all(len(row[place]) <= NAME for row in cells)
+        is_name = column in NAMES and all(len(row[place]) <= NAME for row in cells)
         shown.add_column(
             Text(plain(column)), justify="right" if is_number else "left", no_wrap=is_number or is_name, overflow="fold"
         )

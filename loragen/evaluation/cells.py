@@ -1,6 +1,5 @@
 """Cells: the scores of one adapter on one task, kept on disk as they come so that an interrupted evaluation goes on."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,13 @@ from pydantic import ConfigDict
 from loragen.bases.scores import AnyScores
 from loragen.confidence.expected import ExpectedGain
 from loragen.config import StrictModel
-from loragen.errors import ConfigError, cut
 from loragen.evaluation.controls import RIGHT
+from loragen.evaluation.model_lines import append_line, mend_lines, read_lines
 from loragen.evaluation.novelty import Novelty
-from loragen.files import atomic_write
-from loragen.paths import read_capped
 
 Key = tuple[str, str, str, int]
 CELLS = "cells.jsonl"
 """Name of the file."""
-LARGEST = 2**30
-"""Bytes of the file."""
 ALL = "all"
 """Name of the group of all tasks; no split may be called so."""
 
@@ -69,29 +64,12 @@ class CellFile:
         Raises:
             ConfigError: a whole line is no cell.
         """
-        if not self.path.exists():
-            return
-        content = read_capped(self.path, LARGEST, kind="cells")
-        for number, line in enumerate(content.splitlines(keepends=True), 1):
-            if line.endswith(b"\n"):
-                yield Cell.checked(_parsed(line, f"{self.path}:{number}"), source=f"{self.path}:{number}")
+        return read_lines(self.path, Cell)
 
     def append(self, cell: Cell) -> None:
         """Add a cell in one write."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(cell.model_dump(mode="json", exclude_defaults=True)) + "\n")
+        append_line(self.path, cell)
 
     def mend(self) -> None:
         """Cut off a half line that an interruption left, so that the next cell begins a line of its own."""
-        if self.path.exists() and (content := self.path.read_bytes()) and not content.endswith(b"\n"):
-            atomic_write(self.path, content[: content.rfind(b"\n") + 1])
-
-
-def _parsed(line: bytes, place: str) -> object:
-    try:
-        return json.loads(line.decode())
-    except (ValueError, RecursionError) as error:  # no JSON, or not even text
-        raise ConfigError(
-            f"{place} is damaged ({cut(error)}); remove the line, and its cell is computed again."
-        ) from error
+        mend_lines(self.path)
