@@ -15,6 +15,7 @@ from loragen.bases.base import Base
 from loragen.bases.devices import choose_dtype
 from loragen.bases.open import open_base
 from loragen.bases.scores import AnyScores
+from loragen.bases.text_encoder import with_label_targets
 from loragen.bases.tokenised import TaskData
 from loragen.bench.cells import BenchCell, Key
 from loragen.bench.config import RecipeBenchConfig
@@ -118,10 +119,10 @@ class Workbench:
         return facts | {"held_out_loss": loss, "scores": self._scores(expert, task, recipe)}
 
     def _scores(self, expert: Expert, task: Task, recipe: ExpertRecipe) -> AnyScores | None:
-        data = self.test_data(task, recipe.score_length)
+        data, base = self.test_data(task, recipe.score_length), with_label_targets(self.base, recipe.label_targets)
         try:
-            with self.base.using({site: (expert.lora_A[site], b) for site, b in expert.mean.items()}):
-                return self.base.score(data)
+            with base.using({site: (expert.lora_A[site], b) for site, b in expert.mean.items()}):
+                return base.score(data)
         except ValidationError:  # a score that is not finite
             return None
 
