@@ -17,11 +17,11 @@ PAGE = Path(__file__).parent / "api.md"
 GROUPS = {
     "Generate and use": ("generate", "generate_samples", "Adapter", "classify", "complete", "Prediction"),
     "Judge": ("evaluate", "evaluate_generators"),
-    "Merge and check": ("combine", "check"),
+    "Merge and check": ("combine", "recover", "check"),
     "Serve": ("serve",),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Train generators": ("train", "Generator"),
-    "Bases": ("get_base", "list_bases", "describe_base"),
+    "Bases": ("get_base", "list_bases", "describe_base", "prune_base"),
     "Tasks": ("Task", "TaskSet", "Examples"),
     "Ready configs": ("config_names", "config_text", "copy_config"),
     "Errors": tuple(name for name in loragen.__all__ if name.endswith("Error")),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loragen.base_store.describe import describe_base
     from loragen.base_store.get import get_base
     from loragen.base_store.listing import list_bases
+    from loragen.base_store.prune import prune_base
     from loragen.bases.classify import Prediction
     from loragen.bundled import config_names, config_text, copy_config
     from loragen.combination import combine
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from loragen.generators.base import Generator
     from loragen.generators.train import train
     from loragen.inference import Adapter, classify, complete
+    from loragen.recovery import recover
     from loragen.serving.run import serve
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
@@ -73,6 +75,8 @@ _HOMES = {
     "init_zoo": "zoo.init",
     "list_bases": "base_store.listing",
     "pack_zoo": "zoo.pack",
+    "prune_base": "base_store.prune",
+    "recover": "recovery",
     "search": "zoo.expert_index",
     "serve": "serving.run",
     "train": "generators.train",
@@ -111,6 +115,8 @@ __all__ = [
     "init_zoo",
     "list_bases",
     "pack_zoo",
+    "prune_base",
+    "recover",
     "search",
     "serve",
     "train",

@@ -1,8 +1,8 @@
 """Adapters in use: classify, complete, save, merge. `Adapter` is a LoRA with its base and its card."""
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +64,8 @@ class Adapter:
     """How its task is put to a language model."""
     may_fetch_base: bool = True
     """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
+    saved_along: Mapping[str, str] = field(default_factory=dict)
+    """Further files of its folder by name → content, such as an index map."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
@@ -213,7 +215,7 @@ class Adapter:
         target = Path(folder)
         refuse_to_replace([target], force=force)
         if self.card is not None:
-            return write_adapter(self.lora, self.card, target, replace=force)
+            return write_adapter(self.lora, self.card, target, extra_files=self.saved_along, replace=force)
         wording = self.wording.model_dump() if isinstance(self.wording, Chat) else self.wording
         facts = {
             "description": self.description,
@@ -221,7 +223,8 @@ class Adapter:
             "wording": None if wording == PROMPT else wording,
         }
         known = {name: fact for name, fact in facts.items() if fact}
-        return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {}, replace=force)
+        files = {CARD: dump_yaml(known)} if known else {}
+        return write_checked(self.lora, target, extra_files={**self.saved_along, **files}, replace=force)
 
     def merge(self, folder: Path | str, *, force: bool = False) -> Path:
         """Write the base with the adapter merged in: a plain transformers or sentence-transformers folder.

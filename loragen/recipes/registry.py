@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.methods.loram import Loram, train_loram
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -50,6 +51,14 @@ ROWS = (
         keeps_frame=True,
     ),
     Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+    Row(
+        "loram",
+        "A and B on a pruned copy of the base, recovered for the full one",
+        "optimisation",
+        "2502.13533",
+        Loram,
+        train_loram,
+    ),
 )
 
 
