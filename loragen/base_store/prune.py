@@ -39,7 +39,7 @@ class PrunedBase:
 
 
 def prune_base(
-    base: str, out: Path | str, *, neurons: float = 0.5, heads: float = 0.0, force: bool = False
+    base: str, out: Path | str, *, neurons: float = 0.25, heads: float = 0.0, force: bool = False
 ) -> PrunedBase:
     """Write a base without its weakest neurons and attention heads: a plain model folder, and an index map in it.
 

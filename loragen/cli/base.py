@@ -65,7 +65,7 @@ def base_list(as_json: JsonOption = False) -> None:
 def base_prune(
     base: Annotated[str, typer.Argument(help="Its name, as in `loragen base list`, a model folder or a Hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruned base.")],
-    neurons: Annotated[float, typer.Option(help="Share of each feed-forward layer's neurons to leave out.")] = 0.5,
+    neurons: Annotated[float, typer.Option(help="Share of each feed-forward layer's neurons to leave out.")] = 0.25,
     heads: Annotated[float, typer.Option(help="Share of each layer's attention heads to leave out.")] = 0.0,
     force: ForceOption = False,
     as_json: JsonOption = False,

@@ -38,7 +38,7 @@ def run(anywhere):
 def test_pruning_says_what_was_kept(run):
     made = run("base", "prune", "full", "--out", "new", "--neurons", ".5")
     assert made.words.startswith("✓ new: 16 of 32 neurons and 2 of 2 heads a layer, ")
-    told = json.loads(run("base", "prune", "full", "--out", "new", "--force", "--json").out)
+    told = json.loads(run("base", "prune", "full", "--out", "new", "--neurons", ".5", "--force", "--json").out)
     assert told["folder"] == "new"
     assert told["kept"]["neurons"] == 16
     assert told["all_parameters"] - told["parameters"] == 2 * 16 * 33

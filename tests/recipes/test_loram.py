@@ -34,7 +34,7 @@ def test_pruned_features_get_zeros_and_the_others_are_trained(base, task):
 
 
 def test_it_trains_on_the_pruned_model_and_is_judged_on_the_full_one(base, task, monkeypatch):
-    recipe = Loram(**SETTINGS)
+    recipe = Loram(**SETTINGS, neurons=0.5)
     trained_on = []
     run = loram.run
 

@@ -16,7 +16,7 @@ class Loram(ExpertRecipe):
     """Settings of LoRAM."""
 
     name: str = "loram"
-    neurons: float = Field(0.5, ge=0, lt=1)
+    neurons: float = Field(0.25, ge=0, lt=1)
     """Share of the neurons of each feed-forward layer that the copy is pruned of, those of the least weight norm."""
     heads: float = Field(0.0, ge=0, lt=1)
     """Share of the attention heads of each layer; those that share their keys and values go together."""
