@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loragen.base_store.describe import describe_base
     from loragen.base_store.get import get_base
     from loragen.base_store.listing import list_bases
+    from loragen.base_store.prune import prune_base
     from loragen.bases.classify import Prediction
     from loragen.bench.run import bench_recipes
     from loragen.bundled import config_names, config_text, copy_config
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from loragen.generators.train import train
     from loragen.inference import Adapter, classify, complete
     from loragen.recipes.listing import list_recipes
+    from loragen.recovery import recover
     from loragen.serving.run import serve
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
@@ -77,6 +79,8 @@ _HOMES = {
     "list_bases": "base_store.listing",
     "list_recipes": "recipes.listing",
     "pack_zoo": "zoo.pack",
+    "prune_base": "base_store.prune",
+    "recover": "recovery",
     "search": "zoo.expert_index",
     "serve": "serving.run",
     "train": "generators.train",
@@ -117,6 +121,8 @@ __all__ = [
     "list_bases",
     "list_recipes",
     "pack_zoo",
+    "prune_base",
+    "recover",
     "search",
     "serve",
     "train",

@@ -1,8 +1,8 @@
 """Adapters in use: classify, complete, save, merge. `Adapter` is a LoRA with its base and its card."""
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +67,8 @@ class Adapter:
     """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
     label_targets: LabelTargets = "moving"
     """What texts are compared with: label texts under the adapter, or by the base alone."""
+    saved_along: Mapping[str, str] = field(default_factory=dict)
+    """Further files of its folder by name → content, such as an index map."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
@@ -221,7 +223,7 @@ class Adapter:
         target = Path(folder)
         refuse_to_replace([target], force=force)
         if self.card is not None:
-            return write_adapter(self.lora, self.card, target, replace=force)
+            return write_adapter(self.lora, self.card, target, extra_files=self.saved_along, replace=force)
         wording = self.wording.model_dump() if isinstance(self.wording, Chat) else self.wording
         facts = {
             "description": self.description,
@@ -230,7 +232,8 @@ class Adapter:
             "label_targets": None if self.label_targets == "moving" else self.label_targets,
         }
         known = {name: fact for name, fact in facts.items() if fact}
-        return write_checked(self.lora, target, extra_files={CARD: dump_yaml(known)} if known else {}, replace=force)
+        files = {CARD: dump_yaml(known)} if known else {}
+        return write_checked(self.lora, target, extra_files={**self.saved_along, **files}, replace=force)
 
     def merge(self, folder: Path | str, *, force: bool = False) -> Path:
         """Write the base with the adapter merged in: a plain transformers or sentence-transformers folder.

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
-    *("cli", "serving", "bench", "evaluation", "generation", "combination", "inference", "exporters"),
+    *("cli", "serving", "bench", "evaluation", "generation", "combination", "recovery", "inference", "exporters"),
     *("confidence", "adaptation"),
     *("generators", "base_store", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),

@@ -20,6 +20,7 @@ from loragen.cli.generate import generate
 from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
 from loragen.cli.recipes import recipes
+from loragen.cli.recover import recover
 from loragen.cli.serve import serve
 from loragen.cli.train import train
 from loragen.cli.zoo_build import zoo_build, zoo_init
@@ -89,6 +90,7 @@ app.command()(evaluate)
 app.command()(merge)
 app.command()(export)
 app.command()(combine)
+app.command()(recover)
 app.command()(check)
 app.command()(train)
 app.command()(recipes)
@@ -109,6 +111,7 @@ base_app.command("get")(base.base_get)
 base_app.command("list")(base.base_list)
 base_app.command("show")(base.base_show)
 bench_app.command("recipes")(bench.bench_recipes)
+base_app.command("prune")(base.base_prune)
 config_app.command("list")(config.config_list)
 config_app.command("show")(config.config_show)
 config_app.command("copy")(config.config_copy)

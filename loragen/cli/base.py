@@ -1,11 +1,12 @@
 """`loragen base`: base models that are kept on this machine, by name."""
 
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loragen.cli.options import JsonOption
+from loragen.cli.options import ForceOption, JsonOption
 
 if TYPE_CHECKING:
     from loragen.base_store.describe import BaseCard
@@ -59,6 +60,30 @@ def base_list(as_json: JsonOption = False) -> None:
             console.warn(info.fault)
         elif info.command:
             console.say("", f"Not here yet:  {info.command}")
+
+
+def base_prune(
+    base: Annotated[str, typer.Argument(help="Its name, as in `loragen base list`, a model folder or a Hub name.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned base.")],
+    neurons: Annotated[float, typer.Option(help="Share of each feed-forward layer's neurons to leave out.")] = 0.25,
+    heads: Annotated[float, typer.Option(help="Share of each layer's attention heads to leave out.")] = 0.0,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a smaller base to train on; `loragen recover` makes its adapters adapters of the full base."""
+    import loragen
+    from loragen.cli import console
+
+    pruned = loragen.prune_base(base, out, neurons=neurons, heads=heads, force=force)
+    if as_json:
+        console.say_json(pruned.to_dict())
+        return
+    kept = pruned.kept
+    console.done(
+        f"{out}: {kept.neurons} of {kept.all_neurons} neurons and {kept.heads} of {kept.all_heads} heads a layer, "
+        f"{_count(pruned.parameters)} of {_count(pruned.all_parameters)} parameters; train on it as on any "
+        "base, then `loragen recover`"
+    )
 
 
 def base_show(

@@ -1,7 +1,6 @@
 """An adapter merged into its base model: a plain folder for transformers and sentence-transformers."""
 
 import errno
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import HEADED, Architecture
+from loragen.bases.beside_weights import copy_beside_weights
 from loragen.bases.hub import quiet_loading
 from loragen.bases.pretrained import Pretrained, load_pretrained
 from loragen.bases.renaming import moved, renamed
 from loragen.bases.saved_along import refuse_changed, weight_in
 from loragen.errors import AdapterError
 from loragen.files import atomic_folder
-
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".msgpack", ".ot", ".onnx")
-_EXPORTS = ("onnx", "openvino", "coreml")
 
 
 def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str, replace: bool = True) -> None:
@@ -51,7 +48,7 @@ def merge_into_base(adapter: Lora, base_folder: Path, out: Path, *, readme: str,
                 )
             weight += delta
     with atomic_folder(out, replace=replace) as folder:
-        _copy_beside_weights(base_folder, folder)
+        copy_beside_weights(base_folder, folder)
         weights = {name: weight for name, weight in model.state_dict().items() if name not in loaded.made_up}
         try:
             with quiet_loading():
@@ -157,13 +154,3 @@ def _weight_at(model: nn.Module, site: str, base: str) -> Tensor:
         ) from None
     assert isinstance(weight, Tensor)
     return weight.T if isinstance(module, Conv1D) else weight
-
-
-def _copy_beside_weights(base_folder: Path, folder: Path) -> None:
-    for path in base_folder.iterdir():
-        if path.name.startswith(".") or path.name in _EXPORTS:
-            continue
-        if path.is_dir():
-            shutil.copytree(path, folder / path.name)
-        elif not path.name.endswith(_WEIGHTS):
-            shutil.copyfile(path, folder / path.name)  # not its mode: a base may be read-only

@@ -26,7 +26,14 @@ class Written:
     """PEFT's name for what it is for."""
 
 
-def write_adapter(adapter: Lora, card: GeneratedCard, folder: Path, *, replace: bool = True) -> Written:
+def write_adapter(
+    adapter: Lora,
+    card: GeneratedCard,
+    folder: Path,
+    *,
+    extra_files: Mapping[str, str | bytes] = MappingProxyType({}),
+    replace: bool = True,
+) -> Written:
     """Write a generated adapter with its card and model card; see `write_checked`.
 
     Where the config of the base is on this machine, every site must be a linear module of it, of those sizes.
@@ -36,7 +43,7 @@ def write_adapter(adapter: Lora, card: GeneratedCard, folder: Path, *, replace: 
     """
     Architecture.check_at_hand(card.base, adapter)
     files = {"card.yaml": dump_yaml(card.model_dump(mode="json")), "README.md": model_card(card, adapter)}
-    return write_checked(adapter, folder, extra_files=files, replace=replace)
+    return write_checked(adapter, folder, extra_files={**extra_files, **files}, replace=replace)
 
 
 def write_checked(

@@ -19,6 +19,7 @@ from loragen.recipes.methods.dylora import Dylora, train_dylora
 from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
+from loragen.recipes.methods.loram import Loram, train_loram
 from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
 from loragen.recipes.methods.rslora_high import RsLoraHigh, train_rslora_high
 from loragen.recipes.methods.sora import Sora, train_sora
@@ -121,6 +122,14 @@ ROWS = (
         "2312.03732",
         RsLoraHigh,
         train_rslora_high,
+    ),
+    Row(
+        "loram",
+        "A and B on a pruned copy of the base, recovered for the full one",
+        "optimisation",
+        "2502.13533",
+        Loram,
+        train_loram,
     ),
 )
 
