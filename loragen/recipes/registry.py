@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from loragen.errors import shown
 from loragen.recipes.expert import Expert, ExpertRecipe
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
+from loragen.recipes.methods.lora_sb import LoraSB, train_sb
 from loragen.recipes.setting import Setting
 
 Axis = Literal["rank", "optimisation", "initialisation", "architecture"]
@@ -37,6 +38,8 @@ class Row:
     """True if A is the zoo's and is not trained: all experts share it, and B's way is kept along with them."""
     makes_start: bool = False
     """True if it begins at factors of its own, so that a zoo's frame and start would be ignored."""
+    frame: Callable[[Any], str] | None = None
+    """From settings to the value of a zoo's ``frame`` that they go with, where they decide it."""
 
 
 ROWS = (
@@ -50,6 +53,15 @@ ROWS = (
         keeps_frame=True,
     ),
     Row("lora_both", "A and B, as PEFT trains them", "optimisation", "2106.09685", LoraBoth, train_both),
+    Row(
+        "lora_sb",
+        "an r x r core between bases that come of first gradients, a task's own or shared by the zoo",
+        "initialisation",
+        "2411.19557",
+        LoraSB,
+        train_sb,
+        frame=lambda recipe: recipe.frame,
+    ),
 )
 
 
@@ -61,6 +73,14 @@ def rows() -> dict[str, Row]:
 def row_of(recipe: ExpertRecipe) -> Row:
     """The row of some settings."""
     return rows()[recipe.name]
+
+
+def wanted_frame(recipe: ExpertRecipe) -> str | None:
+    """The value of a zoo's ``frame`` that alone goes with some settings, with ``start: zero``; None where any does."""
+    row = row_of(recipe)
+    if row.frame is not None:
+        return row.frame(recipe)
+    return "random" if row.makes_start else None
 
 
 def recipe_from(values: Any) -> Any:
