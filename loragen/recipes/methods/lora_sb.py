@@ -36,12 +36,13 @@ class LoraSB(ExpertRecipe):
     """Bases from the gradient of each task by itself, or those that a zoo with ``frame: gradients`` shares."""
     batches: int = Field(2, ge=1, le=MOST_STEPS)
     """Batches whose mean gradient is G."""
-    first_step: float | None = Field(None, gt=0)
-    """Size of every entry of U; by default the learning rate of the first step of the training, warm-up included."""
+    first_step: float | None = Field(1e-4, gt=0)
+    """Size of every entry of U: a step of whole weights, which is far smaller than one of R. Null takes the learning
+    rate of the training's first step, warm-up included, as the published code does at learning rates up to 5e-3."""
 
     @property
     def step(self) -> float:
-        """Size of every entry of U, a default filled in."""
+        """Size of every entry of U."""
         if self.first_step is not None:
             return self.first_step
         fraction = Schedule(1, self.steps, self.learning_rate).warmup_fraction
