@@ -28,8 +28,8 @@ from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.tasks.task_set import TaskSet
 from loragen.zoo.build import build_zoo
 from loragen.zoo.build_config import ZooConfig
-from loragen.zoo.build_start import read_start, write_start
 from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.start import read_start, write_start
 from loragen.zoo.zoo import Zoo
 
 CONFIG = Path("configs/zoo/minilm-1.yaml")

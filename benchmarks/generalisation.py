@@ -40,6 +40,7 @@ from loragen.generators.registry import open_generator
 from loragen.generators.train import read_config, train_generator
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.expert_index import ExpertIndex, mean_direction
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/generalisation.json")
@@ -126,7 +127,7 @@ class FromFolds(DescriptionGenerator):
     @classmethod
     def of(cls, merge: Generator, zoo: Zoo, scale: float) -> "FromFolds":
         """For a zoo with folds."""
-        frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
+        frame = frame_of(zoo, [zoo.adapter(expert) for expert in zoo.ids])
         began = ExpertStarts.of(zoo, frame)
         return cls(merge, frame, began.folds.starts.mean(0), dict(zip(zoo.ids, began.experts, strict=True)), scale)
 

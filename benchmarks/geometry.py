@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.frame import Frame
 from loragen.bases.base import Base
 from loragen.generators.hyper.data import ExpertStarts
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
 RESULTS = Path("benchmarks/results/geometry.json")
@@ -32,7 +32,7 @@ TOKENS = 64
 
 def offsets(zoo: Zoo) -> Tensor:
     """What training added to each expert, (n, d)."""
-    frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
+    frame = frame_of(zoo, [zoo.adapter(expert) for expert in zoo.ids])
     ends = torch.stack([frame.coordinates(zoo.adapter(expert)) for expert in zoo.ids])
     return ends - ExpertStarts.of(zoo, frame).experts
 

@@ -2,6 +2,7 @@
 
 (B R)(R⁻¹ A) is the same update for every invertible R, so raw factors of independent adapters cannot be compared or
 averaged. Over one shared A the delta weight is linear in B: B itself is the coordinate, and means are means of updates.
+Over one shared A and one shared basis of what is written, B, the update is B C A, and C is the coordinate.
 """
 
 import json
@@ -20,6 +21,8 @@ from loragen.errors import AdapterError, ZooError, cut, shown
 
 MOST_FEATURES = 10_000_000
 """Features that a site of a frame may write."""
+_WRITTEN = ".lora_B"
+"""Ending of a site's basis of what is written in a frame's file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,9 @@ class Frame:
 
     lora_A: Mapping[str, Tensor]
     out_features: Mapping[str, int]
+    lora_B: Mapping[str, Tensor] | None = None
+    """Site → basis of what is written, float32 (out, Q) with independent columns: a site then has Q · R coordinates.
+    None leaves what is written free."""
 
     @classmethod
     def fit(cls, adapters: Sequence[Lora], *, r: int | None = None) -> "Frame":
@@ -58,8 +64,11 @@ class Frame:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Site → number of coordinates, out · R."""
-        return {site: self.out_features[site] * len(a) for site, a in self.lora_A.items()}
+        """Site → number of coordinates, out · R or, over a basis of what is written, Q · R."""
+        return {site: self._rows(site) * len(a) for site, a in self.lora_A.items()}
+
+    def _rows(self, site: str) -> int:
+        return self.out_features[site] if self.lora_B is None else self.lora_B[site].shape[1]
 
     @property
     def size(self) -> int:
@@ -69,6 +78,12 @@ class Frame:
     @cached_property
     def _inverses(self) -> dict[str, Tensor]:
         return {site: torch.linalg.pinv(a.double()).float() for site, a in self.lora_A.items()}
+
+    @cached_property
+    def _written(self) -> dict[str, Tensor]:
+        """Site → pseudoinverse of the basis of what is written, (Q, out); empty without one."""
+        bases = {} if self.lora_B is None else self.lora_B
+        return {site: torch.linalg.pinv(b.double()).float() for site, b in bases.items()}
 
     def coordinates(self, adapter: Lora) -> Tensor:
         """Coordinates of the part of an adapter that the frame holds, float32 (size,); missing sites are zero.
@@ -100,30 +115,38 @@ class Frame:
     def _site_coordinates(self, site: str, factors: tuple[Tensor, Tensor] | None) -> Tensor:
         basis = self.lora_A[site]
         if factors is None:
-            return torch.zeros(self.out_features[site], len(basis))
+            return torch.zeros(self._rows(site), len(basis))
         a, b = factors
+        b = b if self.lora_B is None else self._written[site] @ b
         return b @ (a @ self._inverses[site]) if not torch.equal(a, basis) else b
 
     def flatten(self, blocks: Mapping[str, Tensor]) -> Tensor:
-        """Per-site blocks (..., out, R) as coordinates (..., size), in the frame's order of sites."""
+        """Per-site blocks (..., out or Q, R) as coordinates (..., size), in the frame's order of sites."""
         return torch.cat([blocks[site].flatten(-2) for site in self.lora_A], dim=-1)
 
     def unflatten(self, coordinates: Tensor) -> dict[str, Tensor]:
         """Invert `flatten`."""
         parts = torch.split(coordinates, list(self.sizes.values()), dim=-1)
         return {
-            site: part.reshape(*part.shape[:-1], self.out_features[site], len(a))
+            site: part.reshape(*part.shape[:-1], self._rows(site), len(a))
             for (site, a), part in zip(self.lora_A.items(), parts, strict=True)
         }
+
+    def factors(self, coordinates: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Site → A (R, in) and scaling · B (out, R) of the adapter at some coordinates (size,); differentiable."""
+        blocks = self.unflatten(coordinates)
+        if self.lora_B is not None:
+            blocks = {site: self.lora_B[site].to(block) @ block for site, block in blocks.items()}
+        return {site: (self.lora_A[site], block) for site, block in blocks.items()}
 
     def adapter(
         self, coordinates: Tensor, *, base: str | None, task_type: str | None = None, fan_in_fan_out: bool = False
     ) -> Lora:
         """The adapter at some coordinates (size,), float32."""
-        blocks = self.unflatten(coordinates.float())
+        factors = self.factors(coordinates.float())
         return Lora.from_factors(
             dict(self.lora_A),
-            {site: block.contiguous() for site, block in blocks.items()},
+            {site: b.contiguous() for site, (_, b) in factors.items()},
             base_model_name_or_path=base,
             task_type=task_type,
             fan_in_fan_out=fan_in_fan_out,
@@ -131,7 +154,8 @@ class Frame:
 
     def rounded(self) -> "Frame":
         """The frame rounded to bfloat16, as it is stored: coordinates belong to the rounded frame."""
-        return Frame({site: a.bfloat16().float() for site, a in self.lora_A.items()}, self.out_features)
+        written = None if self.lora_B is None else _rounded(self.lora_B)
+        return Frame(_rounded(self.lora_A), self.out_features, written)
 
     def energy_kept(self, adapter: Lora) -> float:
         """Share of an adapter's squared Frobenius norm that the frame holds, from 0 to 1."""
@@ -142,15 +166,22 @@ class Frame:
             a, b = a.double(), b.double()
             mixed, square = a @ self._inverses[site].double(), b.T @ b
             total += float(((a @ a.T) * square).sum())
+            if self.lora_B is not None:
+                b = self.lora_B[site].double() @ (self._written[site].double() @ b)
+                square = b.T @ b
             held += float(((basis @ basis.T) * (mixed.T @ square @ mixed)).sum())
         return min(1.0, max(0.0, held / total)) if total > 0 else 1.0
 
     def to_bytes(self) -> bytes:
-        """The frame as a safetensors file: A by site, and the sites' order and output features as metadata."""
+        """The frame as a safetensors file: A by site, and the sites' order and output features as metadata.
+
+        A basis of what is written stands there as ``SITE.lora_B``.
+        """
         # One entry alone: the format's writer keeps no order among several.
         outs = json.dumps(dict(self.out_features))
         # Cloned, since the format holds no shared storage, while sites may share an A.
-        tensors = {site: a.clone(memory_format=torch.contiguous_format) for site, a in self.lora_A.items()}
+        factors = {**self.lora_A, **{site + _WRITTEN: b for site, b in (self.lora_B or {}).items()}}
+        tensors = {name: factor.clone(memory_format=torch.contiguous_format) for name, factor in factors.items()}
         return save(tensors, metadata={"out_features": outs})
 
     @classmethod
@@ -163,17 +194,27 @@ class Frame:
         tensors, metadata = read_tensors(path)
         try:
             outs = json.loads(metadata["out_features"])
-            return cls({site: _basis(tensors[site]) for site in outs}, {site: _size(outs[site]) for site in outs})
+            a, sizes = {site: _basis(tensors[site]) for site in outs}, {site: _size(outs[site]) for site in outs}
+            if not any(site + _WRITTEN in tensors for site in outs):
+                return cls(a, sizes)
+            return cls(a, sizes, {site: _basis(tensors[site + _WRITTEN], out) for site, out in sizes.items()})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ZooError(
                 f"The frame {cut(path)} cannot be read ({cut(error)}); train its generator again."
             ) from error
 
 
-def _basis(a: Tensor) -> Tensor:
-    if a.ndim != 2 or not a.numel() or not a.is_floating_point():
-        raise ValueError(f"an A of shape {tuple(a.shape)} and type {a.dtype}")
-    return a
+def _basis(factor: Tensor, out_features: int | None = None) -> Tensor:
+    wrong = factor.ndim != 2 or not factor.numel() or not factor.is_floating_point()
+    if wrong or out_features not in (None, len(factor)):
+        raise ValueError(
+            f"an {'A' if out_features is None else 'B'} of shape {tuple(factor.shape)} and type {factor.dtype}"
+        )
+    return factor
+
+
+def _rounded(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {site: factor.bfloat16().float() for site, factor in factors.items()}
 
 
 def _size(features: object) -> int:

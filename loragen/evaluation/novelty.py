@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
 REPLAY = 0.02
@@ -63,13 +64,14 @@ class Reference:
             AdapterError: experts disagree on the shape of a site.
         """
         adapters = [zoo.adapter(expert) for expert in zoo.ids]
-        frame = Frame.fit(adapters)
+        frame = frame_of(zoo, adapters)
         return cls(zoo.ids, frame, torch.stack([_point(frame, adapter) for adapter in adapters]))
 
     def novelty(self, adapter: Lora, *, top: int = 5) -> Novelty:
         """Novelty of an adapter, with the ``top`` experts of its best mixture.
 
-        The part of the adapter outside the experts' frame, in other directions of the input, adds to every distance.
+        The part of the adapter outside the experts' frame, in other directions of input or output, adds to each
+        distance.
 
         Raises:
             AdapterError: the adapter has a site, or a shape, that no expert has.
@@ -142,19 +144,36 @@ def _point(frame: Frame, adapter: Lora) -> Tensor:
     """Coordinates turned so that their distances are those of delta weights, float64 (d,).
 
     ‖B A‖ = ‖B L‖ where A Aᵀ = L Lᵀ. L is the identity for an orthonormal A, and almost so for one stored in bfloat16.
+    Over a basis B of what is written, ‖B C A‖ = ‖Kᵀ C L‖ where BᵀB = K Kᵀ.
     """
     blocks = frame.unflatten(frame.coordinates(adapter).double())
-    grams = {site: a.double() @ a.double().T for site, a in frame.lora_A.items()}
-    return frame.flatten({site: block @ torch.linalg.cholesky(grams[site]) for site, block in blocks.items()})
+    turned = {site: block @ _triangle(frame.lora_A[site].T) for site, block in blocks.items()}
+    if frame.lora_B is not None:
+        turned = {site: _triangle(frame.lora_B[site]).T @ block for site, block in turned.items()}
+    return frame.flatten(turned)
+
+
+def _triangle(columns: Tensor) -> Tensor:
+    """Lower triangular L of the products of some columns (d, n) with one another, L Lᵀ, float64 (n, n)."""
+    triangle: Tensor = torch.linalg.cholesky(columns.double().T @ columns.double())
+    return triangle
 
 
 def _norm_outside(frame: Frame, adapter: Lora) -> float:
     """Norm of the part of an adapter's delta weights that the frame does not hold; orthogonal to all that it holds."""
     squared = 0.0
     for site in adapter.sites:
-        if torch.equal(adapter.lora_A[site].float(), frame.lora_A[site]):
-            continue
         (a, b), basis = (factor.double() for factor in adapter.scaled_factors(site)), frame.lora_A[site].double()
-        rest = a - a @ torch.linalg.pinv(basis) @ basis
-        squared += max(float(((rest @ rest.T) * (b.T @ b)).sum()), 0.0)
+        if not torch.equal(adapter.lora_A[site].float(), frame.lora_A[site]):
+            within = a @ torch.linalg.pinv(basis) @ basis
+            squared += _squared(a - within, b)
+            a = within
+        if frame.lora_B is not None:
+            basis = frame.lora_B[site].double()
+            squared += _squared(a, b - basis @ (torch.linalg.pinv(basis) @ b))
     return math.sqrt(squared)
+
+
+def _squared(a: Tensor, b: Tensor) -> float:
+    """‖B A‖², from r x r products alone."""
+    return max(float(((a @ a.T) * (b.T @ b)).sum()), 0.0)

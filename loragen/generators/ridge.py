@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loragen.adapters.frame import Frame
 from loragen.conditions.condition import Condition
 from loragen.errors import GeneratorError
 from loragen.generators.baselines import Merge
 from loragen.zoo.expert_index import ExpertIndex, Neighbour
+from loragen.zoo.start import frame_of
 
 ALPHAS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """From the mean of the experts to almost an interpolation: of equal errors the first, which claims least, is taken."""
@@ -59,7 +59,7 @@ class Ridge(Merge):
             AdapterError: experts disagree on the shape of a site.
         """
         adapters = [library.zoo.adapter(expert) for expert in library.index.ids]
-        frame = Frame.fit(adapters)
+        frame = frame_of(library.zoo, adapters)
         coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters]).double()
         centred = coordinates - coordinates.mean(0)
         gram, cosines = centred @ centred.T, _cosines(library.index.vectors, library.index.vectors)

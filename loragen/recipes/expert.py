@@ -130,6 +130,11 @@ class Start:
             lora_b[site] = b @ triangle.T
         return cls(lora_a, lora_b)
 
+    @property
+    def holds_bases(self) -> bool:
+        """True if the columns of every B are orthonormal: a basis of what is written, other than a B to begin with."""
+        return all(torch.allclose(b.T @ b, torch.eye(b.shape[1]), atol=1e-3) for b in self.lora_B.values())
+
     def from_zero(self) -> "Start":
         """The same A with a zero B."""
         return Start(self.lora_A, {site: torch.zeros_like(b) for site, b in self.lora_B.items()})

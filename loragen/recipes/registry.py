@@ -19,6 +19,7 @@ from loragen.recipes.methods.dylora import Dylora, train_dylora
 from loragen.recipes.methods.label_head import LabelHead
 from loragen.recipes.methods.lora import LoraBoth, train_both, train_lora
 from loragen.recipes.methods.lora_ga import LoraGA, train_lora_ga
+from loragen.recipes.methods.lora_sb import LoraSB, train_sb
 from loragen.recipes.methods.loram import Loram, train_loram
 from loragen.recipes.methods.peft_start import PeftStart, train_from_peft
 from loragen.recipes.methods.rslora_high import RsLoraHigh, train_rslora_high
@@ -48,6 +49,8 @@ class Row:
     """True if A is the zoo's and is not trained: all experts share it, and B's way is kept along with them."""
     makes_start: bool = False
     """True if it begins at factors of its own, so that a zoo's frame and start would be ignored."""
+    frame: Callable[[Any], str] | None = None
+    """From settings to the value of a zoo's ``frame`` that they go with, where they decide it."""
 
 
 ROWS = (
@@ -131,6 +134,15 @@ ROWS = (
         Loram,
         train_loram,
     ),
+    Row(
+        "lora_sb",
+        "an r x r core between bases that come of first gradients, a task's own or shared by the zoo",
+        "initialisation",
+        "2411.19557",
+        LoraSB,
+        train_sb,
+        frame=lambda recipe: recipe.frame,
+    ),
 )
 
 
@@ -142,6 +154,14 @@ def rows() -> dict[str, Row]:
 def row_of(recipe: ExpertRecipe) -> Row:
     """The row of some settings."""
     return rows()[recipe.name]
+
+
+def wanted_frame(recipe: ExpertRecipe) -> str | None:
+    """The value of a zoo's ``frame`` that alone goes with some settings, with ``start: zero``; None where any does."""
+    row = row_of(recipe)
+    if row.frame is not None:
+        return row.frame(recipe)
+    return "random" if row.makes_start else None
 
 
 def recipe_from(values: Any) -> Any:

@@ -37,7 +37,8 @@ def build_zoo(
     Args:
         config: settings, or a YAML file of them.
         overrides: ``key.sub=value`` each, for a YAML file.
-        progress: called with the stage ("multi-task steps", "experts" or "folds"), the steps done and their total.
+        progress: called with the stage ("multi-task steps", "gradients", "experts" or "folds"), the steps done and
+            their total.
         on_plan: called with the plan before any work; without it nothing is timed.
         only_plan: end there, with nothing written, and return `None`.
 

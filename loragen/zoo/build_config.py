@@ -9,8 +9,9 @@ from loragen.bases.devices import DeviceName, DtypeName
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.recipes.expert import ExpertRecipe
+from loragen.recipes.methods.lora_sb import GRADIENTS
 from loragen.recipes.multitask import MultitaskRecipe
-from loragen.recipes.registry import AnyRecipe, row_of
+from loragen.recipes.registry import AnyRecipe, wanted_frame
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.values import MOST_PARTS, Name
 from loragen.zoo.card import Manifest
@@ -32,13 +33,15 @@ class ZooConfig(StrictModel):
     splits: tuple[str, ...] | None = None
     """Splits of the task file to train experts on; by default all its tasks, as the split ``experts``."""
     pooled: str = SPLIT
-    """Split whose train files the multi-task adapter sees, and whose tasks folds hold out; all tasks of the file where
-    neither this nor ``splits`` is set."""
+    """Split whose train files the multi-task adapter and gradients see, and whose tasks folds hold out; all tasks of
+    the file where neither this nor ``splits`` is set."""
     only: tuple[str, ...] | None = None
     """Train these tasks alone; the rest can follow in a later run."""
     start_of: Path | None = None
     """Take frame, start and, where experts begin at folds, those folds from this zoo instead of making them."""
-    frame: Literal["random", "multitask"] = "multitask"
+    frame: Literal["random", "multitask", "gradients"] = "multitask"
+    """Origin of the A that experts share; ``gradients`` makes bases of both sides from the first gradients of the
+    pooled tasks, for the recipe ``lora_sb`` with ``basis: zoo``."""
     start: Literal["zero", "multitask", "folds"] = "multitask"
     """Origin of the B that an expert begins with; ``folds`` is the fold that has not seen its family, so that what an
     expert adds is what its task needs and other families do not give, and the mean of the folds for tasks that no fold
@@ -65,16 +68,27 @@ class ZooConfig(StrictModel):
 
     @model_validator(mode="after")
     def _start_is_used(self) -> Self:
-        if row_of(self.recipe).makes_start and (self.start, self.frame) != ("zero", "random"):
+        wanted = wanted_frame(self.recipe)
+        if wanted is not None and (self.start, self.frame) != ("zero", wanted):
+            how = "trains within bases of the zoo" if wanted == GRADIENTS else "begins at factors of its own"
+            raise ValueError(f"the recipe {self.recipe.name!r} {how}; give 'start: zero' and 'frame: {wanted}'")
+        if wanted != self.frame == GRADIENTS:
             raise ValueError(
-                f"the recipe {self.recipe.name!r} begins at factors of its own; give 'start: zero' and 'frame: random'"
+                f"'frame: {GRADIENTS}' makes bases for the recipe 'lora_sb' with 'basis: zoo'; choose another frame"
             )
+        if self.frame == GRADIENTS and self.folds is not None:
+            raise ValueError(f"folds are trained outside of the bases of 'frame: {GRADIENTS}'; leave 'folds' out")
         return self
 
     @property
     def wants_multitask(self) -> bool:
         """True if the multi-task adapter gives the frame or the start, and is not taken from another zoo."""
         return self.start_of is None and "multitask" in (self.frame, self.start)
+
+    @property
+    def wants_pooled(self) -> bool:
+        """True if the pooled tasks give the frame or the start."""
+        return self.wants_multitask or (self.start_of is None and self.frame == GRADIENTS)
 
     def expert_tasks(self, task_set: TaskSet) -> list[tuple[Task, str]]:
         """Tasks to train experts on, each with its split.

@@ -21,9 +21,10 @@ from loragen.recipes.train import train_expert
 from loragen.tasks.task_set import Task
 from loragen.training.threads import few_threads
 from loragen.zoo.build_config import ZooConfig
-from loragen.zoo.build_start import adapter_of, read_start
+from loragen.zoo.build_start import adapter_of
 from loragen.zoo.card import CARD, EXPERTS, Card, Manifest, expert_files
 from loragen.zoo.folds import FOLD_PLAN, FOLDS, Fold, FoldPlan, read_folds, read_plan, write_fold
+from loragen.zoo.start import read_start
 
 
 @dataclass(frozen=True)

@@ -6,63 +6,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from loragen.adapters.adapter import Lora
-from loragen.adapters.tensor_file import read_tensors
 from loragen.bases.base import Base
-from loragen.errors import ZooError, cut
-from loragen.files import atomic_write
+from loragen.errors import ZooError
 from loragen.progress import Progress
 from loragen.recipes.expert import Start
+from loragen.recipes.methods.lora_sb import GRADIENTS, LoraSB, shared_bases
 from loragen.recipes.multitask import train_multitask
 from loragen.tasks.task_set import Task
 from loragen.training.threads import few_threads
 from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.card import MULTITASK_FOLDER
-
-START = "start.safetensors"
-"""File of a zoo for its frame and start."""
-
-
-def write_start(zoo: Path, start: Start) -> None:
-    """Settle the frame and start of a zoo to be built."""
-    tensors = {f"{site}.lora_A": a.contiguous() for site, a in start.lora_A.items()}
-    tensors |= {f"{site}.lora_B": b.contiguous() for site, b in start.lora_B.items()}
-    atomic_write(zoo / START, save(tensors))
-
-
-def read_start(zoo: Path) -> Start:
-    """The frame and start that a zoo's experts were trained from.
-
-    Raises:
-        ZooError: the file is missing, damaged or replaced.
-    """
-    tensors, _ = read_tensors(zoo / START)
-    sites = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
-    if not sites or {f"{s}.lora_{factor}" for s in sites for factor in "AB"} != tensors.keys():
-        raise ZooError(f"{cut(zoo / START)} does not hold lora_A and lora_B of the same sites; restore it.")
-    start = Start({s: tensors[f"{s}.lora_A"] for s in sites}, {s: tensors[f"{s}.lora_B"] for s in sites})
-    for site in sites:
-        a, b = start.lora_A[site], start.lora_B[site]
-        if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not a.dtype == b.dtype == torch.float32:
-            raise ZooError(f"{cut(zoo / START)} holds factors of {site} that do not go together; restore it.")
-    return start
+from loragen.zoo.start import START, read_start, write_start
 
 
 def make_start(config: ZooConfig, pooled: Sequence[Task], base: Base, progress: Progress) -> None:
-    """Settle frame and start as the config asks, unless they are there: from another zoo, at random or by training.
+    """Settle frame and start as the config asks, unless they are there.
+
+    They are another zoo's, random, trained, or made of gradients.
 
     Raises:
-        ZooError: ``start_of`` names a folder without them.
+        ZooError: ``start_of`` names a folder without them, or with those of another kind.
+        TaskError: the train file of a task cannot be used.
     """
     if (config.out / START).exists():
         return
     if config.start_of is not None:
-        taken = config.start_of / START
-        if not taken.is_file():
-            raise ZooError(f"`start_of` names {config.start_of}, which has no {START}; name the folder of a zoo.")
-        write_start(config.out, read_start(config.start_of))
+        write_start(config.out, _taken(config.start_of, config.frame))
         return
     recipe = config.recipe
     rng = torch.Generator().manual_seed(recipe.seed)
@@ -73,7 +44,31 @@ def make_start(config: ZooConfig, pooled: Sequence[Task], base: Base, progress: 
             start = Start.at(trained) if config.start == "multitask" else Start.at(trained).from_zero()
         else:
             start = Start(start.lora_A, {site: trained.lora_B[site].float() for site in trained.sites})
+    elif config.frame == GRADIENTS:
+        start = _bases(config, pooled, base, start, progress)
     write_start(config.out, start)
+
+
+def _taken(zoo: Path, frame: str) -> Start:
+    """Frame and start of another zoo."""
+    if not (zoo / START).is_file():
+        raise ZooError(f"`start_of` names {zoo}, which has no {START}; name the folder of a zoo.")
+    start = read_start(zoo)
+    if start.holds_bases != (frame == GRADIENTS):
+        raise ZooError(
+            f"`start_of` names {zoo}, whose {START} {'holds' if start.holds_bases else 'does not hold'} bases of both "
+            f"sides, and 'frame: {frame}' was asked for; 'frame: {GRADIENTS}' takes them, and it alone."
+        )
+    return start
+
+
+def _bases(config: ZooConfig, pooled: Sequence[Task], base: Base, start: Start, progress: Progress) -> Start:
+    """Bases that all experts share, from the gradients of the pooled tasks."""
+    assert isinstance(config.recipe, LoraSB), "the config is checked"
+    with few_threads(base.number_of_parameters):
+        return shared_bases(
+            pooled, base, start, config.recipe, on_task=lambda done: progress("gradients", done, len(pooled))
+        )
 
 
 def _multitask(config: ZooConfig, pooled: Sequence[Task], base: Base, start: Start, progress: Progress) -> Lora:

@@ -8,9 +8,9 @@ import torch
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.build_jobs import Job, ScoreExpert, TrainExpert, TrainFold
-from loragen.zoo.build_start import START
 from loragen.zoo.card import CARD, EXPERTS, MULTITASK_FOLDER, ZOO_MANIFEST, Card, Manifest
 from loragen.zoo.folds import FOLDS, FoldPlan, plan_folds
+from loragen.zoo.start import START
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class BuildWork:
     experts: tuple[tuple[Task, str], ...]
     """Tasks to have an expert, each with its split."""
     pooled: tuple[Task, ...]
-    """Tasks of the multi-task adapter and of the folds, where these are asked for."""
+    """Tasks of the multi-task adapter, of gradients and of the folds, where these are asked for."""
     folds: tuple[FoldPlan, ...]
 
     @classmethod
@@ -35,7 +35,7 @@ class BuildWork:
         """
         task_set = TaskSet.from_yaml(config.tasks)
         experts = config.expert_tasks(task_set)
-        pools = config.folds is not None or (config.wants_multitask and not (config.out / START).exists())
+        pools = config.folds is not None or (config.wants_pooled and not (config.out / START).exists())
         pooled = config.pooled_tasks(task_set) if pools else ()
         sized = config.sized(len(pooled), manifest_there(config.out))
         plans: tuple[FoldPlan, ...] = ()

@@ -40,8 +40,9 @@ class Manifest(StrictModel):
     base: str
     base_hash: str
     """Hash of the base's weights file; empty where adapters come from elsewhere, with a base known by name alone."""
-    frame: Literal["random", "multitask", "fitted"]
-    """Origin of the shared A; ``fitted`` to adapters that were trained elsewhere."""
+    frame: Literal["random", "multitask", "gradients", "fitted"]
+    """Origin of the shared A; ``fitted`` to adapters that were trained elsewhere; with ``gradients`` a basis of what is
+    written is shared as well."""
     start: Literal["zero", "multitask", "folds", "elsewhere"]
     """Origin of the B that training begins with."""
     recipe: AnyRecipe

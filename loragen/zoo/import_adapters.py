@@ -27,6 +27,7 @@ from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.zoo.card import CARD, EXPERTS, ZOO_MANIFEST, Card, Imported, Manifest
 from loragen.zoo.external_adapter import ExternalAdapter
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import SPLIT, Zoo
 
 
@@ -275,7 +276,7 @@ def _cut(frame: Frame, rank: int) -> Frame:
 def _frame_of(zoo: Zoo, adapters: Sequence[ExternalAdapter], rank: int | None) -> Frame:
     if rank is not None:
         raise ZooError(f"The zoo {zoo.root} has its frame already, and --rank is for new ones; leave it out.")
-    frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
+    frame = frame_of(zoo, [zoo.adapter(expert) for expert in zoo.ids])
     for one in adapters:
         if unknown := [site for site in one.adapter.sites if site not in frame.lora_A]:
             raise AdapterError(

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 from loragen.files import atomic_folder
+from loragen.recipes.methods.lora_sb import GRADIENTS
 from loragen.zoo.card import CARD, EXPERTS, MULTITASK_FOLDER, ZOO_MANIFEST
 from loragen.zoo.packed import PACKED, packed
+from loragen.zoo.start import START
 from loragen.zoo.zoo import Zoo
 
 TAKEN = (MULTITASK_FOLDER, "generators", "embeddings", "confidence")
@@ -31,6 +33,8 @@ def pack_zoo(zoo: Zoo | Path, out: Path, *, replace: bool = False) -> Zoo:
     with atomic_folder(out, replace=replace) as folder:
         (folder / PACKED).write_bytes(content)
         shutil.copyfile(source.root / ZOO_MANIFEST, folder / ZOO_MANIFEST)
+        if source.manifest.frame == GRADIENTS:  # the bases that coordinates are read over
+            shutil.copyfile(source.root / START, folder / START)
         for expert in source.ids:
             (folder / EXPERTS / expert).mkdir(parents=True)
             shutil.copyfile(source.folder(expert) / CARD, folder / EXPERTS / expert / CARD)

@@ -158,7 +158,7 @@ class Placed:
     """A zoo whose adapters sit at given coordinates."""
 
     def __init__(self, zoo, coordinates):
-        self.ids = zoo.ids
+        self.ids, self.manifest = zoo.ids, zoo.manifest
         frame = Frame.fit([zoo.adapter(expert) for expert in zoo.ids])
         self.adapters = {e: frame.adapter(c, base="tiny") for e, c in zip(zoo.ids, coordinates, strict=True)}
 

@@ -11,7 +11,7 @@ from loragen.bases.hub import weights_hash
 from loragen.errors import ConfigError, TaskError, ZooError
 from loragen.zoo import build_jobs
 from loragen.zoo.build import build_zoo
-from loragen.zoo.build_start import read_start
+from loragen.zoo.start import read_start
 from loragen.zoo.zoo import Zoo
 
 pytest_plugins = ("build_fixtures",)

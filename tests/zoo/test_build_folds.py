@@ -14,9 +14,9 @@ from loragen.recipes.multitask import train_multitask
 from loragen.tasks.task_set import TaskSet
 from loragen.zoo import build_jobs, executors
 from loragen.zoo.build import build_zoo
-from loragen.zoo.build_start import START, read_start, write_start
 from loragen.zoo.card import ZOO_MANIFEST
 from loragen.zoo.folds import FOLD_PLAN, FOLDS
+from loragen.zoo.start import START, read_start, write_start
 from loragen.zoo.zoo import Zoo
 
 pytest_plugins = ("build_fixtures",)

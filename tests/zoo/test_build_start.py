@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from loragen.errors import ZooError
 from loragen.zoo.build import build_zoo
-from loragen.zoo.build_start import START, read_start
 from loragen.zoo.card import MULTITASK_FOLDER
+from loragen.zoo.start import START, read_start
 from loragen.zoo.zoo import Zoo
 
 pytest_plugins = ("build_fixtures",)

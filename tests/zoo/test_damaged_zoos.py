@@ -16,9 +16,9 @@ from loragen.errors import ConfigError, GeneratorError, LoragenError, ZooError
 from loragen.generators.registry import open_generator
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.generators.sg.model import SG, SGConfig
-from loragen.zoo.build_start import read_start
 from loragen.zoo.card import Card, Manifest
 from loragen.zoo.model_card import LARGEST, ModelCard
+from loragen.zoo.start import read_start
 from loragen.zoo.zoo import Zoo
 
 BAD = ("x" * 10_000, 5, -1, 10**30, float("nan"), float("inf"), None, True, [], [1], {}, {"a": 1}, {1: 2}, "", [["x"]])

@@ -16,6 +16,7 @@ from loragen.generators.hyper.config import TaskTrainConfig
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.card import MULTITASK_FOLDER
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
 
@@ -141,7 +142,7 @@ def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[
         TaskError: an expert's task or its examples are missing.
     """
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    frame = Frame.fit(adapters)
+    frame = frame_of(zoo, adapters)
     families = [card.family or card.id for card in zoo]
     if len(set(families)) == 1:
         raise ConfigError(

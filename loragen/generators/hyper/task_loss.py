@@ -47,6 +47,5 @@ class TaskObjective(Objective):
     def loss(self, batch: TaskBatch) -> dict[str, Tensor]:
         """The loss of one task's texts."""
         base, frame = self._frozen
-        blocks = frame.unflatten(self.network(batch))
-        with base.using({site: (a, blocks[site]) for site, a in frame.lora_A.items()}):
+        with base.using(frame.factors(self.network(batch))):
             return base.losses(batch.data, contrast_weight=self.contrast_weight)

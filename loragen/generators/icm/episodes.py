@@ -23,6 +23,7 @@ from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_TOKENS, Shots
 from loragen.zoo.expert_index import ExpertIndex, samples_of
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
 
@@ -126,7 +127,7 @@ def read_experts(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> ICMD
     library = ExpertIndex.of(zoo, encoder)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
     raw = config.icm.codec == "raw"
-    space = RawFactors(adapters[0].spec) if raw else Frame.fit(adapters)
+    space = RawFactors(adapters[0].spec) if raw else frame_of(zoo, adapters)
     samples = samples_of(zoo, space, adapters)
     reader = Reader.load(reading_of(config, zoo))
     return ICMData(
@@ -140,7 +141,7 @@ def read_experts(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> ICMD
 
 def reading_of(config: ICMTrainConfig, zoo: Zoo) -> Reading:
     """Reading of the task vectors, with the model that the config or else the zoo calls for."""
-    base, are_imported = zoo.manifest.base, all(not card.has_trajectory for card in zoo)
+    base, are_imported = zoo.manifest.base, all(card.provenance.kind == "imported" for card in zoo)
     model = config.reading_model or (config.encoder if are_imported and config.through == "base" else base)
     return Reading(
         model=model,

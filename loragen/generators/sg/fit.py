@@ -15,6 +15,7 @@ from loragen.generators.sg.model import SG, SGBatch, SGConfig, SGLibrary, SGMani
 from loragen.generators.trained import TrainConfig, subfolder
 from loragen.training.schedule import Schedule
 from loragen.zoo.expert_index import ExpertIndex, samples_of
+from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
 
@@ -51,7 +52,7 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
     """
     library = ExpertIndex.of(zoo, encoder)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    frame = Frame.fit(adapters)
+    frame = frame_of(zoo, adapters)
     samples = samples_of(zoo, frame, adapters)
     codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
     codes = codec.encode(samples)
