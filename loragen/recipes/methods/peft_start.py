@@ -51,6 +51,7 @@ class PeftStart(ExpertRecipe):
 
     name: str = "peft"
     peft: PeftOptions = PeftOptions()
+    """``init_lora_weights``, one of PEFT's names, and ``lora_alpha``."""
     batches: int = Field(4, ge=1, le=MOST_STEPS)
     """Batches of the training that EVA and CorDA look at."""
 

@@ -23,8 +23,10 @@ class RsLoraHigh(ExpertRecipe):
 
     name: str = "rslora_high"
     r: int = Field(64, ge=1, le=LARGEST_LAYER)
+    """Higher than elsewhere; the preset's 512 is for billions of tokens."""
     target_modules: tuple[str, ...] | str = ALL_LINEAR
     learning_rate: float = Field(1e-3, gt=0)
+    """Lower than elsewhere, since the update of a step grows with the rank."""
     alpha: float = Field(16.0, gt=0)
     """B · A is multiplied by alpha / √r; the saved adapter has that in B."""
 
