@@ -1,4 +1,4 @@
-"""Experts trained by any recipe on any task of the public file, each at its best rate, kept once made: for `recipes.py`.
+"""Experts by any recipe on any task of the public file, each at its best rate, kept once made: for `recipes.py`.
 
 The checks of the papers' cards want their tasks (TREC, Subj, CR), which are test tasks here: other tasks of the same
 kind, of those that experts or validation have, stand in for them.

@@ -1,7 +1,7 @@
 """Settings of `loragen bench recipes`: recipes, each at several learning rates, on the same tasks."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -110,13 +110,22 @@ def labels_of(recipes: Iterable[ExpertRecipe]) -> list[str]:
         ValueError: two of them do not differ.
     """
     every = list(recipes)
-    dumped = [one.model_dump(mode="json", exclude=set(_GRID)) for one in every]
+    dumped = [dict(_flat(one.model_dump(mode="json", exclude=set(_GRID)))) for one in every]
     labels = []
     for own in dumped:
         others = [other for other in dumped if other["name"] == own["name"]]
-        differing = [key for key in own if any(other[key] != own[key] for other in others)]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
         labels.append(" ".join([own["name"], *(f"{key}={own[key]}" for key in differing)]))
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ValueError(f"the recipe {shown(twice)} stands there more than once with the same settings")
     return labels
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

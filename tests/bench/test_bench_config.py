@@ -38,6 +38,9 @@ def test_recipes_of_one_name_are_told_apart_by_what_differs():
     assert list(made.labelled) == ["lora", "lora_both scaling=1.0", "lora_both scaling=2.0"]
     assert made.reference == "lora_both scaling=1.0"
     assert config(recipes=["lora"]).reference == "lora"
+    nested = [{"name": "peft", "peft": {"init_lora_weights": start}} for start in ("pissa", "olora")]
+    labels = ["peft peft.init_lora_weights=pissa", "peft peft.init_lora_weights=olora"]
+    assert list(config(recipes=nested).labelled) == labels
 
 
 @pytest.mark.parametrize(
