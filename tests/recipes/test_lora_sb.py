@@ -71,7 +71,7 @@ def test_its_size_is_given_or_the_first_learning_rate_of_the_training():
     assert recipe_of(steps=60, learning_rate=0.012, **published).step == pytest.approx(0.012 / 6)  # 6 steps warm up
     assert recipe_of(steps=2, **published).step == pytest.approx(2e-2)
     assert recipe_of(first_step=0.5).step == 0.5
-    assert recipe_of().step == 1e-4
+    assert recipe_of(steps=60, learning_rate=0.06).step == recipe_of(steps=60, learning_rate=0.06, first_step=None).step
 
 
 def test_training_begins_at_what_rank_r_holds_of_it(base, task):

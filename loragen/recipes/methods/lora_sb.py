@@ -36,9 +36,9 @@ class LoraSB(ExpertRecipe):
     """Bases from the gradient of each task by itself, or those that a zoo with ``frame: gradients`` shares."""
     batches: int = Field(2, ge=1, le=MOST_STEPS)
     """Batches whose mean gradient is G."""
-    first_step: float | None = Field(1e-4, gt=0)
-    """Size of every entry of U: a step of whole weights, which is far smaller than one of R. Null takes the learning
-    rate of the training's first step, warm-up included, as the published code does at learning rates up to 5e-3."""
+    first_step: float | None = Field(None, gt=0)
+    """Size of every entry of U, a step of whole weights. By default the learning rate of the training's first step,
+    warm-up included, as in the published code, whose rates are at most 5e-3; at higher ones a smaller step may do."""
 
     @property
     def step(self) -> float:
