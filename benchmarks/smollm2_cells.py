@@ -129,7 +129,8 @@ class Bench:
             case row if row == MULTI_TOLD:
                 return self.told
             case row if row == ORACLE:
-                return Zoo.open(ORACLES).adapter(task.id)
+                trained = self.zoo if task.id in self.zoo.ids else Zoo.open(ORACLES)
+                return trained.adapter(task.id)
             case row if row == RANDOM:
                 return self.random_experts(task, cell.seed)
             case row if row in MEANS:
