@@ -9,12 +9,15 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 ZOO, PACKAGE = "zoo/smollm2/zoo.yaml", "packages/smollm2"
 LM = ["gguf>=0.18"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.32", "prometheus-client>=0.21"]
+RAY = ["ray[client]>=2.40"]
 EXTRAS = {
     "serve": SERVE,
     "plot": ["matplotlib>=3.9"],
     "hub": ["datasets>=3.0"],
+    "ray": RAY,
     "dev": [
         *LM,
+        *RAY,
         *SERVE,
         "httpx>=0.27",
         "hypothesis>=6.100",

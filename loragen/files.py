@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,6 +60,13 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
             _swap(staging, path, replace=replace)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_folder(path: Path, files: Mapping[str, str | bytes], *, replace: bool = True) -> None:
+    """Write a folder of files by name, whole or not at all; see `atomic_folder`."""
+    with atomic_folder(path, replace=replace) as staging:
+        for name, content in files.items():
+            (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _swap(staging: Path, path: Path, *, replace: bool) -> None:

@@ -22,7 +22,7 @@ MODULES = {
 }
 HEAVY = {"transformers", "peft", "lightning", "sentence_transformers", "datasets", "faiss", "sklearn", "matplotlib"}
 SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
-HEAVY |= {"gguf"} | SERVING
+HEAVY |= {"gguf", "ray", "fsspec"} | SERVING
 AT_HOME = {
     "training.lightning_fit": {"lightning"},
     **{name: SERVING for name in MODULES if name.startswith("serving.routes") or name == "serving.app"},

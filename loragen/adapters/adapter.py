@@ -27,7 +27,7 @@ from loragen.adapters.opened import opened
 from loragen.adapters.origin import Origin
 from loragen.adapters.settings import CONFIG_NAME, LoraSettings, natural
 from loragen.errors import AdapterError, ConfigError, shown
-from loragen.files import atomic_folder
+from loragen.files import write_folder
 from loragen.paths import split_revision
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -219,9 +219,7 @@ class Lora:
             ConfigError: something stands there that may not be replaced.
         """
         assert not {CONFIG_NAME, WEIGHTS_NAME} & extra_files.keys(), "extra files take the adapter's own names"
-        with atomic_folder(folder, replace=replace) as staging:
-            for name, content in {**self.files(), **extra_files}.items():
-                (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        write_folder(folder, {**self.files(), **extra_files}, replace=replace)
 
     def files(self) -> dict[str, bytes]:
         """The files of its PEFT folder by name; equal adapters give equal bytes."""

@@ -10,6 +10,7 @@ import torch
 from loragen.errors import TaskError, shown
 from loragen.tasks.columns import all_or_none, find_column, missing_column, optional_text, text
 from loragen.tasks.labels import read_labels
+from loragen.tasks.remote_files import place_of
 from loragen.tasks.table_files import lines_of, reading
 from loragen.tasks.tables import Table, read_table
 from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
@@ -122,7 +123,7 @@ class Examples:
             TaskError: the file is missing, damaged or empty, only some of its rows have a label or a pair, a label is
                 not among those named, or nothing says what numbers stand for.
         """
-        table = read_table(Path(path))
+        table = read_table(path if isinstance(path, Path) else place_of(path))
         plain = cls._of_table(table, text_column)
         labels, names, notes = _labels(table, label_names, known, label_column)
         return replace(plain, labels=labels, label_names=names, notes=(*plain.notes, *notes))
@@ -134,7 +135,7 @@ class Examples:
         Raises:
             TaskError: the file is missing, damaged or empty, or only some of its rows have a pair.
         """
-        return cls._of_table(read_table(Path(path)), text_column)
+        return cls._of_table(read_table(path if isinstance(path, Path) else place_of(path)), text_column)
 
     @classmethod
     def _of_table(cls, table: Table, text_column: str | None) -> Self:

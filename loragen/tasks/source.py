@@ -7,8 +7,9 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from loragen.config import StrictModel
-from loragen.errors import MissingExtraError, TaskError
+from loragen.errors import MissingExtraError, TaskError, cut
 from loragen.tasks.columns import Row, optional_text, text
+from loragen.tasks.remote_files import joined, place_of
 from loragen.tasks.tables import Table, read_table
 
 Part = Literal["train", "test"]
@@ -16,6 +17,8 @@ Part = Literal["train", "test"]
 
 class TaskSource(StrictModel):
     """Place of a task's examples: local files (JSONL, JSON, CSV, text or Parquet by suffix) or a data set of the Hub.
+
+    A local file can also be a URI, such as s3://BUCKET/train.jsonl, see `remote_files`.
 
     ``text``, ``text_pair``, ``label``, ``completion`` and ``image`` name columns. A file in which no row has a
     ``text_pair`` holds single texts. An image is a file, relative to the one that names it; its text is its caption.
@@ -47,14 +50,18 @@ class TaskSource(StrictModel):
         """True if it names files or a data set; the source of a table need not, where columns of the table do."""
         return bool(self.hub or self.train or self.test)
 
-    def located(self, root: Path, task_id: str) -> "TaskSource":
-        """Put ``task_id`` in place of ``{id}`` everywhere and ``root`` before relative files."""
+    def located(self, root: Path | str, task_id: str) -> "TaskSource":
+        """Put ``task_id`` in place of ``{id}`` everywhere and ``root``, a path or a URI, before relative files.
+
+        Raises:
+            TaskError: a file is a URI of an unknown scheme.
+        """
         values = {
             key: value.replace("{id}", task_id) if isinstance(value, str) else value
             for key, value in self.model_dump().items()
         }
         for key in ("train", "test"):
-            values[key] = str(root / values[key]) if values[key] else None
+            values[key] = str(joined(root, values[key])) if values[key] else None
         return TaskSource(**values)
 
     def table(self, part: Part, task_id: str) -> Table:
@@ -68,7 +75,7 @@ class TaskSource(StrictModel):
         if self.hub:
             table = _hub_table(self, split)
         elif file:
-            table = read_table(Path(file))
+            table = read_table(place_of(file))
         else:
             raise TaskError(f"Task {task_id} names no {part} file; add 'source: {{{part}: FILE}}' to its config.")
         if not table.rows:
@@ -91,6 +98,8 @@ class TaskSource(StrictModel):
         if self.image is None:
             return None
         named_in = self.train if part == "train" else self.test
+        if named_in and not isinstance(place_of(named_in), Path):
+            raise TaskError(f"{cut(named_in)} names images, which are read from local files alone; copy them here.")
         folder = Path(named_in).parent if named_in else Path()
         files = tuple(folder / text(row, self.image) for row in rows)
         for row, file in zip(rows, files, strict=True):

@@ -10,6 +10,7 @@ from loragen.tasks.columns import Row
 from loragen.tasks.csv_tables import csv_rows, text_rows
 from loragen.tasks.json_tables import json_rows, jsonl_rows
 from loragen.tasks.parquet_tables import parquet_rows
+from loragen.tasks.remote_files import local_copy
 from loragen.tasks.table_files import PACKED, reading
 
 MOST_ROWS = 5_000_000
@@ -31,14 +32,24 @@ class Table:
         return tuple(dict.fromkeys(name for _, cells in self.rows for name in cells))
 
 
-def read_table(path: Path) -> Table:
+def read_table(place: Path | str) -> Table:
     """Read a UTF-8 JSONL, JSON (array of objects), CSV, TSV or text file (a text a line), or a Parquet file.
 
-    All but Parquet may be packed by gzip, their names ending in .gz.
+    All but Parquet may be packed by gzip, their names ending in .gz. A string is a URI, see `remote_files`.
 
     Raises:
         TaskError: the file is missing, damaged, too large, of another kind or not UTF-8.
+        MissingExtraError: a URI needs a library that is not installed.
     """
+    if isinstance(place, Path):
+        return _read(place)
+    with local_copy(place) as copy:
+        table = _read(copy)
+    rows = tuple((where.replace(str(copy), place), cells) for where, cells in table.rows)
+    return Table(place, rows, table.class_names)
+
+
+def _read(path: Path) -> Table:
     kind = (path.with_suffix("") if path.suffix.lower() == PACKED else path).suffix.lower()
     with reading(path):
         if kind == ".parquet" and kind == path.suffix.lower():

@@ -6,7 +6,7 @@ A YAML file describes a set of tasks, in full or as a table with a template for 
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +19,7 @@ from loragen.tasks.columns import Row, cell, is_nan, text
 from loragen.tasks.examples import Examples
 from loragen.tasks.json_tables import parse_json
 from loragen.tasks.labels import read_labels
+from loragen.tasks.remote_files import joined, local_copy
 from loragen.tasks.source import Part, TaskSource
 from loragen.tasks.table_files import reading, text_of
 from loragen.tasks.tables import Table, read_table
@@ -146,10 +147,10 @@ class TaskSet:
             TaskError: a table or splits file is missing or damaged, or ids clash.
         """
         config = TaskSetConfig.from_yaml(path)
-        folder = root or path.parent / config.root
+        folder = root or joined(path.parent, config.root)
         with _hinting(config.missing):
             entries = config.tasks if config.table is None else tuple(_tabled(config, folder))
-            splits = _read_splits(folder / config.splits) if isinstance(config.splits, str) else config.splits
+            splits = _read_splits(joined(folder, config.splits)) if isinstance(config.splits, str) else config.splits
         tasks = (task.model_copy(update={"source": task.source.located(folder, task.id)}) for task in entries)
         return cls(tasks=tuple(tasks), splits=splits)
 
@@ -186,8 +187,8 @@ class TaskSetConfig(StrictModel):
     table; a cell of a CSV table holds several labels or paraphrases with ``|`` between them or as a JSON array, and an
     empty cell holds the field's default. Strings of ``source`` may hold ``{id}``. A ``description`` template makes
     descriptions of the table's columns, such as "a photo of a {name}". ``splits`` maps names to lists of ids, or names
-    a JSON file that does. Paths are relative to ``root``, and that to the YAML file. ``missing`` is a hint, added to
-    the error where the table or the splits are not there.
+    a JSON file that does. Paths are relative to ``root``, and that to the YAML file or a URI. ``missing`` is a hint,
+    added to the error where the table or the splits are not there.
     """
 
     root: str = "."
@@ -231,9 +232,9 @@ def overlap(train: Sequence[Task], held_out: Sequence[Task], by: Literal["id", "
     return sorted(names(train) & names(held_out))
 
 
-def _tabled(config: TaskSetConfig, folder: Path) -> Iterator[Task]:
+def _tabled(config: TaskSetConfig, folder: Path | str) -> Iterator[Task]:
     assert config.table is not None
-    for row in read_table(folder / config.table).rows:
+    for row in read_table(joined(folder, config.table)).rows:
         yield task_of_row(row, config.columns, description=config.description, source=config.source)
 
 
@@ -279,7 +280,12 @@ def _hinting(hint: str) -> Iterator[None]:
         raise
 
 
-def _read_splits(path: Path) -> dict[str, tuple[str, ...]]:
+def _read_splits(place: Path | str) -> dict[str, tuple[str, ...]]:
+    with nullcontext(place) if isinstance(place, Path) else local_copy(place) as path:
+        return _splits_of(path)
+
+
+def _splits_of(path: Path) -> dict[str, tuple[str, ...]]:
     with reading(path):
         values = parse_json(text_of(path), str(path))
     try:

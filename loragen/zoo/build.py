@@ -5,6 +5,7 @@ Everything is whole or not there.
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from loragen.zoo.build_plan import BuildPlan, plan_work
 from loragen.zoo.build_start import make_start
 from loragen.zoo.build_work import BuildWork, manifest_there
 from loragen.zoo.card import EXPERTS, ZOO_MANIFEST, Manifest
-from loragen.zoo.executors import choose_executor
+from loragen.zoo.executors import Executor, choose_executor
 from loragen.zoo.folds import FOLDS, fold_folders, read_plan
+from loragen.zoo.ray_executor import OnRay
 from loragen.zoo.zoo import Zoo
 
 
@@ -46,6 +48,7 @@ def build_zoo(
         ConfigError: tasks or folds are asked for that there cannot be, or another process builds this zoo.
         ZooError: the folder holds a zoo of another base or recipe, or folds of other tasks.
         TaskError: a task's data cannot be used.
+        MissingExtraError: ``executor: ray`` is asked for, and Ray is not installed.
     """
     work = BuildWork.of(config if isinstance(config, ZooConfig) else ZooConfig.from_yaml(config, overrides))
     dtype = choose_dtype(work.config.dtype)
@@ -60,19 +63,29 @@ def build_zoo(
     with lock(work.config.out):
         _agreed_manifest(work.config, base.fingerprint)  # another build may have ended meanwhile
         _write_manifest(build)
-        make_start(work.config, work.pooled, base, progress)
-        del base
-        _train(build, work, progress)
+        executor = _executor_of(work.config)
+        with executor.connected() if _has_jobs(work) else nullcontext():  # a cluster that is not there is known at once
+            make_start(work.config, work.pooled, base, progress)
+            del base
+            _train(build, work, executor, progress)
         _sweep(work.config.out)
     return Zoo.open(work.config.out)
 
 
-def _train(build: BuildContext, work: BuildWork, progress: Progress) -> None:
+def _executor_of(config: ZooConfig) -> Executor:
+    return OnRay(config.ray, config.workers) if config.executor == "ray" else choose_executor(config.workers)
+
+
+def _has_jobs(work: BuildWork) -> bool:
+    return bool(work.expert_jobs() or work.fold_jobs())
+
+
+def _train(build: BuildContext, work: BuildWork, executor: Executor, progress: Progress) -> None:
     """Train experts and folds; folds come first where experts begin at them."""
     stages = [("experts", work.expert_jobs(), len(work.experts)), ("folds", work.fold_jobs(), len(work.folds))]
     for stage, jobs, total in reversed(stages) if work.config.start == "folds" else stages:
         if total or stage == "experts":
-            _run(build, stage, jobs, total, progress)
+            _run(build, stage, jobs, total, executor, progress)
 
 
 def _sweep(zoo: Path) -> None:
@@ -83,7 +96,9 @@ def _sweep(zoo: Path) -> None:
         shutil.rmtree(checkpoints_of(fold), ignore_errors=True)
 
 
-def _run(build: BuildContext, stage: str, jobs: Sequence[Job], total: int, progress: Progress) -> None:
+def _run(
+    build: BuildContext, stage: str, jobs: Sequence[Job], total: int, executor: Executor, progress: Progress
+) -> None:
     """Run the jobs of one stage; the ones missing of ``total`` were done in an earlier build."""
     finished = total - len(jobs)
     progress(stage, finished, total)
@@ -94,7 +109,7 @@ def _run(build: BuildContext, stage: str, jobs: Sequence[Job], total: int, progr
         progress(stage, finished, total)
 
     if jobs:
-        choose_executor(build.config.workers).run(build, jobs, done)
+        executor.run(build, jobs, done)
 
 
 def _agreed_manifest(config: ZooConfig, base_hash: str) -> Manifest:

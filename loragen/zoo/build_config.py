@@ -16,6 +16,7 @@ from loragen.tasks.task_set import Task, TaskSet
 from loragen.values import MOST_PARTS, Name
 from loragen.zoo.card import Manifest
 from loragen.zoo.folds import FoldRecipe
+from loragen.zoo.ray_config import RayConfig
 from loragen.zoo.zoo import SPLIT
 
 Recipe = TypeVar("Recipe", bound=MultitaskRecipe)
@@ -56,7 +57,11 @@ class ZooConfig(StrictModel):
     dtype: DtypeName = "auto"
     device: DeviceName = "cpu"
     workers: int = Field(0, ge=0, le=MOST_PARTS)
-    """Processes that train experts and folds; 0 takes one a core, and with 1 it is this one."""
+    """Processes that train experts and folds; 0 takes one a core, and with 1 it is this one. On Ray, 0 takes as many as
+    the cluster has room for."""
+    executor: Literal["processes", "ray"] = "processes"
+    """Experts and folds are trained by processes of this machine, or by workers of a Ray cluster."""
+    ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
     def _folds_are_there_to_start_from(self) -> Self:

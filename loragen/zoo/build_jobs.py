@@ -1,9 +1,13 @@
-"""Jobs of a build, an expert or a fold each: independent of one another, so that any executor can run them anywhere."""
+"""Jobs of a build, an expert or a fold each: independent of one another, so that any executor can run them anywhere.
+
+A job's work gives files, as bytes, which can travel; the process of the build alone writes them into the zoo.
+"""
 
 import shutil
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -14,7 +18,7 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
 from loragen.bases.base import Base
 from loragen.bases.open import open_base
-from loragen.files import atomic_write
+from loragen.files import atomic_write, write_folder
 from loragen.recipes.expert import Start
 from loragen.recipes.multitask import train_multitask
 from loragen.recipes.train import train_expert
@@ -23,8 +27,11 @@ from loragen.training.threads import few_threads
 from loragen.zoo.build_config import ZooConfig
 from loragen.zoo.build_start import adapter_of
 from loragen.zoo.card import CARD, EXPERTS, Card, Manifest, expert_files
-from loragen.zoo.folds import FOLD_PLAN, FOLDS, Fold, FoldPlan, read_folds, read_plan, write_fold
+from loragen.zoo.folds import FOLD_PLAN, FOLDS, Fold, FoldPlan, fold_files, read_folds, read_plan
 from loragen.zoo.start import read_start
+
+Files = Mapping[str, str | bytes]
+"""Contents of files by name."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +50,55 @@ class BuildContext:
 
 
 @dataclass(frozen=True)
+class Beginnings:
+    """Everything trained before, that jobs begin with; it can be pickled."""
+
+    start: Start
+    folds: tuple[Fold, ...]
+    """Those that are there by now; empty where experts do not begin at folds."""
+
+    @classmethod
+    def read(cls, build: BuildContext) -> "Beginnings":
+        """Read the zoo's frame and start, and the folds that its experts begin at.
+
+        Raises:
+            ZooError: one of them is missing or damaged.
+        """
+        folds = read_folds(build.start_folds) if build.manifest.start == "folds" else ()
+        return cls(read_start(build.config.out), folds)
+
+    def of(self, task: Task) -> Start:
+        """Frame and start of one task's expert."""
+        if not self.folds:
+            return self.start
+        unseen = [fold.adapter for fold in self.folds if task.id in fold.plan.far]
+        unseen = unseen or [fold.adapter for fold in self.folds]
+        mean = weighted_sum(unseen, [1 / len(unseen)] * len(unseen))
+        return Start(self.start.lora_A, {site: mean.scaled_factors(site)[1] for site in self.start.lora_B})
+
+
+@dataclass(frozen=True)
 class WorkerContext:
     """Everything that a process which runs jobs keeps between them."""
 
     build: BuildContext
     base: Base
-    start: Start
+    beginnings: Beginnings
     stop: Event | None = None
-    """Set when the build ends before its time: a fold, which takes long, then ends at its next step. None where this is
-    the process of the build itself, which an interruption reaches at once."""
+    """Set when the build ends before its time: a fold, which takes long, then ends at its next step. None where an
+    interruption reaches the work at once: in the process of the build itself, and in workers that are ended with it."""
+    is_remote: bool = False
+    """True on another machine, which has no folder of the zoo."""
 
     @classmethod
     def open(cls, build: BuildContext, stop: Event | None = None) -> "WorkerContext":
-        """Load the base, and the zoo's frame and start."""
-        return cls(build, open_base_of(build.config, build.dtype), read_start(build.config.out), stop)
+        """Load the base, and from the zoo's folder what jobs begin with."""
+        return cls(build, open_base_of(build.config, build.dtype), Beginnings.read(build), stop)
 
-    def run(self, job: "Job") -> None:
+    def run(self, job: "Job") -> Files:
         """Run a job, over a small base with one thread."""
         with few_threads(self.base.number_of_parameters):
-            job.run(self)
+            return job.run(self)
 
     def check_stop(self, _step: int = 0) -> None:
         """End the work at once if the build has ended."""
@@ -83,15 +120,28 @@ def open_base_of(config: ZooConfig, dtype: torch.dtype) -> Base:
 
 
 class Job(ABC):
-    """One piece of work that leaves a whole folder, or none; it can be pickled."""
+    """One piece of work that gives files of one folder of the zoo; it can be pickled."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it makes, for messages."""
 
     @abstractmethod
-    def run(self, worker: WorkerContext) -> None:
-        """Do the work.
+    def run(self, worker: WorkerContext) -> Files:
+        """Do the work, in any process.
 
         Raises:
             TaskError: a task's data cannot be used.
         """
+
+    @abstractmethod
+    def write(self, zoo: Path, files: Files) -> None:
+        """Write what the work gave, whole or not at all; in the process of the build."""
+
+    @abstractmethod
+    def carrying(self, zoo: Path) -> "Job":
+        """The same job with all that it reads in the zoo's folder, to run where that is not."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +151,15 @@ class TrainExpert(Job):
     task: Task
     split: str
 
-    def run(self, worker: WorkerContext) -> None:
+    @property
+    def name(self) -> str:
+        """What it makes."""
+        return f"the expert {self.task.id}"
+
+    def run(self, worker: WorkerContext) -> Files:
         """Do the work."""
         begun, build, task = time.monotonic(), worker.build, self.task
-        expert = train_expert(task, worker.base, _start_for(task, worker), build.manifest.recipe)
+        expert = train_expert(task, worker.base, worker.beginnings.of(task), build.manifest.recipe)
         card = Card.of(
             task,
             expert,
@@ -117,7 +172,15 @@ class TrainExpert(Job):
         adapter, files = expert_files(expert, card)
         if build.config.score:
             files[CARD] = _scored(card, task, adapter, worker).to_yaml()
-        adapter.save(build.config.out / EXPERTS / task.id, extra_files=files)
+        return {**adapter.files(), **files}
+
+    def write(self, zoo: Path, files: Files) -> None:
+        """Write the expert's folder."""
+        write_folder(zoo / EXPERTS / self.task.id, files)
+
+    def carrying(self, zoo: Path) -> "Job":
+        """The same job."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -126,12 +189,29 @@ class ScoreExpert(Job):
 
     task: Task
     card: Card
+    adapter: Lora | None = None
+    """None reads it from the zoo's folder."""
 
-    def run(self, worker: WorkerContext) -> None:
+    @property
+    def name(self) -> str:
+        """What it makes."""
+        return f"scores of the expert {self.task.id}"
+
+    def run(self, worker: WorkerContext) -> Files:
         """Do the work."""
-        folder = worker.build.config.out / EXPERTS / self.task.id
-        card = _scored(self.card, self.task, Lora.load(folder), worker)
-        atomic_write(folder / CARD, card.to_yaml())
+        adapter = self.adapter or self._read(worker.build.config.out)
+        return {CARD: _scored(self.card, self.task, adapter, worker).to_yaml()}
+
+    def write(self, zoo: Path, files: Files) -> None:
+        """Replace the expert's card."""
+        atomic_write(zoo / EXPERTS / self.task.id / CARD, files[CARD])
+
+    def carrying(self, zoo: Path) -> "Job":
+        """The same job with the adapter."""
+        return replace(self, adapter=self._read(zoo))
+
+    def _read(self, zoo: Path) -> Lora:
+        return Lora.load(zoo / EXPERTS / self.task.id)
 
 
 @dataclass(frozen=True)
@@ -142,43 +222,51 @@ class TrainFold(Job):
     plan: FoldPlan
     tasks: tuple[Task, ...]
 
-    def run(self, worker: WorkerContext) -> None:
-        """Do the work; a fold that was interrupted goes on from its last checkpoint."""
-        build, folder = worker.build, worker.build.config.out / FOLDS / str(self.number)
+    @property
+    def name(self) -> str:
+        """What it makes."""
+        return f"fold {self.number}"
+
+    def run(self, worker: WorkerContext) -> Files:
+        """Do the work; beside the zoo's folder, a fold that was interrupted goes on from its last checkpoint."""
+        build = worker.build
         recipe = build.manifest.folds
         assert recipe is not None
         worker.check_stop()  # a pool hands out work ahead, which cannot be taken back
-        checkpoints = checkpoints_of(folder)
-        if not (checkpoints / FOLD_PLAN).exists() or read_plan(checkpoints) != self.plan:
-            shutil.rmtree(checkpoints, ignore_errors=True)  # its state may have seen tasks that it must not see now
-            atomic_write(checkpoints / FOLD_PLAN, self.plan.to_yaml())
         trained, history = train_multitask(
             self.tasks,
             worker.base,
-            worker.start.from_zero(),
+            worker.beginnings.start.from_zero(),
             build.manifest.recipe,
             recipe,
             train_a=False,
-            checkpoints=checkpoints,
+            checkpoints=None if worker.is_remote else self._checkpoints(build.config.out),
             on_step=worker.check_stop,
         )
-        write_fold(folder, Fold(self.plan, adapter_of(trained, worker.base)), history)
-        shutil.rmtree(checkpoints)
+        return fold_files(Fold(self.plan, adapter_of(trained, worker.base)), history)
+
+    def write(self, zoo: Path, files: Files) -> None:
+        """Write the fold's folder, and remove its checkpoints."""
+        folder = zoo / FOLDS / str(self.number)
+        write_folder(folder, files)
+        shutil.rmtree(checkpoints_of(folder), ignore_errors=True)
+
+    def carrying(self, zoo: Path) -> "Job":
+        """The same job."""
+        return self
+
+    def _checkpoints(self, zoo: Path) -> Path:
+        """The folder of checkpoints, cleared of those of another plan."""
+        checkpoints = checkpoints_of(zoo / FOLDS / str(self.number))
+        if not (checkpoints / FOLD_PLAN).exists() or read_plan(checkpoints) != self.plan:
+            shutil.rmtree(checkpoints, ignore_errors=True)  # its state may have seen tasks that it must not see now
+            atomic_write(checkpoints / FOLD_PLAN, self.plan.to_yaml())
+        return checkpoints
 
 
 def checkpoints_of(fold: Path) -> Path:
     """Folder of the state that the training of a fold is in."""
     return fold.with_name(f".{fold.name}.partial")
-
-
-def _start_for(task: Task, worker: WorkerContext) -> Start:
-    """Frame and start of one task's expert."""
-    if worker.build.manifest.start != "folds":
-        return worker.start
-    folds = read_folds(worker.build.start_folds)
-    unseen = [fold.adapter for fold in folds if task.id in fold.plan.far] or [fold.adapter for fold in folds]
-    mean = weighted_sum(unseen, [1 / len(unseen)] * len(unseen))
-    return Start(worker.start.lora_A, {site: mean.scaled_factors(site)[1] for site in worker.start.lora_B})
 
 
 def _scored(card: Card, task: Task, adapter: Lora, worker: WorkerContext) -> Card:

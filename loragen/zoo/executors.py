@@ -5,9 +5,9 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
@@ -15,15 +15,24 @@ from multiprocessing.synchronize import Event
 import torch
 
 from loragen.errors import ZooError
-from loragen.zoo.build_jobs import BuildContext, Job, WorkerContext
+from loragen.zoo.build_jobs import BuildContext, Files, Job, WorkerContext
 
 
 class Executor(ABC):
     """Runs jobs that are independent of one another; another kind of cluster is one class more."""
 
     @abstractmethod
+    def connected(self) -> AbstractContextManager[None]:
+        """Reach the machines that run jobs, for as long as the block lasts.
+
+        Raises:
+            MissingExtraError: a library that this needs is not installed.
+            ConfigError: they cannot be reached.
+        """
+
+    @abstractmethod
     def run(self, build: BuildContext, jobs: Sequence[Job], done: Callable[[], None]) -> None:
-        """Run all jobs and call ``done`` in this process after each.
+        """Run all jobs; in this process write what each gives, and call ``done``.
 
         Raises:
             LoragenError: one raised it; jobs that are finished stay finished.
@@ -34,11 +43,15 @@ class Executor(ABC):
 class InProcess(Executor):
     """Runs jobs in this process, one after the other."""
 
+    def connected(self) -> AbstractContextManager[None]:
+        """Nothing is to be reached."""
+        return nullcontext()
+
     def run(self, build: BuildContext, jobs: Sequence[Job], done: Callable[[], None]) -> None:
         """Run all jobs."""
         worker = WorkerContext.open(build)
         for job in jobs:
-            worker.run(job)
+            job.write(build.config.out, worker.run(job))
             done()
 
 
@@ -49,6 +62,10 @@ class Processes(Executor):
     workers: int
     threads: int
     """Of each worker. Their number bears on the last bits, so it does not go by how much there is left to do."""
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Nothing is to be reached."""
+        return nullcontext()
 
     def run(self, build: BuildContext, jobs: Sequence[Job], done: Callable[[], None]) -> None:
         """Run all jobs."""
@@ -61,13 +78,16 @@ class Processes(Executor):
             initializer=_open_worker,
             initargs=(build, self.threads, stop),
         )
+        pending: dict[Future[Files], Job] = {}
         try:
             with _interrupts_held_back():  # a worker takes this over, from its first moment
-                pending = {pool.submit(_run_job, job) for job in jobs}
+                for job in jobs:
+                    pending[pool.submit(_run_job, job)] = job
             while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
+                finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+                for future in sorted(finished, key=_has_failed):
+                    pending[future].write(build.config.out, future.result())
+                    del pending[future]
                     done()
         except BrokenProcessPool as error:
             raise ZooError(
@@ -77,6 +97,13 @@ class Processes(Executor):
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            for future, job in pending.items():  # those that were finished while the others ended
+                if future.done() and not _has_failed(future):
+                    job.write(build.config.out, future.result())
+
+
+def _has_failed(future: Future[Files]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 @contextmanager
@@ -116,9 +143,9 @@ def _open_worker(build: BuildContext, threads: int, stop: Event) -> None:
     _worker = WorkerContext.open(build, stop)
 
 
-def _run_job(job: Job) -> None:
+def _run_job(job: Job) -> Files:
     assert _worker is not None
-    _worker.run(job)
+    return _worker.run(job)
 
 
 def _end_with_parent() -> None:

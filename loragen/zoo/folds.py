@@ -16,6 +16,7 @@ from pydantic import Field
 from loragen.adapters.adapter import Lora
 from loragen.config import StrictModel
 from loragen.errors import ConfigError, ZooError
+from loragen.files import write_folder
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.values import MOST_PARTS, MOST_STEPS
 
@@ -121,7 +122,12 @@ def _least(parts: Sequence[Sequence[str]], among: Sequence[int]) -> int:
 
 def write_fold(folder: Path, fold: Fold, losses: Sequence[Mapping[str, float]] = ()) -> None:
     """Write a fold, whole or not at all: its PEFT adapter with the plan and the losses of its training."""
-    fold.adapter.save(folder, extra_files={FOLD_PLAN: fold.plan.to_yaml(), "losses.json": json.dumps(losses)})
+    write_folder(folder, fold_files(fold, losses))
+
+
+def fold_files(fold: Fold, losses: Sequence[Mapping[str, float]] = ()) -> dict[str, str | bytes]:
+    """The files of a fold's folder by name."""
+    return {**fold.adapter.files(), FOLD_PLAN: fold.plan.to_yaml(), "losses.json": json.dumps(losses)}
 
 
 def read_fold(folder: Path) -> Fold:

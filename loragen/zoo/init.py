@@ -14,6 +14,7 @@ from loragen.escaping import plain, yaml_literal
 from loragen.files import atomic_write, sweep
 from loragen.tasks.columns import Row, find_column, plain_name
 from loragen.tasks.examples import Examples
+from loragen.tasks.remote_files import joined
 from loragen.tasks.tables import Table, read_table
 from loragen.tasks.task_set import TABLE_FIELDS, Task, task_of_row
 from loragen.tasks.words import listed
@@ -112,7 +113,7 @@ def _renamed(table: Table) -> Table:
 def _task_of_row(row: Row, folder: Path) -> Task:
     """A task of the table, its data read and checked, and its labels taken from there where the table has none."""
     task = task_of_row(row, {name: name for name in TABLE_FIELDS if name in row[1]})
-    train = folder / (task.source.train or "")
+    train = joined(folder, task.source.train or "")
     if not task.labels:
         task = _relabelled(task, Examples.from_file(train).label_names, str(train))
     task = task.model_copy(update={"source": task.source.model_copy(update=_columns(read_table(train)))})
