@@ -8,6 +8,7 @@ and the base and the tasks' files under the names that the configs give.
 import importlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,9 @@ from loragen.zoo.build_jobs import BuildContext, Job
 from loragen.zoo.executors import Executor, available_cores
 from loragen.zoo.ray_config import RayConfig
 from loragen.zoo.ray_crew import Crew
+
+_LONGEST_KNOCK = 10.0
+"""Seconds for the head of a cluster to answer."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     own = {"num_cpus": available_cores(), "include_dashboard": False} if address is None else {}
     try:
+        _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
     except ImportError as error:  # grpcio of an address ray://
         raise MissingExtraError(
@@ -87,3 +92,15 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.shutdown()
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray has one of its own, for good
+
+
+def _knock(address: str | None) -> None:
+    """Try whether anybody listens at HOST:PORT; Ray itself tries for minutes before it gives up.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_LONGEST_KNOCK):
+            pass

@@ -1,19 +1,29 @@
 """The workers of a build on Ray and how they are led, over a stand-in for Ray that loses what it is told to lose."""
 
+import pickle
+import shutil
+import socket
+import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+import yaml
 from builds import changed
 
 from loragen.errors import ConfigError, MissingExtraError, TaskError, ZooError
 from loragen.zoo import ray_crew, ray_executor
 from loragen.zoo.build import build_zoo
 from loragen.zoo.build_config import ZooConfig
-from loragen.zoo.build_jobs import Job
+from loragen.zoo.build_jobs import Beginnings, BuildContext, Job, WorkerContext
+from loragen.zoo.build_work import BuildWork
+from loragen.zoo.card import CARD, ZOO_MANIFEST, Card, Manifest
 from loragen.zoo.ray_config import RayConfig
+from loragen.zoo.ray_crew import RayWorker
 from loragen.zoo.ray_executor import OnRay
 
 pytest_plugins = ("build_fixtures",)
@@ -99,14 +109,20 @@ class FakeRay:
 
 def run(monkeypatch, tmp_path, ray, names, *, workers=0, **settings):
     """Run jobs of these names; returns how many were told to be done."""
-    monkeypatch.setattr(ray_crew.Beginnings, "read", lambda _build: None)
+    monkeypatch.setattr(Beginnings, "read", lambda _build: None)
     monkeypatch.setattr(ray_executor, "_imported", lambda: ray)
     monkeypatch.setattr(ray_crew, "_LOOK", 0.01)
     config = ZooConfig(name="zoo", out=tmp_path, base="base", tasks=Path("tasks.yaml"))
-    build = ray_crew.BuildContext(config, None, None)
+    build = BuildContext(config, None, None)
     told = []
     OnRay(RayConfig(**settings), workers).run(build, [Named(name) for name in names], lambda: told.append(1))
     return len(told)
+
+
+def context_of(config: ZooConfig) -> BuildContext:
+    """The context of a build on a zoo that is there."""
+    manifest = Manifest.from_yaml(config.out / ZOO_MANIFEST).model_copy(update={"folds": config.folds})
+    return BuildContext(config, manifest, torch.float32)
 
 
 def lost(times: dict[tuple[str, str | None], int]):
@@ -183,7 +199,7 @@ def test_a_cluster_without_room_is_told(monkeypatch, tmp_path, address):
 
 
 def test_ray_that_is_not_installed_is_told_before_anything_is_trained(fresh, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'loragen\[ray\]'.*executor: processes"):
         build_zoo(changed(fresh, executor="ray"))
     assert not list(fresh.out.glob("experts"))
@@ -192,10 +208,55 @@ def test_ray_that_is_not_installed_is_told_before_anything_is_trained(fresh, mon
 
 def test_a_cluster_that_is_not_there_is_told_before_anything_is_trained(fresh, monkeypatch):
     def init(**_options):
-        raise ConnectionError("nobody answers")
+        raise ConnectionError("could not find any")
 
-    ray = SimpleNamespace(is_initialized=lambda: False, init=init)
-    monkeypatch.setattr(ray_executor, "_imported", lambda: ray)
-    with pytest.raises(ConfigError, match=r"no Ray at host:6379: nobody answers.*ray\.address"):
-        build_zoo(changed(fresh, executor="ray", ray={"address": "host:6379"}))
+    monkeypatch.setattr(ray_executor, "_imported", lambda: SimpleNamespace(is_initialized=lambda: False, init=init))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+        for address, told in ((nobody, "refused"), (f"ray://{nobody}", "refused"), ("auto", "could not find any")):
+            with pytest.raises(ConfigError, match=rf"no Ray at {address}: .*{told}.*ray\.address"):
+                build_zoo(changed(fresh, executor="ray", ray={"address": address}))
     assert not (fresh.out / "start.safetensors").exists()
+
+
+def test_a_worker_needs_no_folder_of_the_zoo(folding, tmp_path, monkeypatch):
+    """Scores, folds and an expert, made where the zoo's folder is not, are those that are made beside it."""
+    beside = changed(folding, score=True)
+    shutil.rmtree(beside.out / "experts" / "meals")
+    shutil.copytree(beside.out, tmp_path / "away")
+    work, build = BuildWork.of(beside), context_of(beside)
+    jobs = [*work.expert_jobs(), *work.fold_jobs()]
+    assert {type(job).__name__ for job in jobs} == {"ScoreExpert", "TrainExpert", "TrainFold"}
+    sent = pickle.dumps((build, Beginnings.read(build), [job.carrying(beside.out) for job in jobs]))
+    shutil.rmtree(beside.out)
+    monkeypatch.chdir(tmp_path)
+
+    there, beginnings, carried = pickle.loads(sent)
+    worker = RayWorker()
+    worker.open(there, beginnings, 1, tmp_path / "nowhere", version("loragen"))
+    gave = [worker.run(job) for job in carried]
+    worker.close()
+    assert not beside.out.exists()
+
+    (tmp_path / "away").rename(beside.out)
+    plain = WorkerContext.open(build)
+    for job, files in zip(jobs, gave, strict=True):
+        wanted = plain.run(job)
+        assert files.keys() == wanted.keys()
+        for name in files.keys() - {CARD}:
+            assert files[name] == wanted[name], (job.name, name)
+        if CARD in files:
+            cards = [Card.model_validate(yaml.safe_load(each[CARD])) for each in (files, wanted)]
+            assert cards[0].after is not None
+            assert cards[0].after == cards[1].after
+            assert cards[0].before == cards[1].before
+
+
+def test_a_worker_with_another_base_or_loragen_is_refused(built_copy, tmp_path):
+    build = context_of(built_copy)
+    with pytest.raises(ZooError, match=r"has loragen .*began with 9\.9; install the same"):
+        RayWorker().open(build, Beginnings.read(build), 1, tmp_path / "nowhere", "9.9")
+    other = replace(build, manifest=build.manifest.model_copy(update={"base_hash": "f" * 64}))
+    with pytest.raises(ZooError, match=r"other weights of .*\(ffffffffffff\); give it the same"):
+        RayWorker().open(other, Beginnings.read(build), 1, tmp_path / "nowhere", version("loragen"))

@@ -70,7 +70,23 @@ def test_a_worker_and_a_node_are_lost_and_nothing_with_them(cluster, folding, mo
     asked = changed(folding, start="folds", score=True, recipe=recipe, out=tmp_path / "processes")
     build_zoo(asked)
     other = cluster.add_node(**NODE)
-    lost, ended = [], ray_crew.Crew._ended
+    losses = {
+        "folds": lambda: os.kill(workers_of(cluster.head_node)[0], signal.SIGKILL),
+        "experts": lambda: cluster.remove_node(other, allow_graceful=False),
+    }
+    stages, begun, lost = [], set(), []
+    assign, ended = ray_crew.Crew._assign, ray_crew.Crew._ended
+
+    def assigned(crew):
+        """Once both workers are open and busy, one is lost."""
+        stage = stages[-1]
+        if stage not in begun and len(crew._idle) < 2:
+            return
+        assign(crew)
+        if stage not in begun:
+            begun.add(stage)
+            assert len(crew._busy) == 2
+            losses[stage]()
 
     def watched(crew, ref):
         _, attempt = crew._busy[ref]
@@ -79,47 +95,34 @@ def test_a_worker_and_a_node_are_lost_and_nothing_with_them(cluster, folding, mo
             lost.append(attempt.job.name)
         return result
 
+    monkeypatch.setattr(ray_crew.Crew, "_assign", assigned)
     monkeypatch.setattr(ray_crew.Crew, "_ended", watched)
-    killed = []
-
-    def progress(stage, done, _total):
-        if (stage, done) == ("folds", 1) and not killed:
-            killed.extend(workers_of(cluster.head_node)[:1])
-            os.kill(killed[0], signal.SIGKILL)
-        if (stage, done) == ("experts", 1):
-            killed.append(other)
-            cluster.remove_node(other, allow_graceful=False)
-
-    build_zoo(changed(asked, out=tmp_path / "ray", executor="ray", ray={"address": cluster.address}), progress=progress)
-    assert len(killed) == 2
-    assert len(lost) >= 1, "what the killed worker did was done again"
+    on_ray = changed(asked, out=tmp_path / "ray", executor="ray", ray={"address": cluster.address})
+    build_zoo(on_ray, progress=lambda stage, *_: stages.append(stage))
+    assert [name.split()[0] for name in lost] == ["fold", "the"], "one by one, and each was done again"
     assert facts_of(tmp_path / "ray") == facts_of(tmp_path / "processes")
     assert dict(Zoo.open(tmp_path / "ray").check()) == dict.fromkeys((*TASKS, "folds/0", "folds/1", "folds/2"))
     assert len(list((tmp_path / "ray" / FOLDS).iterdir())) == 3
 
 
-def test_ray_of_its_own_is_started_and_ended_and_a_build_goes_on_after_an_error(built, zoo_config, fresh, word_tasks):
+def test_ray_of_its_own_ends_with_an_error_and_a_build_goes_on_by_processes(built, zoo_config, fresh, word_tasks):
     """Against the zoo that real worker processes built."""
     import ray
 
-    settings = {"executor": "ray", "workers": 1}
     data = word_tasks / "data" / "weather.train.jsonl"
     kept = data.with_suffix(".kept")
     shutil.move(data, kept)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(TaskError, match="weather"):
-            build_zoo(changed(fresh, **settings))
+            build_zoo(changed(fresh, executor="ray", workers=1))
     finally:
         shutil.move(kept, data)
     assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) is handler
     before = state(fresh.out)
     assert Zoo.open(fresh.out).ids == ("drinks", "meals")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)  # the caller's own
-    try:
-        build_zoo(changed(fresh, **settings))
-        assert ray.is_initialized()
-    finally:
-        ray.shutdown()
+    build_zoo(fresh)
     after = state(fresh.out)
     assert {name: after[name] for name in before} == before
     assert facts_of(fresh.out) == facts_of(zoo_config.out)
