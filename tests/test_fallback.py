@@ -100,7 +100,7 @@ def test_models_of_other_experts_or_generators_are_not_used(toys, tmp_path):
     path.write_text(
         with_confidence(toys, tmp_path / "other", generated=0.1).joinpath("confidence/topk.yaml").read_text()
     )
-    assert confidence_file("../topk", Zoo.open(root)) is None
+    assert confidence_file("../topk", root) is None
     (root / "experts" / "words").rename(tmp_path / "words")
     assert Confidence.of("topk", Zoo.open(root)) is None
 

@@ -7,9 +7,7 @@ update is dropped in silence.
 A *site* is the path of an adapted linear module in the base model, such as ``encoder.layer.0.attention.self.query``.
 """
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,55 +19,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loragen.adapters.folders import WEIGHTS_NAME
-from loragen.adapters.key_names import PREFIX
+from loragen.adapters.folder_files import METADATA, adapter_files, key_of, write_files
 from loragen.adapters.opened import opened
 from loragen.adapters.origin import Origin
-from loragen.adapters.settings import CONFIG_NAME, LoraSettings, natural
+from loragen.adapters.settings import LoraSettings, natural
+from loragen.adapters.spec import AdapterSpec as AdapterSpec
+from loragen.adapters.spec import Site as Site
 from loragen.errors import AdapterError, ConfigError, shown
-from loragen.files import write_folder
-from loragen.paths import split_revision
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
-@dataclass(frozen=True)
-class Site:
-    """An adapted module and its sizes: A is (r, in_features), B is (out_features, r)."""
-
-    name: str
-    out_features: int
-    in_features: int
-    r: int
-
-
-@dataclass(frozen=True)
-class AdapterSpec:
-    """The table of sites that adapters share to live in one space, in natural order (layer 2 before layer 10)."""
-
-    sites: tuple[Site, ...]
-
-    def __post_init__(self) -> None:
-        assert len({site.name for site in self.sites}) == len(self.sites), "a site is listed twice"
-        object.__setattr__(self, "sites", tuple(sorted(self.sites, key=lambda site: natural(site.name))))
-
-    def difference(self, other: "AdapterSpec", *, in_rank: bool = True) -> str | None:
-        """The first mismatch in words ("here" is this table, "there" the other); None where the tables agree.
-
-        ``in_rank`` counts ranks that differ.
-        """
-        here = {site.name: site for site in self.sites}
-        there = {site.name: site for site in other.sites}
-        for name in sorted(here.keys() | there.keys(), key=natural):
-            if name not in there:
-                return f"{name} is adapted here but not there"
-            if name not in here:
-                return f"{name} is adapted there but not here"
-            for size in ("r", "in_features", "out_features")[0 if in_rank else 1 :]:
-                ours, theirs = getattr(here[name], size), getattr(there[name], size)
-                if ours != theirs:
-                    return f"{name} has {size}={ours} here but {size}={theirs} there"
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,20 +132,12 @@ class Lora:
         Raises:
             AdapterError: the factors do not make an adapter.
         """
-        ranks = {site: lora_A[site].shape[0] for site in sorted(lora_A, key=natural)}
-        r = max(ranks.values(), default=1)
-        lower = {f"^{re.escape(site)}": rank for site, rank in ranks.items() if rank != r}
-        name, revision = (None, None) if base_model_name_or_path is None else split_revision(base_model_name_or_path)
-        settings = LoraSettings(
-            r=r,
-            lora_alpha=scaling * r,
-            target_modules=tuple(ranks),
-            base_model_name_or_path=name,
-            revision=revision,
+        settings = LoraSettings.for_ranks(
+            {site: lora_A[site].shape[0] for site in lora_A},
+            base=base_model_name_or_path,
             task_type=task_type,
             fan_in_fan_out=fan_in_fan_out,
-            rank_pattern=lower,
-            alpha_pattern={key: scaling * rank for key, rank in lower.items()},
+            scaling=scaling,
         )
         return cls(settings, lora_A, lora_B)
 
@@ -218,8 +168,7 @@ class Lora:
         Raises:
             ConfigError: something stands there that may not be replaced.
         """
-        assert not {CONFIG_NAME, WEIGHTS_NAME} & extra_files.keys(), "extra files take the adapter's own names"
-        write_folder(folder, {**self.files(), **extra_files}, replace=replace)
+        write_files(folder, self.files(), extra_files, replace=replace)
 
     def files(self) -> dict[str, bytes]:
         """The files of its PEFT folder by name; equal adapters give equal bytes."""
@@ -228,11 +177,8 @@ class Lora:
             for letter, factor in (("A", self.lora_A[site]), ("B", self.lora_B[site])):
                 # Cloned, since the file format holds no shared storage, while sites may share an A.
                 copy = factor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                tensors[f"{PREFIX}{site}.lora_{letter}.weight"] = copy
-        # The format's writer keeps no order among several entries of metadata.
-        weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-        config = json.dumps(self.settings.to_config(), indent=2) + "\n"
-        return {CONFIG_NAME: config.encode(), WEIGHTS_NAME: weights}
+                tensors[key_of(site, letter)] = copy
+        return adapter_files(self.settings, safetensors.torch.save(tensors, metadata=METADATA))
 
 
 def _is_bounded(a: Tensor, b: Tensor, scaling: float) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from loragen.adapters import mlx
+from loragen.adapters.folder_files import WEIGHTS_NAME as WEIGHTS_NAME
 from loragen.adapters.reading import HEADER_BYTES, MOST_TENSORS, WEIGHTS_BYTES, read_json, read_tensors
 from loragen.adapters.settings import CONFIG_NAME, natural
 from loragen.errors import AdapterError, named, shown
 
-WEIGHTS_NAME = "adapter_model.safetensors"
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
 FILES = (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, "adapter_model-*-of-*.safetensors", mlx.WEIGHTS_NAME)
 """Patterns of the files that an adapter may have."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from loragen.adapters.folder_files import PREFIX as PREFIX
 from loragen.adapters.foreign import foreign_key
 from loragen.errors import AdapterError, shown
 
-PREFIX = "base_model.model."
 LONGEST = 500
 """Characters of a name."""
 EMBEDDINGS = frozenset(

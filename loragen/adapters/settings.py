@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from loragen.adapters.foreign import foreign_config
 from loragen.errors import AdapterError, named, shown
+from loragen.paths import split_revision
 from loragen.patterns import compiles, matches
 
 CONFIG_NAME = "adapter_config.json"
@@ -178,6 +179,33 @@ class LoraSettings:
                 "nested repetitions, or list the names of the modules."
             )
         return found
+
+    @classmethod
+    def for_ranks(
+        cls,
+        ranks: Mapping[str, int],
+        *,
+        base: str | None,
+        task_type: str | None = None,
+        fan_in_fan_out: bool = False,
+        scaling: float = 1.0,
+    ) -> Self:
+        """Settings of an adapter whose update is ``scaling`` · B · A, from its rank at every site; see `Lora.from_factors`."""
+        sites = sorted(ranks, key=natural)
+        r = max(ranks.values(), default=1)
+        lower = {f"^{re.escape(site)}": ranks[site] for site in sites if ranks[site] != r}
+        name, revision = (None, None) if base is None else split_revision(base)
+        return cls(
+            r=r,
+            lora_alpha=scaling * r,
+            target_modules=tuple(sites),
+            base_model_name_or_path=name,
+            revision=revision,
+            task_type=task_type,
+            fan_in_fan_out=fan_in_fan_out,
+            rank_pattern=lower,
+            alpha_pattern={key: scaling * rank for key, rank in lower.items()},
+        )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, without_head: bool = False) -> Self:

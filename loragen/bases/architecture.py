@@ -13,28 +13,16 @@ from torch import nn
 
 from loragen.adapters.adapter import AdapterSpec, Lora, Site
 from loragen.adapters.settings import natural
+from loragen.bases.auto_classes import AUTO_CLASSES
+from loragen.bases.auto_classes import auto_class as auto_class
+from loragen.bases.bert_config import linear_sizes, read_config
 from loragen.bases.empty_model import config_folder, declared_class, empty_model
-from loragen.bases.plain_bert import linear_sizes, read_config
 from loragen.errors import AdapterError, ConfigError
 
-# PEFT's task types name the class a base is loaded with.
-_AUTO_CLASSES = {
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-}
 HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """Task types of adapters whose head PEFT trains and keeps beside their factors."""
 # Classes that an adapter without a task type may have been made on, beside the one that its base's config names.
 _USUAL = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification")
-
-
-def auto_class(task_type: str | None) -> str:
-    """The auto class of transformers that adapters of one of PEFT's task types are made on."""
-    return _AUTO_CLASSES.get(task_type or "", "AutoModel")
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ class Architecture:
             ConfigError: there is no such config, or transformers cannot lay it out.
         """
         folder = config_folder(name, is_local=is_local)
-        return cls._laid_out(name, folder, _AUTO_CLASSES[task_type] if task_type else declared_class(name, folder))
+        return cls._laid_out(name, folder, AUTO_CLASSES[task_type] if task_type else declared_class(name, folder))
 
     @classmethod
     def _laid_out(cls, name: str, folder: Path, class_name: str) -> "Architecture":

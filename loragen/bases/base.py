@@ -26,14 +26,13 @@ from loragen.bases.row_updates import RowUpdates, row_updates
 from loragen.bases.scores import AnyScores
 from loragen.bases.tokenised import Input, Readout, TaskData, padded_rows, tokens_of
 from loragen.bases.wording import PROMPT, Wording
+from loragen.bases.wording import LabelTargets as LabelTargets
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
 
 Pooling = Literal["mean", "last", "cls"]
 ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
 """Training and scoring of a base, and so the kind of model that it must be."""
-LabelTargets = Literal["moving", "frozen"]
-"""Embeddings of label texts under the adapter in use, or by the base alone."""
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Models whose first position comes after that of the padding token."""
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from loragen.bases.hub import quiet_loading
 from loragen.errors import ConfigError, LoragenError, shown
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -55,7 +56,7 @@ def load_pretrained(
     folder: Path,
     class_name: str,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: "torch.dtype | None" = None,
     use: str | None = None,
     option: str = "--base",
 ) -> Pretrained:
@@ -65,20 +66,21 @@ def load_pretrained(
         name: of the base, for messages.
         folder: of the checkpoint.
         class_name: a class or auto class of transformers.
-        dtype: of the weights.
+        dtype: of the weights; by default float32.
         use: what it is loaded as, for messages; by default the class.
         option: of the command line that names the model, for messages.
 
     Raises:
         ConfigError: the folder holds no whole, plain model of that class.
     """
+    import torch
     import transformers
 
     check_folder(name, folder, option=option)
     with _by_transformers(name, f"as {use or class_name}", option):
         model, told = getattr(transformers, class_name).from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=dtype or torch.float32,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,

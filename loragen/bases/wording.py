@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from pydantic import field_validator
 
@@ -11,6 +11,8 @@ from loragen.errors import ConfigError
 
 PROMPT = "{text}\nLabel:"
 """Template of a labelled text for a language model; its label follows after a space."""
+LabelTargets = Literal["moving", "frozen"]
+"""Embeddings of label texts under the adapter in use, or by the base alone."""
 _TEXT, _ANSWER = "loragen-text-0", "loragen-answer-0"
 """Stand in for a text and an answer while a chat's template is filled in."""
 

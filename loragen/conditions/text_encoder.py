@@ -17,7 +17,8 @@ from torch import Tensor
 from loragen.bases.hub import resolve_model, weights_hash
 from loragen.bases.known import EMBEDDED_MODEL
 from loragen.bases.pretrained import MODEL_CONFIG, check_folder, loading_errors
-from loragen.conditions.embedders import Embed, count_tokens, load_embedder, stated_max_tokens, stated_size
+from loragen.conditions.embedders import Embed, load_embedder
+from loragen.conditions.encoder_settings import count_tokens, stated_max_tokens, stated_size
 from loragen.config import LONGEST_STRING
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.files import atomic_write

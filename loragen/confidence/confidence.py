@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from loragen.confidence.expected import ExpectedGain, Knowledge
-from loragen.confidence.figures import KNOWN_BY, Figures
+from loragen.confidence.figure_names import KNOWN_BY, Figures
 from loragen.confidence.gain_model import GainModel
 from loragen.config import StrictModel
 from loragen.paths import is_file
-from loragen.zoo.zoo import SPLIT, Zoo
+
+if TYPE_CHECKING:
+    from loragen.zoo.zoo import Zoo
 
 CONFIDENCE = "confidence"
 """Folder of a zoo with a file for each generator."""
@@ -39,13 +41,15 @@ class Confidence(StrictModel):
         return self
 
     @classmethod
-    def of(cls, generator: str, zoo: Zoo) -> Self | None:
+    def of(cls, generator: str, zoo: "Zoo") -> Self | None:
         """That of a generator of a zoo by its name; `None` where none was fitted, or on other experts.
 
         Raises:
             ConfigError: the file is damaged.
         """
-        path = confidence_file(generator, zoo)
+        from loragen.zoo.zoo import SPLIT
+
+        path = confidence_file(generator, zoo.root)
         if path is None or not is_file(path):
             return None
         found = cls.from_yaml(path)
@@ -57,6 +61,6 @@ class Confidence(StrictModel):
         return models[knows].expect(figures, knows) if knows in models else None
 
 
-def confidence_file(generator: str, zoo: Zoo) -> Path | None:
-    """Where a generator's models lie; `None` for one that is named by its folder."""
-    return zoo.root / CONFIDENCE / f"{generator}.yaml" if generator.isidentifier() else None
+def confidence_file(generator: str, root: Path) -> Path | None:
+    """Where a generator's models lie in the folder of a zoo; `None` for one that is named by its folder."""
+    return root / CONFIDENCE / f"{generator}.yaml" if generator.isidentifier() else None

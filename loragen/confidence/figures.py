@@ -10,22 +10,12 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.products import cosine, distance
 from loragen.bases.tokenised import Readout
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.confidence.expected import Knowledge
+from loragen.confidence.figure_names import KNOWN_BY as KNOWN_BY
+from loragen.confidence.figure_names import OF_DESCRIPTION as OF_DESCRIPTION
+from loragen.confidence.figure_names import OF_LABELS as OF_LABELS
+from loragen.confidence.figure_names import OF_TEXTS as OF_TEXTS
+from loragen.confidence.figure_names import Figures as Figures
 from loragen.zoo.expert_index import Neighbour
-
-Figures = dict[str, float]
-OF_DESCRIPTION = ("nearest expert", "experts drawn on", "norm", "beyond the shared adapter", "agrees with the merge")
-OF_LABELS = ("labels", "likeness of labels", "likest labels", "labels and description")
-OF_TEXTS = (
-    *("base: confidence", "base: information", "base: evenness", "confidence", "information", "evenness"),
-    *("agrees with base", "agrees with clusters", "clusters: information"),
-)
-KNOWN_BY: dict[Knowledge, tuple[str, ...]] = {
-    "description": OF_DESCRIPTION,
-    "labels": (*OF_DESCRIPTION, *OF_LABELS),
-    "texts": (*OF_DESCRIPTION, *OF_LABELS, *OF_TEXTS),
-}
-"""Names of the figures that are at hand by what is known of a task."""
 
 
 def of_description(adapter: Lora, neighbours: Sequence[Neighbour], *, merge: Lora, shared: Lora) -> Figures:

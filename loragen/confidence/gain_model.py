@@ -1,15 +1,16 @@
 """A linear model of the gain of an adapter, from figures that can be had before anyone has labels."""
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from loragen.confidence.expected import COVERAGE, ExpectedGain, Knowledge
 from loragen.config import StrictModel
 from loragen.values import MOST_EXAMPLES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Ridge penalties on standardised figures that are compared."""
@@ -66,6 +67,8 @@ class GainModel(StrictModel):
             The model, fitted to all tasks, and for each task the gain that a model expects of it which has seen no
             task of its family. The penalty is the one with the least squared error of those; the interval is theirs.
         """
+        import torch
+
         names = tuple(rows[0])
         x = torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float64)
         y = torch.tensor(gains, dtype=torch.float64)
@@ -98,7 +101,7 @@ class GainModel(StrictModel):
         return made, expected.tolist()
 
 
-def rank_correlation(one: Tensor, other: Tensor) -> float:
+def rank_correlation(one: "Tensor", other: "Tensor") -> float:
     """Spearman's correlation; 0 where either is constant."""
     from scipy.stats import spearmanr
 
@@ -107,15 +110,19 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
     return float(spearmanr(one.numpy(), other.numpy()).statistic)
 
 
-def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _ridge(x: "Tensor", y: "Tensor", penalty: float) -> "tuple[Tensor, Tensor, Tensor, Tensor]":
     """Mean and deviation of the figures, their weights, and the offset."""
+    import torch
+
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     z, offset = (x - mean) / deviation, y.mean()
     gram = z.T @ z + penalty * torch.eye(z.shape[1], dtype=z.dtype)
     return mean, deviation, torch.linalg.solve(gram, z.T @ (y - offset)), offset
 
 
-def _left_out(x: Tensor, y: Tensor, families: Sequence[str], penalty: float) -> Tensor:
+def _left_out(x: "Tensor", y: "Tensor", families: Sequence[str], penalty: float) -> "Tensor":
+    import torch
+
     expected = torch.empty_like(y)
     for family in dict.fromkeys(families):
         out = torch.tensor([one == family for one in families])
@@ -125,5 +132,5 @@ def _left_out(x: Tensor, y: Tensor, families: Sequence[str], penalty: float) -> 
     return expected
 
 
-def _short(value: Tensor | float) -> float:
+def _short(value: "Tensor | float") -> float:
     return round(float(value), 5)

@@ -1,8 +1,8 @@
 """Descriptions that say nothing, such as "asdf" or "the"."""
 
 import re
-
-from loragen.conditions.text_encoder import TextEncoder
+from collections.abc import Sequence
+from typing import Protocol
 
 NEAR = 0.36
 """Similarity to an expert from which a description counts as one whatever its words."""
@@ -16,13 +16,20 @@ _EMPTY = frozenset((
 # fmt: on
 
 
-def says_nothing(description: str, similarity: float, encoder: TextEncoder) -> bool:
+class TokenCounter(Protocol):
+    """What counts the tokens of texts, such as a text encoder."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Tokens of each text; `None` where they cannot be counted."""
+
+
+def says_nothing(description: str, similarity: float, encoder: TokenCounter) -> bool:
     """True if the encoder knows no word of a description, but for such as "the", and no expert's task is near it.
 
     Args:
         description: the task, in words.
         similarity: cosine between it and the nearest expert's description.
-        encoder: embeds descriptions; a word counts as known if it is one token.
+        encoder: of descriptions; a word counts as known if it is one token.
     """
     if similarity >= NEAR:
         return False

@@ -2,23 +2,43 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
 
-from loragen.adaptation.self_training import AdaptRecipe
-from loragen.adapters.adapter import Lora
-from loragen.bases.architecture import auto_class
-from loragen.bases.base import LabelTargets
-from loragen.bases.open import KINDS
-from loragen.bases.wording import Wording
+from loragen.adaptation.settings import AdaptRecipe
+from loragen.adapters.settings import LoraSettings
+from loragen.adapters.spec import AdapterSpec
+from loragen.bases.auto_classes import auto_class
+from loragen.bases.wording import LabelTargets, Wording
 from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
-from loragen.generators.base import Generation
-from loragen.recipes.few_shot import FewShotRecipe
-from loragen.recipes.few_shot_choice import FitChoice
+from loragen.recipes.few_shot_settings import FewShotRecipe, FitChoice
 from loragen.values import MOST_EXAMPLES
-from loragen.zoo.zoo import Zoo
+
+if TYPE_CHECKING:
+    from loragen.generators.base import Generation
+    from loragen.zoo.zoo import Zoo
+
+
+class Update(Protocol):
+    """What the text of a card tells of an adapter."""
+
+    @property
+    def settings(self) -> LoraSettings:
+        """Settings of its config."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the adapted modules."""
+
+    @property
+    def spec(self) -> AdapterSpec:
+        """Those with their sizes."""
+
+    def norm(self) -> float:
+        """Frobenius norm over all delta weights."""
 
 
 class Parent(StrictModel):
@@ -69,8 +89,8 @@ class GeneratedCard(StrictModel):
 
 
 def card_of(
-    generation: Generation,
-    zoo: Zoo,
+    generation: "Generation",
+    zoo: "Zoo",
     *,
     description: str,
     generator: str,
@@ -88,6 +108,8 @@ def card_of(
     encoder_hash: str,
 ) -> GeneratedCard:
     """Describe a generation; experts with no weight are left out."""
+    from loragen.bases.open import KINDS
+
     recipe = zoo.manifest.recipe
     parents = tuple(
         Parent(
@@ -126,7 +148,7 @@ def card_of(
     )
 
 
-def model_card(card: GeneratedCard, adapter: Lora) -> str:
+def model_card(card: GeneratedCard, adapter: Update) -> str:
     """A Hugging Face model card in Markdown, for the adapter's folder."""
     kind = auto_class(adapter.settings.task_type)
     return f"""---
@@ -150,7 +172,7 @@ model = PeftModel.from_pretrained({kind}.from_pretrained({python_literal(card.ba
 """
 
 
-def merged_card(base: str, adapter: Lora, card: GeneratedCard | None) -> str:
+def merged_card(base: str, adapter: Update, card: GeneratedCard | None) -> str:
     """A Hugging Face model card in Markdown, for a base with an adapter merged into it."""
     title = f"{base} with a LoRA for: {card.description}" if card else f"{base} with a LoRA"
     origin = f"{_facts(card)}\n\n{_parents(card)}\n" if card else ""
@@ -171,7 +193,7 @@ def _header(base: str, *, library: str, tags: Sequence[str]) -> str:
     return f"base_model: {yaml_literal(base)}\nlibrary_name: {library}\ntags:\n{listed}"
 
 
-def _rank(adapter: Lora) -> int:
+def _rank(adapter: Update) -> int:
     return max(site.r for site in adapter.spec.sites)
 
 

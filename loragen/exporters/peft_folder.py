@@ -1,29 +1,15 @@
 """Writes generated adapters: PEFT folder, card and model card in one step, then reads them back and checks them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import Architecture
 from loragen.config import dump_yaml
-from loragen.errors import AdapterError
 from loragen.exporters.card import GeneratedCard, model_card
-
-
-@dataclass(frozen=True)
-class Written:
-    """An adapter on disk that was read back and found to change its base."""
-
-    folder: Path
-    norm: float
-    """Frobenius norm over all delta weights."""
-    sites: int
-    r: int
-    """Largest rank of a site."""
-    task_type: str | None
-    """PEFT's name for what it is for."""
+from loragen.exporters.written import Written as Written
+from loragen.exporters.written import refuse_no_op, written
 
 
 def write_adapter(
@@ -58,14 +44,7 @@ def write_checked(
     Raises:
         AdapterError: the adapter leaves its base unchanged, or came back other than it was written.
     """
-    if adapter.norm() == 0:
-        raise AdapterError(
-            "The generated adapter leaves the base unchanged (all delta weights are zero); nothing was written."
-        )
+    refuse_no_op(adapter)
     adapter.save(folder, extra_files=extra_files, replace=replace)
     read = Lora.load(folder)
-    if read.spec != adapter.spec or abs(read.norm() - adapter.norm()) > 1e-3 * adapter.norm():
-        raise AdapterError(f"{folder} does not read back as it was written; check the disk, and generate again.")
-    return Written(
-        folder, read.norm(), len(read.sites), max(site.r for site in read.spec.sites), adapter.settings.task_type
-    )
+    return written(folder, read, adapter)

@@ -8,34 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.tokenised import TaskData
-from loragen.config import StrictModel
 from loragen.errors import TaskError
 from loragen.recipes.expert import AdapterObjective, Start, trajectory
+from loragen.recipes.few_shot_settings import FewShotRecipe as FewShotRecipe
 from loragen.tasks.examples import Examples
 from loragen.training.threads import few_threads
-from loragen.values import MOST_EXAMPLES, MOST_STEPS, MOST_TOKENS, Seed
-
-
-class FewShotRecipe(StrictModel):
-    """Settings of the fit; only the learning rate was compared with others (`benchmarks/fewshot.py`)."""
-
-    steps: int = Field(30, ge=1, le=MOST_STEPS)
-    batch_size: int = Field(32, ge=2, le=MOST_EXAMPLES)
-    """Examples of a step, all where there are fewer."""
-    learning_rate: float = Field(1e-2, gt=0)
-    contrast_weight: float = Field(0.0, ge=0)
-    """Weight of supervised contrast beside the label-text loss."""
-    window: int = Field(10, ge=1, le=MOST_STEPS)
-    """The mean over so many last steps is the adapter."""
-    max_length: int = Field(64, ge=8, le=MOST_TOKENS)
-    """Tokens of a text."""
-    seed: Seed = 0
 
 
 def prepare_examples(examples: Examples, base: Base, *, max_length: int) -> TaskData:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.scores import accuracy
 from loragen.bases.tokenised import TaskData
-from loragen.config import StrictModel
 from loragen.recipes.few_shot import FewShotRecipe, fit_examples, fit_path
-from loragen.recipes.few_shot_rivals import RivalScore, rival_scores
-from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_STEPS
+from loragen.recipes.few_shot_rivals import rival_scores
+from loragen.recipes.few_shot_settings import FitChoice as FitChoice
+from loragen.recipes.few_shot_settings import RivalScore
+from loragen.recipes.few_shot_settings import Trial as Trial
 
 LEAST = 8
 """Examples of every class that a choice wants. With fewer, a score out of fold has a standard error above .1, and the
@@ -31,35 +31,6 @@ LENGTHS = (1 / 3, 2 / 3, 1)
 """Lengths compared, as parts of the recipe's own: points of one training, the last of which is the plain fit."""
 STRENGTHS = (0.5, 1.0)
 """Parts of the way from the adapter to its fit; that of none, the adapter left alone, is compared too."""
-
-
-class Trial(StrictModel):
-    """A length and a strength of the fit, on examples that it has not seen."""
-
-    steps: int = Field(ge=0, le=MOST_STEPS)
-    strength: float = Field(ge=0, le=1)
-    loss: float = Field(ge=0)
-    """Cross-entropy to the label texts, in nats."""
-    accuracy: float = Field(ge=0, le=1)
-
-
-class FitChoice(StrictModel):
-    """Length and strength of a fit, chosen by cross-validation, with the scores out of fold that spoke for them."""
-
-    steps: int = Field(ge=0, le=MOST_STEPS)
-    strength: float = Field(ge=0, le=1)
-    """The adapter plus this part of the way to its fit; 0 leaves it alone."""
-    folds: int = Field(ge=2, le=MOST_PARTS)
-    examples: int = Field(ge=2, le=MOST_EXAMPLES)
-    """Number of those that were held out in turn."""
-    trials: tuple[Trial, ...]
-    rivals: tuple[RivalScore, ...] = ()
-    """Classifiers of the same examples, out of the same folds; for text encoders alone."""
-
-    @property
-    def chosen(self) -> Trial:
-        """The trial with the steps and strength that were chosen."""
-        return next(one for one in self.trials if (one.steps, one.strength) == (self.steps, self.strength))
 
 
 def can_choose(data: TaskData) -> bool:

@@ -1,33 +1,19 @@
 """What plain classifiers make of the same labelled examples as a fit, cross-validated within these."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.scores import accuracy
 from loragen.bases.tokenised import TaskData
-from loragen.config import StrictModel
 from loragen.recipes.embedding_classifiers import fitted_on
+from loragen.recipes.few_shot_settings import Over
+from loragen.recipes.few_shot_settings import RivalScore as RivalScore
 
-Over = Literal["base", "adapter"]
-"""Whose embeddings a classifier reads."""
 OVER: tuple[Over, ...] = ("base", "adapter")
-
-
-class RivalScore(StrictModel):
-    """A classifier that is fitted to the labels of the other folds, beside the label texts of the fitted adapter."""
-
-    method: str
-    over: Over
-    accuracy: float = Field(ge=0, le=1)
-    """Share of held-out examples that it is right on."""
-    error: float = Field(ge=0)
-    """Standard error of the difference to the label texts' accuracy, on the same examples."""
 
 
 def rival_scores(
