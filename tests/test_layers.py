@@ -8,7 +8,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "loragen"
 ROOMS = (
-    *("cli", "serving", "bench", "evaluation", "generation", "combination", "recovery", "inference", "exporters"),
+    *(
+        "cli",
+        "lean",
+        "serving",
+        "bench",
+        "evaluation",
+        "generation",
+        "combination",
+        "recovery",
+        "inference",
+        "exporters",
+    ),
     *("confidence", "adaptation"),
     *("generators", "base_store", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
@@ -33,8 +44,8 @@ AT_HOME = {
         for name in ("plotting", "bench.figure", "evaluation.figures", "evaluation.calibration_figure")
     },
 }
-FOR_CLI = ("errors", "files", "escaping")
-"""Beside the public library, all that the command line imports at run time."""
+FOR_CLI = ("errors", "files", "escaping", "lean")
+"""Beside the public library, all that the command line imports at run time; the last is its way without torch."""
 
 
 def imports(module: str, *, typing: bool = True, nested: bool = True) -> set[str]:

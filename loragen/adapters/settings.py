@@ -190,7 +190,7 @@ class LoraSettings:
         fan_in_fan_out: bool = False,
         scaling: float = 1.0,
     ) -> Self:
-        """Settings of an adapter whose update is ``scaling`` · B · A, from its rank at every site; see `Lora.from_factors`."""
+        """Settings of an adapter whose update is ``scaling`` · B · A, from its ranks; see `Lora.from_factors`."""
         sites = sorted(ranks, key=natural)
         r = max(ranks.values(), default=1)
         lower = {f"^{re.escape(site)}": ranks[site] for site in sites if ranks[site] != r}

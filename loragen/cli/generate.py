@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from loragen import Adapter, Examples
     from loragen.exporters.card import GeneratedCard
     from loragen.exporters.peft_folder import Written
+    from loragen.lean.generate import LeanAdapter
+
+    Made = Adapter | LeanAdapter
 
 GENERATORS = "sg, icm, hyper, ridge, topk, uniform, nearest, mean, or a generator's folder"
 """For the help, which is shown without loading the registry; a test holds it equal to the registry's rows."""
@@ -89,12 +93,23 @@ def generate(
 ) -> None:
     """Generate a LoRA for a task described in words."""
     names = label_names(labels, label, labels_file)
-    import loragen
     from loragen.cli import console
     from loragen.files import folder_name, refuse_to_replace
+    from loragen.lean.choose import generate_folders, is_lean
 
     folder = out or Path("adapters") / folder_name(description)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
+    chosen: dict[str, object] = dict(
+        texts=texts, shares=shares, examples=examples, fit=fit, best_of=best_of, own_adapter=own_adapter
+    )
+    chosen |= dict(generator=generator, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge)
+    if is_lean(chosen):
+        lean = generate_folders(description, folders, labels=names, seed=seed, fallback=fallback, force=force)
+        if lean is not None:
+            _tell([one for one, _ in lean], [made for _, made in lean], merged=False, as_json=as_json)
+            return
+    import loragen
+
     opened = loragen.Zoo.open(zoo)
     read = (opened.root, own_adapter, examples, texts, generator, encoder)
     refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force, read=read)
@@ -127,10 +142,16 @@ def generate(
         written.append(adapter.save(target, force=force))
         if merge:
             adapter.merge(_merged(target), force=force)
+    _tell(adapters, written, merged=merge, as_json=as_json)
+
+
+def _tell(adapters: "Sequence[Made]", written: "Sequence[Written]", *, merged: bool, as_json: bool) -> None:
+    from loragen.cli import console
+
     if as_json:
         console.say_json([_facts(*pair) for pair in zip(adapters, written, strict=True)])
         return
-    _show(adapters, written, merged=merge)
+    _show(adapters, written, merged=merged)
 
 
 def _texts(file: Path, text_column: str | None) -> "Examples":
@@ -145,13 +166,13 @@ def _merged(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-merged")
 
 
-def _facts(adapter: "Adapter", written: "Written") -> dict[str, Any]:
+def _facts(adapter: "Made", written: "Written") -> dict[str, Any]:
     assert adapter.card is not None
     facts = {"norm": round(written.norm, 6), "sites": written.sites, "r": written.r, "notes": adapter.notes}
     return adapter.card.model_dump(mode="json") | {"folder": str(written.folder)} | facts
 
 
-def _show(adapters: "list[Adapter]", written: "list[Written]", *, merged: bool) -> None:
+def _show(adapters: "Sequence[Made]", written: "Sequence[Written]", *, merged: bool) -> None:
     from loragen.cli import console
 
     card = adapters[0].card

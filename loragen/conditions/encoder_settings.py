@@ -29,13 +29,17 @@ def stated_max_tokens(folder: Path) -> int | None:
 
 def count_tokens(folder: Path, texts: Sequence[str]) -> list[int] | None:
     """Tokens of each text, uncut, with those of its beginning and end; `None` without a ``tokenizer.json``."""
-    file = folder / TOKENIZER
-    if not file.is_file():
+    if (tokenizer := uncut_tokenizer(folder)) is None:
         return None
-    tokenizer = _uncut(file, file.stat().st_mtime_ns)
     prompts = _read_json(folder / "config_sentence_transformers.json") or {}
     prompt = prompts.get("prompts", {}).get(prompts.get("default_prompt_name"), "")
     return [len(tokenizer.encode(prompt + text).ids) for text in texts]
+
+
+def uncut_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, which cuts and pads nothing; `None` without a ``tokenizer.json``."""
+    file = folder / TOKENIZER
+    return _uncut(file, file.stat().st_mtime_ns) if file.is_file() else None
 
 
 @lru_cache(maxsize=2)
