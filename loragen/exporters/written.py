@@ -6,6 +6,8 @@ from pathlib import Path
 from loragen.errors import AdapterError
 from loragen.exporters.card import Update
 
+NOT_READ_BACK = "{} does not read back as it was written; check the disk, and generate again."
+
 
 @dataclass(frozen=True)
 class Written:
@@ -40,6 +42,6 @@ def written(folder: Path, read: Update, meant: Update) -> Written:
         AdapterError: it is another.
     """
     if read.spec != meant.spec or abs(read.norm() - meant.norm()) > 1e-3 * meant.norm():
-        raise AdapterError(f"{folder} does not read back as it was written; check the disk, and generate again.")
+        raise AdapterError(NOT_READ_BACK.format(folder))
     r = max(site.r for site in read.spec.sites)
     return Written(folder, read.norm(), len(read.sites), r, meant.settings.task_type)

@@ -10,9 +10,9 @@ from loragen.adapters.folder_files import write_files
 from loragen.bases.bert_config import linear_sizes, read_config
 from loragen.bases.known import EMBEDDED_NAMES
 from loragen.config import dump_yaml
-from loragen.errors import AdapterError
+from loragen.errors import AdapterError, LoragenError
 from loragen.exporters.card import GeneratedCard, Parent, model_card
-from loragen.exporters.written import Written, refuse_no_op, written
+from loragen.exporters.written import NOT_READ_BACK, Written, refuse_no_op, written
 from loragen.lean.encoder import LeanEncoder
 from loragen.lean.errors import require
 from loragen.lean.factors import Factors
@@ -46,8 +46,8 @@ class LeanAdapter:
         write_files(folder, self.factors.files(), extra, replace=replace)
         try:
             read = Factors.load(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise AdapterError(f"{folder} does not read back as it was written; check the disk.") from error
+        except (LoragenError, OSError, ValueError, KeyError) as error:
+            raise AdapterError(NOT_READ_BACK.format(folder)) from error
         return written(folder, read, self.factors)
 
     def _readme(self) -> str:

@@ -14,8 +14,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.architecture import Architecture
+from loragen.bases.bert_config import WEIGHTS, linear_sizes, read_config
 from loragen.bases.hub import resolve_model
-from loragen.bases.plain_bert import WEIGHTS, Bert, linear_sizes, read_config
+from loragen.bases.plain_bert import Bert
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import AdapterError, ConfigError
 

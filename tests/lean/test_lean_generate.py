@@ -143,6 +143,19 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(run, monkeypatch, tmp
     assert files_of(tmp_path / "made") == before
 
 
+@pytest.mark.parametrize("spoilt", [lambda data: data[:-40], lambda data: data.replace(b"lora_A", b"lora_C", 1)])
+def test_what_does_not_read_back_is_said_so(run, monkeypatch, tmp_path, spoilt):  # noqa: F811
+    from loragen.lean import factors
+
+    files = factors.Factors.files
+    monkeypatch.setattr(
+        factors.Factors, "files", lambda self: {name: spoilt(data) for name, data in files(self).items()}
+    )
+    status, _, err = run("generate", "Sort letters.", "--out", tmp_path / "made")
+    assert status == 2
+    assert "does not read back as it was written; check the disk, and generate again." in " ".join(err.split())
+
+
 def test_the_lean_way_imports_no_torch(tmp_path):
     script = "import sys; from loragen.cli.app import app; app(standalone_mode=False);"
     script += "sys.exit(sorted({'torch', 'transformers', 'scipy', 'faiss', 'pyarrow'} & sys.modules.keys()) or 0)"
