@@ -28,7 +28,7 @@ LEAN, TORCH, ONE = (
     "loragen generate (LORAGEN_LEAN=0)",
     "loragen generate (LORAGEN_LEAN=0 OMP_NUM_THREADS=1)",
 )
-"""The last is the fairer rival on a busy machine, where threads of torch's and FAISS's libraries wait for one another."""
+"""The last is the fairer rival on a busy machine, where the threads of torch and FAISS wait for one another."""
 COMMANDS = {
     "python -c 'import torch'": ["-c", "import torch"],
     "python -c 'import numpy'": ["-c", "import numpy"],
