@@ -20,6 +20,8 @@ def train(
 
     with console.progress() as update:
         result = loragen.train(config, overrides or (), force=force, progress=update)
+    if result.rank:  # the first of torchrun's processes says it
+        return
     if as_json:
         console.say_json({"folder": str(result.out), "losses": result.final})
         return

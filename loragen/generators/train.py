@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.config import read_yaml
+from loragen.config import dump_yaml, read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write, sweep
+from loragen.generators.processes import fit_alongside, joined_by_torchrun, launched_rank, training_processes
 from loragen.generators.registry import config_type, row_of
-from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator
+from loragen.generators.trained import GENERATOR_MANIFEST, HARDWARE, TrainConfig, TrainedGenerator
 from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.zoo import Zoo, default_zoo
@@ -33,6 +34,8 @@ class TrainingResult:
     """Losses by name, the mean over the last tenth of the steps."""
     plot: Path | None
     """The curves, where matplotlib is installed."""
+    rank: int = 0
+    """Number of this process, where torchrun started several; 0 alone has written the folder."""
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -53,6 +56,8 @@ def train_generator(
 ) -> TrainingResult:
     """Train the generator of a config and write its folder.
 
+    With several devices the other processes are started here, unless torchrun started all of them.
+
     State is kept beside the folder after every epoch. An interrupted run of the same config goes on from there; a run
     of another config, or on other experts, does not touch that state but refuses.
 
@@ -63,10 +68,15 @@ def train_generator(
 
     Raises:
         ConfigError: a generator would be replaced without ``force``, or something that is no generator.
-        GeneratorError: an unfinished run with other settings or experts lies there.
+        GeneratorError: an unfinished run with other settings or experts lies there, or the process of a device failed.
         ZooError: the zoo is missing, empty or damaged.
     """
     state = config.out.with_name(f".{config.out.name}.unfinished")
+    rank = launched_rank()
+    if rank is not None and not rank.is_first:
+        with joined_by_torchrun(config):
+            zoo, history = fit_alongside(config, state)
+        return TrainingResult(config.out, zoo.ids, _last(history), None, rank.number)
     _sweep_finished(config.out, state)
     _refuse_to_replace(config.out, force=force)
     zoo = Zoo.open(config.zoo).select(splits=config.splits)
@@ -74,7 +84,7 @@ def train_generator(
     with lock(state):
         _refuse_to_replace(config.out, force=force)  # another run may have ended meanwhile
         state.mkdir(exist_ok=True)
-        settings = f"{config.to_yaml()}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
+        settings = f"{_told(config)}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
         if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
             raise GeneratorError(
                 f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
@@ -82,12 +92,22 @@ def train_generator(
         atomic_write(state / RUN, settings)
         row = row_of(config)
         assert row.fit is not None
-        generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
+        with training_processes(config, state):
+            generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
         plotted = _write(config, settings, generator, history, replace=force)
         shutil.rmtree(state)
+    return TrainingResult(config.out, zoo.ids, _last(history), config.out / PLOT if plotted else None)
+
+
+def _last(history: list[dict[str, float]]) -> dict[str, float]:
     tail = history[-max(1, len(history) // 10) :]
-    final = {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
-    return TrainingResult(config.out, zoo.ids, final, config.out / PLOT if plotted else None)
+    return {name: sum(row[name] for row in tail) / len(tail) for name in tail[0]}
+
+
+def _told(config: TrainConfig) -> str:
+    """A config as it is kept beside what came of it; devices only where they are not the one that there always is."""
+    usual = {name for name in HARDWARE if getattr(config, name) == type(config).model_fields[name].default}
+    return dump_yaml(config.model_dump(mode="json", exclude=usual))
 
 
 def _sweep_finished(out: Path, state: Path) -> None:

@@ -19,12 +19,17 @@ from loragen.config import StrictModel
 from loragen.errors import GeneratorError, LoragenError, ZooError, cut
 from loragen.generators.base import Generator
 from loragen.paths import read_capped
-from loragen.values import MOST_EXAMPLES, MOST_STEPS, Seed
+from loragen.training.devices import Devices, Precision, Strategy
+from loragen.training.ranks import Rank
+from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_STEPS, Seed
 from loragen.zoo.zoo import Zoo
 
 GENERATOR_MANIFEST = "generator.yaml"
 _REMOVED = ("objective", "polish")
 """Keys of train configs that settings of a removed training may be left in."""
+
+HARDWARE = ("devices", "strategy", "precision")
+"""Keys of train configs that say where it is trained."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -194,6 +199,23 @@ class TrainConfig(StrictModel):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     seed: Seed = 0
+    devices: int = Field(1, ge=1, le=MOST_PARTS)
+    """Of each machine, a process each: CUDA GPUs where torch finds any, else its processor. Each takes its rows of
+    every batch, so that ``batch_size`` and what is learnt do not depend on their number."""
+    strategy: Strategy = "auto"
+    """``ddp``: each device holds the whole network; ``fsdp``: a part of each layer."""
+    precision: Precision = "32-true"
+
+    @model_validator(mode="after")
+    def _divides_batches(self) -> Self:
+        _ = self.hardware
+        Rank(0, self.devices).rows(self.batch_size)
+        return self
+
+    @property
+    def hardware(self) -> Devices:
+        """Where it is trained."""
+        return Devices(self.devices, self.strategy, self.precision)
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,14 @@ class Batch(Protocol):
 
 
 class Objective(nn.Module, ABC):
-    """A module with the loss of a batch."""
+    """A module with the loss of a batch.
+
+    Losses are means over the batch's rows, so that those of its parts, averaged, are those of the whole.
+    """
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """The same as `loss`; parallel training begins where a module is called."""
+        return self.loss(batch)
 
     @abstractmethod
     def loss(self, batch: Any) -> dict[str, Tensor]:

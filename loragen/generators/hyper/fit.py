@@ -18,6 +18,7 @@ from loragen.generators.hyper.model import Hyper, HyperConfig, HyperManifest, Hy
 from loragen.generators.hyper.task_loss import TaskBatch
 from loragen.generators.trained import rounded
 from loragen.training.objective import Objective
+from loragen.training.ranks import Rank
 from loragen.training.schedule import Schedule
 from loragen.values import MOST_STEPS
 from loragen.zoo.expert_index import ExpertIndex
@@ -72,6 +73,11 @@ class WeightsBatch:
     def to(self, device: torch.device) -> "WeightsBatch":
         """The same batch on a device."""
         return WeightsBatch(self.query.to(device), self.present.to(device), self.expert.to(device))
+
+    def part(self, rank: Rank) -> "WeightsBatch":
+        """The rows of one of several processes."""
+        rows = rank.rows(len(self.expert))
+        return WeightsBatch(self.query[rows], self.present[rows], self.expert[rows])
 
 
 class WeightsObjective(Objective):
@@ -168,6 +174,7 @@ def _fit(
             seed=config.seed,
             checkpoints=None if checkpoints is None else checkpoints / "weights",
             on_step=report,
+            devices=config.hardware,
         )
         before = schedule.steps
     if config.objective != "weights":

@@ -23,7 +23,9 @@ from loragen.generators.hyper.data import HyperData, read_experts
 from loragen.generators.hyper.task_loss import TaskBatch, TaskObjective
 from loragen.generators.trained import kept_values
 from loragen.tasks.task_set import Task, TaskSet
+from loragen.training.devices import ONE_DEVICE, Devices
 from loragen.training.objective import Batch, Objective
+from loragen.training.ranks import this_rank
 from loragen.training.schedule import Schedule
 from loragen.zoo.zoo import Zoo
 
@@ -91,7 +93,15 @@ def fit_through_base(
     objective = TaskObjective(opened.base, network, frame, contrast_weight=config.contrast_weight)
     schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
     return fit_judged(
-        objective, network, draw, schedule, opened.judge, seed=config.seed, checkpoints=checkpoints, on_step=on_step
+        objective,
+        network,
+        draw,
+        schedule,
+        opened.judge,
+        seed=config.seed,
+        checkpoints=checkpoints,
+        on_step=on_step,
+        devices=config.hardware,
     )
 
 
@@ -105,14 +115,19 @@ def fit_judged(
     seed: int,
     checkpoints: Path | None = None,
     on_step: Callable[[int], None] | None = None,
+    devices: Devices = ONE_DEVICE,
 ) -> Fitted:
     """Train a network in place; where there is a judge, leave it as it was when it was worth most.
 
-    It is judged before training and after every epoch: what it was before stays if nothing betters it.
+    It is judged before training and after every epoch: what it was before stays if nothing betters it. Of several
+    processes rank 0 alone judges, and has the network that was worth most.
     """
     from loragen.training.lightning_fit import fit
 
-    candidates = Candidates(checkpoints)
+    if this_rank().is_first:
+        candidates = Candidates(checkpoints)
+    else:
+        candidates, judge = Candidates(None), None
 
     def batches(epoch: int) -> Sequence[Batch]:
         return draw(torch.Generator().manual_seed(seed * 1_000_003 + epoch))
@@ -122,7 +137,16 @@ def fit_judged(
             candidates.add(epoch, judge.worth(network), network.state_dict())
 
     keep(0)
-    history = fit(objective, batches, schedule, seed=seed, checkpoints=checkpoints, on_step=on_step, on_epoch=keep)
+    history = fit(
+        objective,
+        batches,
+        schedule,
+        seed=seed,
+        checkpoints=checkpoints,
+        on_step=on_step,
+        on_epoch=keep,
+        devices=devices,
+    )
     if judge is None:
         return Fitted(schedule.epochs, (), history)
     epochs, state = candidates.best()

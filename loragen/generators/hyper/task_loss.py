@@ -1,6 +1,7 @@
 """Loss of a task's texts through the frozen base, under the adapter that a network generates for the task."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from loragen.adapters.frame import Frame
 from loragen.bases.base import Base
 from loragen.bases.tokenised import TaskData
 from loragen.training.objective import Objective
+from loragen.training.ranks import Rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,22 @@ class TaskBatch:
         tensors = {name: getattr(self, name).to(device) for name in ("query", "present", "start")}
         return replace(self, data=self.data.to(device), **tensors)
 
+    def part(self, rank: Rank) -> "TaskBatch":
+        """The texts of one of several processes, with the same evidence; it contrasts these alone."""
+        rows = rank.rows(len(self.data))
+        return replace(self, data=self.data.subset(range(rows.start, rows.stop)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Frozen:
+    """What an objective computes with and does not train; copies of the objective share it."""
+
+    base: Base
+    frame: Frame
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
 
 class TaskObjective(Objective):
     """The base's losses of a task's texts, supervised contrast among them, under the adapter generated for it.
@@ -41,11 +59,10 @@ class TaskObjective(Objective):
         super().__init__()
         self.network = network
         self.contrast_weight = contrast_weight
-        # In a tuple, which hides them from parameters() and checkpoints.
-        self._frozen = (base, frame)
+        self._frozen = _Frozen(base, frame)  # no module, which hides them from parameters() and checkpoints
 
     def loss(self, batch: TaskBatch) -> dict[str, Tensor]:
         """The loss of one task's texts."""
-        base, frame = self._frozen
+        base, frame = self._frozen.base, self._frozen.frame
         with base.using(frame.factors(self.network(batch))):
             return base.losses(batch.data, contrast_weight=self.contrast_weight)

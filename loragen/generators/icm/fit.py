@@ -19,6 +19,7 @@ from loragen.files import atomic_write
 from loragen.generators.icm.episodes import ICMData, ICMTrainConfig, episodes, read_experts
 from loragen.generators.icm.model import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
 from loragen.generators.trained import kept_values, rounded, subfolder
+from loragen.training.ranks import agreed
 from loragen.training.schedule import Schedule
 from loragen.zoo.zoo import Zoo
 
@@ -70,6 +71,7 @@ def _fit_all(
         curves += _left_out_curves(config, data, left_out, subfolder(checkpoints, f"fold-{fold}"), report)
         gc.collect()  # what trained it is a cycle that would keep the fold's codec, which is large
         done += config.epochs * config.steps_per_epoch
+    curves = agreed(curves)  # of several processes rank 0 alone judges
     epochs = longest_as_good(torch.tensor(curves)) if curves else config.epochs
     return epochs, curves, run.fit(subfolder(checkpoints, "all"), on_step=report, epochs=epochs)
 
@@ -132,6 +134,7 @@ class ICMRun:
             on_step=on_step,
             on_epoch=on_epoch,
             epochs=epochs,
+            devices=config.hardware,
         )
 
     @torch.no_grad()
@@ -184,7 +187,7 @@ def _left_out_curves(
     run = ICMRun.of(config, data, experts)
     cosines = cosines_with(run.codec, data.samples[list(left_out), 0])
     kept = folder / "alignment.json" if folder is not None else None
-    epochs: dict[str, list[float]] = kept_values(kept)
+    epochs: dict[str, list[float]] = agreed(kept_values(kept))
 
     def judge(epoch: int) -> None:
         epochs[str(epoch)] = run.alignment(left_out, cosines)

@@ -48,6 +48,7 @@ from loragen.generators.trained import (
     require_shapes,
 )
 from loragen.training.objective import Objective
+from loragen.training.ranks import Rank, normal_rows
 from loragen.values import LARGEST_LAYER, MOST_PARTS, LayerSize
 from loragen.zoo.expert_index import in_equal_shares
 
@@ -145,6 +146,11 @@ class ICMBatch:
         """The same batch on a device."""
         return ICMBatch(self.x.to(device), self.condition.to(device))
 
+    def part(self, rank: Rank) -> "ICMBatch":
+        """The rows of one of several processes."""
+        rows = rank.rows(len(self.x))
+        return ICMBatch(self.x[rows], self.condition[rows])
+
 
 class ICMObjective(Objective):
     """Mean of (X - X̂)² over batch and elements, each sample against its own target, + 0.005 · KL(q ‖ N(0, I))."""
@@ -157,7 +163,7 @@ class ICMObjective(Objective):
     def loss(self, batch: ICMBatch) -> dict[str, Tensor]:
         """One draw of z a sample."""
         posterior = self.network.posterior_of(batch.x, batch.condition)
-        z = posterior.sample(torch.randn_like(posterior.mean))
+        z = posterior.sample(normal_rows(posterior.mean))
         decoded = self.network.decode(z, batch.condition)
         # The published loss compares (b, L) with (b, 1, L): broadcast, every sample is drawn to the whole batch.
         assert decoded.shape == batch.x.shape

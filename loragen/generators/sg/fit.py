@@ -143,6 +143,7 @@ def fit_sg(
         seed=config.seed,
         checkpoints=subfolder(checkpoints, "weights"),
         on_step=on_step,
+        devices=config.hardware,
     )
     manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg)
     trained = network.cpu().eval().requires_grad_(False)

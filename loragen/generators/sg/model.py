@@ -42,6 +42,7 @@ from loragen.generators.trained import (
     require_shapes,
 )
 from loragen.training.objective import Objective
+from loragen.training.ranks import Rank, normal_rows
 from loragen.values import LARGEST_LAYER, MOST_EXAMPLES
 from loragen.zoo.expert_index import Neighbour, neighbours_in
 
@@ -141,6 +142,11 @@ class SGBatch:
         """The same batch on a device."""
         return SGBatch(self.x.to(device), Mixture(self.condition.mean.to(device), self.condition.variance.to(device)))
 
+    def part(self, rank: Rank) -> "SGBatch":
+        """The rows of one of several processes."""
+        rows, condition = rank.rows(len(self.x)), self.condition
+        return SGBatch(self.x[rows], Mixture(condition.mean[rows], condition.variance[rows]))
+
 
 class SGObjective(Objective):
     """‖X - X̂‖² + λ KL(q ‖ p), averaged over the batch, each sample against its own target."""
@@ -154,7 +160,7 @@ class SGObjective(Objective):
         """One draw of z a sample."""
         posterior = self.network.posterior_of(batch.x, batch.condition)
         prior = self.network.prior_of(batch.condition)
-        z = posterior.sample(torch.randn_like(posterior.mean))
+        z = posterior.sample(normal_rows(posterior.mean))
         decoded = self.network.decode(z, batch.condition)
         assert decoded.shape == batch.x.shape
         reconstruction = (decoded - batch.x).square().sum(-1).mean()
