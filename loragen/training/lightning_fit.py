@@ -23,7 +23,7 @@ from loragen.errors import ConfigError
 from loragen.files import sync
 from loragen.training.devices import ONE_DEVICE, Devices
 from loragen.training.objective import Batch, Objective, OptimizerOf
-from loragen.training.ranks import Divisible, Rank, agreed, mean_over_ranks, this_rank
+from loragen.training.ranks import Divisible, Rank, agreed, begin_alike, mean_over_ranks, this_rank
 from loragen.training.schedule import Schedule, warmup_cosine
 from loragen.training.sharding import shard, whole_state
 from loragen.training.surroundings import plain_interrupt, quiet_lightning, same_environment
@@ -40,6 +40,8 @@ class _Module(L.LightningModule):
         self, objective: Objective, schedule: Schedule, optimizer: OptimizerOf | None, *, shards: bool
     ) -> None:
         super().__init__()
+        if shards:  # after a training before this one rank 0 alone has what was learnt
+            begin_alike(objective.state_dict())
         self.objective = copy.deepcopy(objective) if shards else objective
         self._whole = (objective,) if shards else ()  # in a tuple, which hides it from parameters() and checkpoints
         self.schedule = schedule

@@ -5,7 +5,7 @@ the same random numbers, those of whole batches, and each keeps those of its own
 gives the losses that it gives in one process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -74,6 +74,13 @@ def agreed(value: T) -> T:
     dist.broadcast_object_list(values, src=0)
     found: T = values[0]
     return found
+
+
+def begin_alike(state: Mapping[str, Tensor]) -> None:
+    """Give all ranks the tensors that rank 0 has, in place, on the processor; each must call this at the same place."""
+    if this_rank().world > 1:
+        for value in state.values():
+            dist.broadcast(value, src=0)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
