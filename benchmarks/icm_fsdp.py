@@ -49,7 +49,8 @@ def size_of(rank: int) -> int:
 def held(tensors: list[torch.Tensor]) -> int:
     """Bytes of tensors on this rank."""
     local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-    return sum(tensor.untyped_storage().nbytes() for tensor in local)
+    storages = [tensor.untyped_storage() for tensor in local]  # gradients of one gathered layer share theirs
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def peak() -> float:
