@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loragen.bases.end_to_end import layout_in_use
 from loragen.bases.linear_sites import Factors, checked_site, updates_are_left_out
 
 Stacks = Mapping[str, tuple[Tensor, Tensor]]
@@ -77,6 +78,7 @@ def _add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, fact
         return output
     lora_a, lora_b = factors  # (n, in, r), (n, r, out)
     x = inputs[0]
-    rows = x.reshape(len(lora_a), -1, x.shape[-1])  # some models lay all rows end to end
+    layout = layout_in_use()
+    rows = x.reshape(len(lora_a), -1, x.shape[-1]) if layout is None else layout.apart(x[0])
     added = torch.bmm(torch.bmm(rows, lora_a.to(x)), lora_b.to(x))
-    return output + added.view(output.shape)
+    return output + (added if layout is None else layout.together(added)).view(output.shape)

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from loragen.bases import end_to_end
 from loragen.bases.base import Base, LabelTargets, ObjectiveName, Pooling, with_contrast
 from loragen.bases.linear_sites import without_updates
 from loragen.bases.losses import LOGIT_SCALE, contrast_loss, label_text_loss
 from loragen.bases.scores import AnyScores, scores_of
 from loragen.bases.sentence_modules import modules_of
-from loragen.bases.tokenised import Input, Readout, TaskData
+from loragen.bases.tokenised import Input, Readout, TaskData, tokens_of
 from loragen.bases.wording import Wording
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.tasks.examples import Examples
@@ -76,13 +77,20 @@ class LabelTextEncoder(Base):
 
         Differentiable in the factors in use.
         """
-        return self._text_states(ids, pooling)
+        if not end_to_end.can_read(self.body):
+            return self._text_states(ids, pooling)
+        hidden, layout = end_to_end.read(self.body, tokens_of(ids), self.device)
+        return layout.pooled(hidden.float(), pooling)
 
     def losses(self, batch: TaskData, *, contrast_weight: float) -> dict[str, Tensor]:
         """Label-text cross-entropy and, where it has weight, supervised contrast among the texts."""
-        texts = self.embed(batch.ids)
-        is_frozen = self.label_targets == "frozen"
-        labels = self.frozen_labels(batch.label_ids).to(texts) if is_frozen else self.embed(batch.label_ids)
+        if self.label_targets == "frozen":
+            texts = self.embed(batch.ids)
+            labels = self.frozen_labels(batch.label_ids).to(texts)
+        elif end_to_end.can_read(self.body):  # in one pass, since nothing is padded
+            texts, labels = self.embed((*batch.ids, *batch.label_ids)).tensor_split([len(batch)])
+        else:
+            texts, labels = self.embed(batch.ids), self.embed(batch.label_ids)
         targets = batch.targets.to(texts.device)  # the trainer moves factors and batches, but not the hidden base
         return with_contrast({"label_text": label_text_loss(texts, labels, targets)}, texts, targets, contrast_weight)
 
