@@ -96,6 +96,9 @@ class EvaluateConfig(StrictModel):
     """Number of test texts of each of those."""
     dtype: DtypeName = "auto"
     device: DeviceName = "cpu"
+    workers: int = Field(0, ge=0, le=MOST_PARTS)
+    """Processes that compute cells, each those of a task at a time; with 1 it is this one. 0 takes one a core, where
+    there are enough cells to make up for their beginning."""
 
     @field_validator("splits")
     @classmethod

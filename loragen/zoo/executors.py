@@ -80,7 +80,7 @@ class Processes(Executor):
         )
         pending: dict[Future[Files], Job] = {}
         try:
-            with _interrupts_held_back():  # a worker takes this over, from its first moment
+            with interrupts_held_back():  # a worker takes this over, from its first moment
                 for job in jobs:
                     pending[pool.submit(_run_job, job)] = job
             while pending:
@@ -107,7 +107,7 @@ def _has_failed(future: Future[Files]) -> bool:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def interrupts_held_back() -> Iterator[None]:
     """Have Ctrl-C wait until the block ends; processes that are started meanwhile never hear of it."""
     if not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
@@ -138,7 +138,7 @@ _worker: WorkerContext | None = None
 def _open_worker(build: BuildContext, threads: int, stop: Event) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _worker = WorkerContext.open(build, stop)
 
@@ -148,7 +148,7 @@ def _run_job(job: Job) -> Files:
     return _worker.run(job)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Without this, the workers of a parent that was killed wait for work for ever."""
     parent = parent_process()
     if parent is not None:
