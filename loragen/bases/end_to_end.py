@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loragen.bases.linear_sites import updates_read_rows
+
 _NAME = "loragen_end_to_end"
 _AFTER_PADDING = ("roberta", "xlm-roberta")
 """Models whose first position comes after that of the padding token."""
@@ -111,10 +113,11 @@ def layout_in_use() -> Layout | None:
 
 
 def can_read(body: nn.Module) -> bool:
-    """True for models that texts can be put to end to end."""
+    """True for models that texts can be put to end to end, under the updates in use."""
     config: Any = body.config
     return (
         config.model_type in _KNOWN
+        and not updates_read_rows()
         and not getattr(config, "is_decoder", False)
         and getattr(config, "position_embedding_type", "absolute") == "absolute"
         and config._attn_implementation == "sdpa"

@@ -37,6 +37,7 @@ class Update(Protocol):
 Updates = Mapping[str, tuple[Tensor, Tensor] | Update]
 """Site → its factors, or a function of its input."""
 _LEFT_OUT = ContextVar("updates are left out", default=False)
+_READ_ROWS = ContextVar("updates read rows", default=False)
 
 
 def find_sites(model: nn.Module, base: str, target_modules: Sequence[str] | str) -> dict[str, tuple[int, int]]:
@@ -82,6 +83,7 @@ def site_updates(model: nn.Module, base: str, updates: Updates) -> Iterator[None
         AdapterError: the model has no such site, or one of another shape.
     """
     handles = []
+    before = _READ_ROWS.set(any(not isinstance(update, tuple) for update in updates.values()) or _READ_ROWS.get())
     try:
         for site, update in updates.items():
             if isinstance(update, tuple):
@@ -94,6 +96,7 @@ def site_updates(model: nn.Module, base: str, updates: Updates) -> Iterator[None
             handles.append(module.register_forward_hook(hook))
         yield
     finally:
+        _READ_ROWS.reset(before)
         for handle in handles:
             handle.remove()
 
@@ -111,6 +114,11 @@ def without_updates() -> Iterator[None]:
 def updates_are_left_out() -> bool:
     """True within `without_updates`."""
     return _LEFT_OUT.get()
+
+
+def updates_read_rows() -> bool:
+    """True if an update in use is a function, which may want the texts of a batch as rows."""
+    return _READ_ROWS.get()
 
 
 def linear_size(module: nn.Module) -> tuple[int, int] | None:

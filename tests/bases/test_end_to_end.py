@@ -76,6 +76,27 @@ def test_losses_in_one_pass_are_those_of_texts_and_labels_apart(base, monkeypatc
         torch.testing.assert_close(met[name], value, rtol=1e-5, atol=1e-5)
 
 
+class FirstToken:
+    """An update that adds to a whole row what its first token gives."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.out_features, self.in_features = size
+        self.weight = torch.randn(*size, generator=torch.Generator().manual_seed(0)) / 4
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, :1] @ self.weight.T).expand(-1, x.shape[1], -1)
+
+
+def test_updates_that_are_functions_see_texts_as_rows(base) -> None:
+    ids = base.tokenize(TEXTS, max_length=20)
+    updates = {site: FirstToken(size) for site, size in base.sites(("query",)).items()}
+    with torch.no_grad(), base.using(updates):
+        together = base.states(ids)
+        alone = torch.cat([base.states([row]) for row in ids])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert end_to_end.can_read(base.body)
+
+
 def test_the_model_is_as_before_afterwards_even_where_reading_fails(base) -> None:
     before = base.body.config._attn_implementation
     with pytest.raises(IndexError):
