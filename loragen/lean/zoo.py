@@ -22,7 +22,7 @@ from loragen.lean.factors import Factors
 DIGITS = 6
 """Similarities are rounded to so many digits."""
 SPLIT, EXPERTS, CARD, MULTITASK, EMBEDDINGS, MANIFEST, PACKED = (
-    *("experts", "experts", "card.yaml", "multitask", "embeddings", "zoo.yaml", "experts.safetensors"),
+    *("experts", "experts", "card.yaml", "multitask", "embeddings", "zoo.yaml", "experts.sqlite"),
 )
 
 

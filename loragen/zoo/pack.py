@@ -1,12 +1,17 @@
-"""Packs a zoo: the same experts and generators in a fraction of the bytes, for handing on."""
+"""Packs a zoo: the same experts and generators in a fraction of the bytes and in few files, however many they are."""
 
 import shutil
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
+from loragen.adapters.adapter import Lora
+from loragen.errors import ZooError
 from loragen.files import atomic_folder
 from loragen.recipes.methods.lora_sb import GRADIENTS
-from loragen.zoo.card import CARD, EXPERTS, MULTITASK_FOLDER, ZOO_MANIFEST
-from loragen.zoo.packed import PACKED, packed
+from loragen.zoo.card import MULTITASK_FOLDER, ZOO_MANIFEST, Card
+from loragen.zoo.card_table import TABLE, Place, create_table, insert, writing
+from loragen.zoo.shards import Shared, write_shards
 from loragen.zoo.start import START
 from loragen.zoo.zoo import Zoo
 
@@ -15,9 +20,10 @@ TAKEN = (MULTITASK_FOLDER, "generators", "embeddings", "confidence")
 
 
 def pack_zoo(zoo: Zoo | Path, out: Path, *, replace: bool = False) -> Zoo:
-    """Write a zoo whose experts lie in one file, without what only training needs: variances, snapshots, folds.
+    """Write a zoo whose experts lie in shards and their cards in one table.
 
-    Generators that were trained on the zoo fit the packed one as well; what is trained on it knows no variances.
+    What only training needs is left out: variances, snapshots and folds. Generators that were trained on the zoo
+    fit the packed one as well; what is trained on it knows no variances.
 
     Args:
         zoo: a zoo or its folder, or a selection of its experts.
@@ -29,16 +35,38 @@ def pack_zoo(zoo: Zoo | Path, out: Path, *, replace: bool = False) -> Zoo:
         ConfigError: something stands at ``out``.
     """
     source = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    content = packed(source.ids, [source.adapter(expert) for expert in source.ids])
     with atomic_folder(out, replace=replace) as folder:
-        (folder / PACKED).write_bytes(content)
+        write_packed(folder, ((source.card(expert), source.adapter(expert)) for expert in source.ids))
         shutil.copyfile(source.root / ZOO_MANIFEST, folder / ZOO_MANIFEST)
         if source.manifest.frame == GRADIENTS:  # the bases that coordinates are read over
             shutil.copyfile(source.root / START, folder / START)
-        for expert in source.ids:
-            (folder / EXPERTS / expert).mkdir(parents=True)
-            shutil.copyfile(source.folder(expert) / CARD, folder / EXPERTS / expert / CARD)
         for name in TAKEN:
             if (source.root / name).is_dir():
                 shutil.copytree(source.root / name, folder / name, ignore=shutil.ignore_patterns(".*"))
     return Zoo.open(out)
+
+
+def write_packed(folder: Path, experts: Iterable[tuple[Card, Lora]]) -> None:
+    """Write cards and weights of experts, which are read one by one, into the folder of a packed zoo to be.
+
+    Raises:
+        ZooError: there are none, or they do not share their A, settings and type.
+    """
+    (folder / TABLE).unlink(missing_ok=True)
+    create_table(folder / TABLE)
+    coming = iter(experts)
+    if (first := next(coming, None)) is None:
+        raise ZooError("There is no expert to pack; build or import one first.")
+    cards: list[Card] = []
+
+    def told() -> Iterator[tuple[str, Lora]]:
+        for card, adapter in chain([first], coming):
+            cards.append(card)
+            yield card.id, adapter
+
+    def placed(places: Iterable[Place]) -> Iterator[tuple[Card, Place]]:
+        for place in places:
+            yield cards.pop(), place
+
+    with writing(folder / TABLE) as table:
+        insert(table, placed(write_shards(folder, Shared.of(first[1]), told())))

@@ -1,7 +1,7 @@
 """A zoo on disk: expert adapters of one base, each with a card, training variance and snapshots; and folds, if any."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +17,12 @@ from loragen.bases.devices import DeviceName
 from loragen.bases.open import open_base
 from loragen.bases.scores import shown_scores
 from loragen.bundled import bundled_folder, zoo_folders
-from loragen.config import read_yaml
 from loragen.errors import AdapterError, ConfigError, ZooError, cut, shown
 from loragen.files import sha256_of
 from loragen.paths import is_file
 from loragen.recipes.registry import row_of
 from loragen.values import LONGEST_NAME
 from loragen.zoo.card import (
-    CARD,
     EXPERTS,
     MULTITASK_FOLDER,
     SNAPSHOTS,
@@ -33,8 +31,10 @@ from loragen.zoo.card import (
     Card,
     Manifest,
 )
+from loragen.zoo.card_table import TABLE, CardTable
+from loragen.zoo.cards import met, narrowed, read_cards
 from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
-from loragen.zoo.packed import PACKED, PackedExperts, file_hash
+from loragen.zoo.shards import SHARDS, ShardedExperts, file_hash
 
 SPLIT = "experts"
 """Split of a zoo that generators draw on, and no other; experts of other splits are there for choosing settings."""
@@ -66,7 +66,10 @@ def default_zoo() -> Path:
 
 @dataclass(frozen=True)
 class Zoo:
-    """The experts of one folder, or a selection of them; adapters are read when asked for."""
+    """The experts of one folder, or a selection of them; adapters are read when asked for.
+
+    An expert has a folder of its own or, in a packed zoo, a row of a table and a row of a shard.
+    """
 
     root: Path
     manifest: Manifest
@@ -76,26 +79,17 @@ class Zoo:
     def open(cls, root: Path | None = None) -> "Zoo":
         """Read the manifest and all cards of a zoo: a folder, or one by name; by default the bundled one for texts.
 
+        Of a packed zoo the ids are read; a card is read when it is asked for.
+
         Raises:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
         root = default_zoo() if root is None else _found(root)
-        folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
-        _refuse_links_out(root, folders)
         try:
             manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
         except ConfigError as error:
             raise ZooError(f"The zoo's manifest is damaged; restore it, or build elsewhere.\n{error}") from error
-        try:
-            cards = {folder.name: Card.checked(read_yaml(folder / CARD), source=str(folder)) for folder in folders}
-        except ConfigError as error:
-            raise ZooError(
-                f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
-            ) from error
-        for name, card in cards.items():
-            if card.id != name:
-                raise ZooError(f"{root / EXPERTS / name} holds the card of {shown(card.id)}; restore it, or remove it.")
-        return cls(root, manifest, cards)
+        return cls(root, manifest, read_cards(root))
 
     def __len__(self) -> int:
         return len(self.cards)
@@ -126,21 +120,14 @@ class Zoo:
         Raises:
             ZooError: none is left.
         """
-        wanted = {licence.casefold() for licence in licences} if licences is not None else None
-        kept = {
-            card.id: card
-            for card in self
-            if (splits is None or card.split in splits)
-            and (wanted is None or card.licence.casefold() in wanted)
-            and card.id not in without
-        }
+        kept = narrowed(self.cards, splits, licences, without)
         if not kept:
             asked = {"licences": licences, "splits": splits, "without": without or None}
             what = ", ".join(f"{name} {sorted(values)}" for name, values in asked.items() if values is not None)
-            met = sorted({card.licence if wanted is not None else card.split for card in self})
+            there = met(self.cards, "split" if licences is None else "licence")
             raise ZooError(
                 f"No expert of the zoo in {self.root} is left for {what or 'any use'}; "
-                f"it holds: {'; '.join(met) or 'no expert at all'}."
+                f"it holds: {'; '.join(there) or 'no expert at all'}."
             )
         return replace(self, cards=kept)
 
@@ -159,25 +146,28 @@ class Zoo:
         return self.cards[expert]
 
     def folder(self, expert: str) -> Path:
-        """The folder of an expert."""
+        """The folder of an expert, which those of a packed zoo do not have."""
         return self.root / EXPERTS / self.card(expert).id
 
     @cached_property
-    def packed(self) -> PackedExperts | None:
-        """The file that experts are packed in, where there is one."""
-        return PackedExperts.open(self.root / PACKED) if (self.root / PACKED).exists() else None
+    def sharded(self) -> ShardedExperts | None:
+        """The weights of a packed zoo; `None` where each expert has a folder."""
+        return ShardedExperts.open(self.root, CardTable.open(self.root / TABLE)) if self._is_packed else None
 
-    def _packed_with(self, expert: str) -> PackedExperts | None:
-        """The file that holds an expert, if it has no folder of its own."""
-        return None if self.packed is None or (self.folder(expert) / WEIGHTS_NAME).exists() else self.packed
+    @property
+    def _is_packed(self) -> bool:
+        return (self.root / TABLE).exists()
 
     def adapter(self, expert: str) -> Lora:
         """Read an expert's adapter."""
-        held = self._packed_with(expert)
-        return Lora.load(self.folder(expert)) if held is None else held.adapter(expert)
+        if self.sharded is None:
+            return Lora.load(self.folder(expert))
+        if expert not in self.cards:
+            self.card(expert)
+        return self.sharded.adapter(expert)
 
     def _has_statistics(self, expert: str) -> bool:
-        return self.card(expert).has_trajectory and self._packed_with(expert) is None
+        return self.sharded is None and self.card(expert).has_trajectory
 
     def multitask(self) -> Lora:
         """The one adapter that was trained on all experts' tasks together.
@@ -246,11 +236,12 @@ class Zoo:
             ZooError: a file is missing.
         """
         digest = hashlib.sha256()
+        known = {} if self.sharded is None else self.sharded.table.hashes()
         for expert in self.ids:
-            path = self.folder(expert) / WEIGHTS_NAME
-            if (held := self._packed_with(expert)) is not None:
-                digest.update(f"{expert} {held.hash(expert)}\n".encode())
+            if expert in known:
+                digest.update(f"{expert} {known[expert]}\n".encode())
                 continue
+            path = self.folder(expert) / WEIGHTS_NAME
             try:
                 digest.update(f"{expert} {sha256_of(path)}\n".encode())
             except (OSError, ConfigError) as error:
@@ -292,18 +283,10 @@ class Zoo:
             return f"trained on a base with weights {card.base_hash[:12]}, the zoo's is {self.manifest.base_hash[:12]}"
         if adapter.norm() == 0:
             return _SILENT
-        held = self._packed_with(card.id)
-        if held is not None and file_hash(adapter) != held.hash(card.id):
-            return f"{PACKED} holds other weights than it was packed from"
+        if self.sharded is not None and file_hash(adapter) != self.sharded.table.place(card.id).sha256:
+            return f"{SHARDS} hold other weights than were packed"
         self.variance(card.id), self.snapshots(card.id)  # which are refused where they do not fit
         return None
-
-
-def _refuse_links_out(root: Path, folders: Sequence[Path]) -> None:
-    """Refuse folders of experts that are links to places outside of their zoo: what is written there would leave it."""
-    for folder in (root / EXPERTS, *folders):
-        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
-            raise ZooError(f"{folder} is a link out of the zoo; put the folder itself there, or remove the link.")
 
 
 def _statistics(path: Path, adapter: Lora, *, points: bool) -> dict[str, Tensor]:

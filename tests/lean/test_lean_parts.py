@@ -21,7 +21,7 @@ from loragen.lean.encoder import LeanEncoder
 from loragen.lean.errors import NotLeanError
 from loragen.lean.factors import Factors, cosine, distance, from_factors, weighted_sum
 from loragen.zoo import card, expert_index
-from loragen.zoo.packed import PACKED
+from loragen.zoo.card_table import TABLE
 from loragen.zoo.zoo import SPLIT, Zoo, default_zoo
 
 
@@ -32,7 +32,7 @@ def test_names_are_those_of_the_other_path():
         zoo.CARD,
         zoo.MULTITASK,
     )
-    assert (zoo.EMBEDDINGS, zoo.MANIFEST, zoo.PACKED) == (expert_index.EMBEDDINGS, card.ZOO_MANIFEST, PACKED)
+    assert (zoo.EMBEDDINGS, zoo.MANIFEST, zoo.PACKED) == (expert_index.EMBEDDINGS, card.ZOO_MANIFEST, TABLE)
     assert (sg.MANIFEST, choose.ENCODER, choose.STRAIGHT["generator"]) == (GENERATOR_MANIFEST, ENCODER, DEFAULT)
     assert (TopK.top_k, TopK.temperature) == (judge.TOP_K, judge.TEMPERATURE)
     assert zoo.default_root() == default_zoo()
