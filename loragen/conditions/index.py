@@ -1,12 +1,17 @@
-"""Nearest neighbours by cosine similarity among named vectors: a FAISS index, and exact search as its reference."""
+"""Nearest neighbours by cosine similarity among named vectors, few or many, and exact search as their reference."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from loragen.conditions.inverted_lists import InvertedLists
 from loragen.errors import ZooError
 
 DIGITS = 6
@@ -14,6 +19,10 @@ DIGITS = 6
 
 SLACK = 1e-4
 """Twice the most by which a float32 product of unit vectors may miss their similarity, with room to spare."""
+_ENOUGH = 16
+"""Candidates for each vector that is wanted."""
+_OF_ALL = 4
+"""Where more than one vector in so many is wanted, all are compared."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +33,20 @@ class Hit:
     similarity: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
-    """Named unit vectors, searched exactly: FAISS proposes candidates, float64 ranks them."""
+    """Named unit vectors: FAISS or lists propose candidates, float64 ranks them.
+
+    Without lists the search is exact. With lists it finds of the k nearest those that lie in the lists it reads, and
+    ranks and rounds them as an exact search does.
+    """
 
     ids: tuple[str, ...]
-    vectors: Tensor
-    """Unit rows, float32, shape (n, d)."""
-    _flat: Any
+    _table: Tensor
+    """Unit rows, float32, shape (rows, d)."""
+    _rows: NDArray[np.int64] | None = None
+    """The row of each id, where the table holds more or in another order."""
+    _lists: InvertedLists | None = None
 
     @classmethod
     def build(cls, ids: Sequence[str], vectors: Tensor) -> "Index":
@@ -40,22 +55,36 @@ class Index:
         Raises:
             ZooError: there are none, two share an id, or a vector is zero or not finite.
         """
-        import faiss
-
         assert vectors.ndim == 2
         assert len(ids) == len(vectors)
         if not ids:
             raise ZooError("There is nothing to search in: the zoo is empty. Add an expert first.")
         if len(set(ids)) < len(ids):
-            repeated = sorted({one for one in ids if ids.count(one) > 1})
+            repeated = sorted(name for name, times in Counter(ids).items() if times > 1)
             raise ZooError(f"Ids must be distinct; met more than once: {', '.join(repeated)}.")
-        units = _units(vectors)
-        flat = faiss.IndexFlatIP(units.shape[1])
-        flat.add(units.numpy())
-        return cls(tuple(ids), units, flat)
+        return cls(tuple(ids), unit_rows(vectors))
+
+    @classmethod
+    def of_table(cls, ids: Sequence[str], table: Tensor, rows: NDArray[np.int64], lists: InvertedLists) -> "Index":
+        """Index some rows, under distinct ``ids``, of a table of unit vectors (memory-mapped, say) that has lists."""
+        return cls(tuple(ids), table, rows, lists)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def size(self) -> int:
+        """Dimension d of the vectors."""
+        return self._table.shape[1]
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """Unit rows in the order of the ids, float32, shape (n, d)."""
+        return self._table if self._rows is None else self._table[torch.from_numpy(self._rows)]
+
+    def vectors_at(self, positions: Sequence[int]) -> Tensor:
+        """The unit rows of some ids."""
+        return self._table[list(positions) if self._rows is None else torch.from_numpy(self._rows[list(positions)])]
 
     def search(self, query: Tensor, k: int, exclude: Collection[str] = ()) -> list[Hit]:
         """Find the ``k`` nearest (or all, if fewer) of a query of shape (d,), nearest first, without ``exclude``.
@@ -68,13 +97,49 @@ class Index:
     def search_each(self, queries: Tensor, k: int, exclude: Collection[str] = ()) -> list[list[Hit]]:
         """Search for every row of ``queries``, shape (m, d), as :meth:`search` does for one."""
         assert k >= 1
-        units = _queries(queries, self.vectors)
+        units = _queries(queries, self._table)
+        if self._lists is not None and _OF_ALL * k < len(self):
+            return [self._near(self._lists, unit, k, exclude) for unit in units]
         kept = _kept(self.ids, exclude)
-        candidates = self._candidates(units, min(k, len(kept)), kept)
+        candidates = self._candidates(units, min(k, len(kept)), kept) if self._lists is None else [kept] * len(units)
         return [
             _ranked([self.ids[position] for position in row], self.vectors[row], unit, k)
             for row, unit in zip(candidates, units, strict=True)
         ]
+
+    def _near(self, lists: InvertedLists, unit: Tensor, k: int, exclude: Collection[str]) -> list[Hit]:
+        places = self._places
+        allowed = places >= 0
+        if excluded := [self._positions[name] for name in exclude if name in self._positions]:
+            assert self._rows is not None
+            allowed[self._rows[excluded]] = False
+        rows = lists.candidates(unit, allowed, _ENOUGH * k)
+        similarities = (self._table.index_select(0, torch.from_numpy(rows)) @ unit).numpy()
+        if len(rows) > k:
+            last = np.partition(similarities, len(rows) - k)[len(rows) - k]
+            rows = rows[similarities >= last - SLACK]
+        names = [self.ids[position] for position in places[rows].tolist()]
+        return _ranked(names, self._table[torch.from_numpy(rows)], unit, k)
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """For each row of the table the position of its id, -1 for rows that are not among them."""
+        assert self._rows is not None
+        places = np.full(len(self._table), -1, dtype=np.int64)
+        places[self._rows] = np.arange(len(self._rows))
+        return places
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.ids)}
+
+    @cached_property
+    def _flat(self) -> Any:
+        import faiss
+
+        flat = faiss.IndexFlatIP(self.size)
+        flat.add(self.vectors.numpy())
+        return flat
 
     def _candidates(self, units: Tensor, k: int, kept: Sequence[int]) -> list[list[int]]:
         """Positions that surely hold the k nearest of each query, and whatever ties with the last of them."""
@@ -97,7 +162,7 @@ def exact_search(
     ids: Sequence[str], vectors: Tensor, query: Tensor, k: int, exclude: Collection[str] = ()
 ) -> list[Hit]:
     """Find the ``k`` nearest of ``query`` by comparing it with every vector, the reference of :meth:`Index.search`."""
-    units = _units(vectors)
+    units = unit_rows(vectors)
     (unit,) = _queries(query[None], units)
     kept = _kept(ids, exclude)
     return _ranked([ids[position] for position in kept], units[kept], unit, k)
@@ -114,10 +179,15 @@ def _queries(queries: Tensor, vectors: Tensor) -> Tensor:
             f"A query has the shape {tuple(queries.shape[1:])}, the index ({vectors.shape[1]},). "
             "Embed the query with the encoder that embedded the zoo."
         )
-    return _units(queries)
+    return unit_rows(queries)
 
 
-def _units(vectors: Tensor) -> Tensor:
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Vectors (n, d) at length 1, float32.
+
+    Raises:
+        ZooError: one is zero or not finite.
+    """
     exact = vectors.detach().to("cpu", torch.float64)
     lengths: Tensor = torch.linalg.vector_norm(exact, dim=1)
     has_direction = lengths.isfinite() & (lengths > 0)

@@ -139,13 +139,17 @@ class TextEncoder:
         return loading_errors(self.name, "as a text encoder", option="--encoder")
 
     @cached_property
-    def _cache_file(self) -> Path:
-        """Named by weights and configs: the same weights pooled or cut in another way are another encoder."""
-        assert self.cache is not None
+    def key(self) -> str:
+        """A name by weights and configs: the same weights pooled or cut in another way are another encoder."""
         digest = hashlib.sha256()
         for file in sorted(self.folder.rglob("*.json")):
             digest.update(file.read_bytes())
-        return self.cache / f"embeddings-{self.fingerprint}-{digest.hexdigest()[:8]}.safetensors"
+        return f"{self.fingerprint}-{digest.hexdigest()[:8]}"
+
+    @property
+    def _cache_file(self) -> Path:
+        assert self.cache is not None
+        return self.cache / f"embeddings-{self.key}.safetensors"
 
 
 def _key(text: str) -> bytes:
