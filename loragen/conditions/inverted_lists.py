@@ -6,7 +6,7 @@ it finds has the same similarities as in an exact search. Vectors that came afte
 every query, until they are put into lists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from loragen.adapters.tensor_file import read_tensors
 from loragen.errors import ZooError, cut
 from loragen.files import atomic_write
 
@@ -100,10 +101,35 @@ class InvertedLists:
         rows: NDArray[np.int64] = self.order[self.starts[number] : self.starts[number + 1]].numpy()
         return rows
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Named tensors from which `from_tensors` restores the lists; rows are whole numbers of 32 bits there."""
+        return {"lists.centroids": self.centroids, "lists.order": self.order.int(), "lists.starts": self.starts}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], rows: int, size: int) -> "InvertedLists":
+        """Restore the lists of the first rows of a table of so many, of vectors of this size.
+
+        Raises:
+            ZooError: they do not go together.
+        """
+        centroids, order, starts = (tensors.get(f"lists.{n}", torch.empty(0)) for n in ("centroids", "order", "starts"))
+        order, starts = order.long(), starts.long()
+        has_lists = centroids.ndim == 2 and centroids.shape[1:] == (size,) and centroids.dtype == torch.float32
+        if not (
+            has_lists
+            and order.ndim == starts.ndim == 1
+            and len(starts) == len(centroids) + 1 >= 2
+            and starts[0] == 0
+            and starts[-1] == len(order) <= rows
+            and bool((starts.diff() >= 0).all())
+            and bool((order.sort().values == torch.arange(len(order))).all())
+        ):
+            raise ZooError(f"These are no lists of {rows:,} vectors of size {size}")
+        return cls(centroids, order, starts)
+
     def save(self, path: Path) -> None:
-        """Write the lists; rows are whole numbers of 32 bits there."""
-        tensors = {"centroids": self.centroids, "order": self.order.int(), "starts": self.starts}
-        atomic_write(path, save({name: value.contiguous() for name, value in tensors.items()}))
+        """Write the lists."""
+        atomic_write(path, save({name: value.contiguous() for name, value in self.tensors().items()}))
 
     @classmethod
     def load(cls, path: Path, rows: int, size: int) -> "InvertedLists":
@@ -112,25 +138,11 @@ class InvertedLists:
         Raises:
             ZooError: the file is missing or damaged, or is of another table.
         """
-        from loragen.adapters.tensor_file import read_tensors
-
         tensors, _ = read_tensors(path)
-        names = ("centroids", "order", "starts")
-        centroids, order, starts = (tensors.get(name, torch.empty(0)) for name in names)
-        order, starts = order.long(), starts.long()
-        shapes_fit = centroids.ndim == 2 and centroids.shape[1:] == (size,) and len(starts) == len(centroids) + 1 >= 2
-        fits = (
-            shapes_fit
-            and order.ndim == starts.ndim == 1
-            and centroids.dtype == torch.float32
-            and starts[0] == 0
-            and starts[-1] == len(order) <= rows
-            and bool((starts.diff() >= 0).all())
-            and bool((order.sort().values == torch.arange(len(order))).all())
-        )
-        if not fits:
-            raise ZooError(f"{cut(path)} does not hold the lists of {rows:,} vectors of size {size}; remove it.")
-        return cls(centroids, order, starts)
+        try:
+            return cls.from_tensors(tensors, rows, size)
+        except ZooError as error:
+            raise ZooError(f"{cut(path)} does not fit ({error}); remove it.") from error
 
 
 def chunks(size: int, length: int = _CHUNK) -> Iterator[slice]:

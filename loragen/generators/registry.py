@@ -19,6 +19,7 @@ from loragen.generators.hyper.model import Hyper
 from loragen.generators.icm.episodes import ICMTrainConfig
 from loragen.generators.icm.fit import fit_icm
 from loragen.generators.icm.model import ICM
+from loragen.generators.landmark_ridge import MOST_EXACT, LandmarkRidge
 from loragen.generators.ridge import Ridge
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.generators.sg.model import SG
@@ -84,7 +85,7 @@ ROWS = (
         evidence=("description", "labels", "texts", "examples"),
         takes_licences=False,
     ),
-    Row("ridge", "kernel ridge regression", make=lambda experts, _top_k: Ridge.fit(experts)),
+    Row("ridge", "kernel ridge regression", make=lambda experts, _top_k: _ridge(experts)),
     Row("topk", "nearest experts, weighted", make=lambda experts, k: _sized(TopK, experts, k), takes_top_k=True),
     Row("uniform", "nearest experts, equal", make=lambda experts, k: _sized(Uniform, experts, k), takes_top_k=True),
     Row("nearest", "the nearest expert", make=lambda experts, _top_k: Nearest(experts)),
@@ -182,6 +183,11 @@ def reading(kind: EvidenceKind) -> str:
 def help_text() -> str:
     """One line on all generators."""
     return "; ".join(f"{row.name}: {row.about}" for row in ROWS) + "; or a generator's folder"
+
+
+def _ridge(experts: ExpertIndex) -> Generator:
+    is_large = experts.zoo.sharded is not None and len(experts.zoo) > MOST_EXACT
+    return LandmarkRidge.fit(experts) if is_large else Ridge.fit(experts)
 
 
 def _sized(kind: type[TopK] | type[Uniform], experts: ExpertIndex, top_k: int | None) -> Generator:

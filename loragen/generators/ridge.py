@@ -61,14 +61,7 @@ class Ridge(Merge):
         adapters = [library.zoo.adapter(expert) for expert in library.index.ids]
         frame = frame_of(library.zoo, adapters)
         coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters]).double()
-        centred = coordinates - coordinates.mean(0)
-        gram, cosines = centred @ centred.T, _cosines(library.index.vectors, library.index.vectors)
-        errors = {
-            (alpha, bandwidth): leave_one_out_error(_kernel(cosines, bandwidth), gram, alpha)
-            for alpha, bandwidth in product(ALPHAS, BANDWIDTHS)
-        }
-        alpha, bandwidth = min(errors, key=errors.__getitem__)
-        return cls(library, alpha, bandwidth)
+        return cls(library, *chosen(library.index.vectors, coordinates))
 
     def choose(self, condition: Condition) -> tuple[Neighbour, ...]:
         """Every expert, by decreasing size of its weight, whatever the sign; the weights sum to 1."""
@@ -81,10 +74,21 @@ class Ridge(Merge):
     def weights(self, embedding: Tensor) -> Tensor:
         """Weights of the experts for an embedding (c,): float64 (n,), summing to 1."""
         vectors = self.library.index.vectors
-        kernel = _kernel(_cosines(vectors, vectors), self.bandwidth)
-        towards = _kernel(_cosines(vectors, embedding[None]), self.bandwidth)[:, 0]
+        kernel = kernel_of(cosines(vectors, vectors), self.bandwidth)
+        towards = kernel_of(cosines(vectors, embedding[None]), self.bandwidth)[:, 0]
         a: Tensor = torch.linalg.solve(_penalised(kernel, self.alpha), towards)
         return 1 / len(vectors) + a - a.mean()
+
+
+def chosen(vectors: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Alpha and bandwidth of least error in predicting each target (n, d) from all others by their vectors (n, c)."""
+    centred = targets - targets.mean(0)
+    gram, alike = centred @ centred.T, cosines(vectors, vectors)
+    errors = {
+        (alpha, bandwidth): leave_one_out_error(kernel_of(alike, bandwidth), gram, alpha)
+        for alpha, bandwidth in product(ALPHAS, BANDWIDTHS)
+    }
+    return min(errors, key=errors.__getitem__)
 
 
 def leave_one_out_error(kernel: Tensor, gram: Tensor, alpha: float) -> float:
@@ -107,12 +111,13 @@ def leave_one_out_error(kernel: Tensor, gram: Tensor, alpha: float) -> float:
     return float(((residual @ gram) * residual).sum() / n)
 
 
-def _cosines(vectors: Tensor, queries: Tensor) -> Tensor:
+def cosines(vectors: Tensor, queries: Tensor) -> Tensor:
     """Cosines (n, m) of vectors (n, c) and queries (m, c), in double precision."""
     return F.normalize(vectors.double(), dim=1) @ F.normalize(queries.double(), dim=1).T
 
 
-def _kernel(cosines: Tensor, bandwidth: float) -> Tensor:
+def kernel_of(cosines: Tensor, bandwidth: float) -> Tensor:
+    """K of cosines, of their shape."""
     return torch.exp((cosines - 1) / bandwidth)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
@@ -13,13 +12,15 @@ from loragen.adapters.frame import Frame
 from loragen.adapters.raw_factors import RawFactors
 from loragen.bases.known import EMBEDDED_MODEL
 from loragen.conditions.index import Index
+from loragen.conditions.inverted_lists import MOST_FLAT
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, TaskError, ZooError, shown
 from loragen.zoo.card import Card
+from loragen.zoo.card_table import CardTable
+from loragen.zoo.embedding_table import EMBEDDINGS as EMBEDDINGS
+from loragen.zoo.embedding_table import EmbeddingTable
+from loragen.zoo.embedding_table import mean_direction as mean_direction
 from loragen.zoo.zoo import SPLIT, Zoo
-
-EMBEDDINGS = "embeddings"
-"""Folder of a zoo for the embeddings of its own descriptions: generation need not compute them again."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,32 @@ class ExpertIndex:
     """Experts of a zoo with the embeddings of their descriptions, searchable."""
 
     zoo: Zoo
-    paraphrases: tuple[Tensor, ...]
+    paraphrases: Sequence[Tensor]
     """For each expert, in the order of ``zoo.ids``, unit embeddings of its descriptions, (p, c)."""
     index: Index
     """Over one embedding an expert: the normalised mean of its descriptions' embeddings."""
+    encoder: str = ""
+    """`TextEncoder.key` of the encoder that embedded them."""
 
     @classmethod
     def of(cls, zoo: Zoo, encoder: TextEncoder) -> "ExpertIndex":
-        """Embed the descriptions of all experts of a zoo; their embeddings are kept beside it."""
+        """Embed the descriptions of all experts of a zoo; their embeddings are kept beside it.
+
+        Those of a packed zoo of many experts are searched in lists.
+
+        Raises:
+            ZooError: the zoo is empty, or its embeddings are damaged.
+        """
+        if isinstance(zoo.cards, CardTable) and zoo.cards.size() > MOST_FLAT:
+            index, of_descriptions = EmbeddingTable.of(zoo.root, encoder).index(zoo.cards)
+            return cls(zoo, of_descriptions, index, encoder.key)
         cards = list(zoo)
         embedded = replace(encoder, cache=zoo.root / EMBEDDINGS).encode(
             [text for card in cards for text in card.descriptions]
         )
         paraphrases = torch.split(embedded, [len(card.descriptions) for card in cards])
-        return cls(zoo, paraphrases, Index.build(zoo.ids, torch.stack([mean_direction(p) for p in paraphrases])))
+        index = Index.build(zoo.ids, torch.stack([mean_direction(p) for p in paraphrases]))
+        return cls(zoo, paraphrases, index, encoder.key)
 
     def neighbours(self, query: Tensor, *, top_k: int, temperature: float) -> tuple[Neighbour, ...]:
         """The ``top_k`` experts nearest to an embedding (c,), with softmax(similarity / temperature) as weights."""
@@ -106,11 +119,6 @@ def in_equal_shares(ids: Sequence[str], embeddings: Tensor, query: Tensor) -> tu
     """All experts, nearest to a query (c,) first, where a network has learnt from every one; embeddings (n, c)."""
     hits = Index.build(ids, embeddings).search(query, len(ids))
     return tuple(Neighbour(hit.id, hit.similarity, 1 / len(ids)) for hit in hits)
-
-
-def mean_direction(embeddings: Tensor) -> Tensor:
-    """The unit vector along the mean of some embeddings (p, c)."""
-    return F.normalize(embeddings.mean(0), dim=0)
 
 
 def softmax_weights(similarities: Sequence[float], temperature: float) -> list[float]:

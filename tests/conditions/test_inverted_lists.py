@@ -114,15 +114,15 @@ def test_what_is_kept_is_read_again(lists, tmp_path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda tensors: tensors.pop("order"),
-        lambda tensors: tensors["order"].fill_(0),
-        lambda tensors: tensors["order"].sub_(1),
-        lambda tensors: tensors["starts"].add_(1),
-        lambda tensors: tensors["starts"][3:4].fill_(10**9),
-        lambda tensors: tensors.update(centroids=tensors["centroids"][:, 1:].clone()),
-        lambda tensors: tensors.update(centroids=tensors["centroids"][1:].clone()),
-        lambda tensors: tensors["centroids"].fill_(float("nan")),
-        lambda tensors: tensors.update(starts=tensors["starts"][None].clone()),
+        lambda tensors: tensors.pop("lists.order"),
+        lambda tensors: tensors["lists.order"].fill_(0),
+        lambda tensors: tensors["lists.order"].sub_(1),
+        lambda tensors: tensors["lists.starts"].add_(1),
+        lambda tensors: tensors["lists.starts"][3:4].fill_(10**9),
+        lambda tensors: tensors.update({"lists.centroids": tensors["lists.centroids"][:, 1:].clone()}),
+        lambda tensors: tensors.update({"lists.centroids": tensors["lists.centroids"][1:].clone()}),
+        lambda tensors: tensors["lists.centroids"].fill_(float("nan")),
+        lambda tensors: tensors.update({"lists.starts": tensors["lists.starts"][None].clone()}),
     ],
 )
 def test_damaged_lists_are_refused(lists, tmp_path, damage) -> None:

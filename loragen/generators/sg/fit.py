@@ -1,6 +1,6 @@
 """Trains SG-LoRA on a zoo: the expert library in codes, leave-one-out conditions, and the run itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,12 +11,20 @@ from torch import Tensor
 from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.generators.sg.model import SG, SGBatch, SGConfig, SGLibrary, SGManifest, SGNetwork, SGObjective
+from loragen.errors import ConfigError
+from loragen.generators.sg.library import Mixture, SGLibrary
+from loragen.generators.sg.model import SG, SGBatch, SGConfig, SGManifest, SGNetwork, SGObjective
 from loragen.generators.trained import TrainConfig, subfolder
 from loragen.training.schedule import Schedule
+from loragen.zoo.coordinates import Coordinates, spread
 from loragen.zoo.expert_index import ExpertIndex, samples_of
 from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
+
+MOST_FITTED = 2_048
+"""Experts of a packed zoo that principal directions are fitted to."""
+MOST_SIMILARITIES = 2**24
+"""Similarities of tasks and experts that a training looks at together."""
 
 
 class SGTrainConfig(TrainConfig):
@@ -36,7 +44,7 @@ class SGData:
     """The experts of a zoo in codes of one codec over one frame."""
 
     library: SGLibrary
-    paraphrases: tuple[Tensor, ...]
+    paraphrases: Sequence[Tensor]
     """For each expert the embeddings of its descriptions, (p, c)."""
     samples: Tensor
     """For each expert its mean and its snapshots, (n, 1 + snapshots, k)."""
@@ -51,18 +59,40 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
         ZooError: the zoo has no expert, or an expert's statistics are damaged.
     """
     library = ExpertIndex.of(zoo, encoder)
+    if zoo.sharded is not None and len(zoo) > MOST_FITTED:
+        return _read_many(zoo, library, components)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
     frame = frame_of(zoo, adapters)
     samples = samples_of(zoo, frame, adapters)
     codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
     codes = codec.encode(samples)
     return SGData(
-        SGLibrary(zoo.ids, codes[:, 0], _variances(zoo, frame, codec), library.index.vectors.float()),
+        SGLibrary.of(zoo.ids, codes[:, 0], _variances(zoo, frame, codec), library.index.vectors.float()),
         library.paraphrases,
         codes,
         codec,
         frame,
     )
+
+
+def _read_many(zoo: Zoo, library: ExpertIndex, components: int | None) -> SGData:
+    """Read the experts of a packed zoo into codes, some at a time; the codec is fitted to some, evenly spread.
+
+    Raises:
+        ConfigError: all coordinates were asked for.
+    """
+    if components is None:
+        raise ConfigError(
+            f"All coordinates of {len(zoo):,} experts were asked for ('components: null'); give a number of principal "
+            "directions, such as 100."
+        )
+    coordinates = Coordinates.of(zoo)
+    codec = Codec.fit(coordinates.at(spread(len(zoo), MOST_FITTED)), coordinates.frame.sizes, components=components)
+    codes = torch.empty(len(zoo), codec.size)
+    for part, some in coordinates:
+        codes[part] = codec.encode(some)
+    known = SGLibrary.of(zoo.ids, codes, torch.zeros_like(codes), library.index.vectors.float())
+    return SGData(known, library.paraphrases, codes[:, None], codec, coordinates.frame)
 
 
 def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
@@ -91,20 +121,27 @@ def training_batches(
             for expert, draw in zip(experts.tolist(), torch.rand(shape, generator=rng).tolist(), strict=True)
         ]
     )
-    similarities = queries @ data.library.embeddings.T
-    absent = torch.rand(similarities.shape, generator=rng) < config.expert_dropout
-    if config.leave_one_out:
-        absent |= torch.nn.functional.one_hot(experts, n).bool()
-    similarities = similarities.masked_fill(absent & ~_too_few(absent, config.top_k), float("-inf"))
-    if config.leave_one_out:
-        similarities[torch.arange(len(experts)), experts] = float("-inf")
-    weights = data.library.weights(similarities, top_k=config.top_k, temperature=config.temperature)
-    mixture = data.library.mixture(weights)
+    parts = torch.split(torch.arange(len(experts)), max(1, MOST_SIMILARITIES // n))
+    mixed = [_conditions(data, config, experts[part], queries[part], rng) for part in parts]
+    mixture = Mixture(torch.cat([each.mean for each in mixed]), torch.cat([each.variance for each in mixed]))
     x = data.samples[experts, torch.randint(points, shape, generator=rng)]
     return [
-        SGBatch(x[at], type(mixture)(mixture.mean[at], mixture.variance[at]))
+        SGBatch(x[at], Mixture(mixture.mean[at], mixture.variance[at]))
         for at in torch.split(torch.arange(len(x)), batch_size)
     ]
+
+
+def _conditions(data: SGData, config: SGConfig, experts: Tensor, queries: Tensor, rng: torch.Generator) -> Mixture:
+    """Conditions of some experts (b,) for descriptions' embeddings (b, c)."""
+    similarities = queries @ data.library.embeddings.T
+    absent = torch.rand(similarities.shape, generator=rng) < config.expert_dropout
+    rows = torch.arange(len(experts))
+    if config.leave_one_out:
+        absent[rows, experts] = True
+    similarities = similarities.masked_fill(absent & ~_too_few(absent, config.top_k), float("-inf"))
+    if config.leave_one_out:
+        similarities[rows, experts] = float("-inf")
+    return data.library.nearest_mixture(similarities, top_k=config.top_k, temperature=config.temperature)
 
 
 def _too_few(absent: Tensor, top_k: int) -> Tensor:
@@ -146,5 +183,7 @@ def fit_sg(
         devices=config.hardware,
     )
     manifest = SGManifest(**SGManifest.facts(zoo, encoder), config=config.sg)
+    if data.library.lists is not None:
+        manifest = manifest.model_copy(update={"experts": ()})  # the library names them
     trained = network.cpu().eval().requires_grad_(False)
     return SG(manifest, trained, data.library, data.codec, data.frame), history

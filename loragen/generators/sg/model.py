@@ -28,9 +28,11 @@ from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
 from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.condition import Condition
-from loragen.conditions.index import Index
 from loragen.config import StrictModel
 from loragen.generators.base import DescriptionGenerator, Generation
+from loragen.generators.sg.library import MAPPED as MAPPED
+from loragen.generators.sg.library import Mixture as Mixture
+from loragen.generators.sg.library import SGLibrary as SGLibrary
 from loragen.generators.trained import (
     GENERATOR_MANIFEST,
     Gaussian,
@@ -71,26 +73,6 @@ class SGConfig(StrictModel):
     """Share of the experts left out at random from each training condition."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """On the hidden layers, in training."""
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """The condition c: mean and variance of a mixture of experts, each (..., k)."""
-
-    mean: Tensor
-    variance: Tensor
-
-    @classmethod
-    def of(cls, weights: Tensor, means: Tensor, variances: Tensor) -> Self:
-        """Law of total variance, elementwise: weights (..., n) summing to 1; means and variances (n, k)."""
-        mean = weights @ means
-        within = weights @ variances
-        between = weights @ means.square() - mean.square()
-        return cls(mean, within + between.clamp_min(0.0))
-
-    def features(self) -> Tensor:
-        """Input of the networks, (..., 2k): the mean, and the logarithm of the variance."""
-        return torch.cat([self.mean, (self.variance + 1e-6).log()], dim=-1)
 
 
 def mlp(sizes: Sequence[int], dropout: float) -> nn.Sequential:
@@ -168,26 +150,6 @@ class SGObjective(Objective):
         return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
 
-@dataclass(frozen=True, eq=False)
-class SGLibrary:
-    """The expert library in codes: for each expert μ (k,), σ² (k,) and the embedding of its descriptions."""
-
-    ids: tuple[str, ...]
-    means: Tensor
-    variances: Tensor
-    embeddings: Tensor
-
-    def weights(self, similarities: Tensor, *, top_k: int, temperature: float) -> Tensor:
-        """Softmax over the ``top_k`` largest of each row (b, n), zero elsewhere; -inf marks who may not serve."""
-        kept = similarities.topk(min(top_k, similarities.shape[1]), dim=1)
-        chosen = torch.softmax(kept.values / temperature, dim=1)
-        return torch.zeros_like(similarities).scatter(1, kept.indices, chosen)
-
-    def mixture(self, weights: Tensor) -> Mixture:
-        """The condition under some weights (..., n)."""
-        return Mixture.of(weights, self.means, self.variances)
-
-
 class SGManifest(Provenance):
     """Manifest of a saved SG-LoRA."""
 
@@ -219,7 +181,7 @@ class SG(DescriptionGenerator, TrainedGenerator):
         """Draw z from p(z | c), decode, and express the codes as an adapter."""
         neighbours = self.neighbours(condition)
         by_id = {neighbour.id: neighbour.weight for neighbour in neighbours}
-        mixture = self.library.mixture(torch.tensor([by_id.get(expert, 0.0) for expert in self.library.ids]))
+        mixture = self.library.mixture_of(by_id)
         prior = self.network.prior_of(mixture)
         generations = []
         for _ in range(num_samples):
@@ -231,9 +193,12 @@ class SG(DescriptionGenerator, TrainedGenerator):
 
     def neighbours(self, condition: Condition) -> tuple[Neighbour, ...]:
         """The K experts of the condition."""
-        index = Index.build(self.library.ids, self.library.embeddings)
         return neighbours_in(
-            index, condition.embedding, self.config.top_k, temperature=self.config.temperature, exclude=self.exclude
+            self.library.index,
+            condition.embedding,
+            self.config.top_k,
+            temperature=self.config.temperature,
+            exclude=self.exclude,
         )
 
     def drawing_on(self, *, top_k: int | None, exclude: frozenset[str]) -> "SG":
@@ -245,7 +210,7 @@ class SG(DescriptionGenerator, TrainedGenerator):
         """The generator as the files of its folder."""
         tensors = network_tensors(self.network)
         tensors |= self.codec.tensors()
-        tensors |= {f"library.{name}": getattr(self.library, name) for name in ("means", "variances", "embeddings")}
+        tensors |= self.library.tensors()
         return {
             GENERATOR_MANIFEST: self.manifest.to_yaml(),
             TENSORS: save({name: value.contiguous() for name, value in tensors.items()}),
@@ -261,15 +226,8 @@ class SG(DescriptionGenerator, TrainedGenerator):
         """
         with reading_folder(folder, "SG-LoRA"):
             manifest = SGManifest.from_yaml(folder / GENERATOR_MANIFEST)
-            tensors, _ = read_tensors(folder / TENSORS)
+            tensors, _ = read_tensors(folder / TENSORS, mapped=() if manifest.experts else MAPPED)
             codec, frame = Codec.from_tensors(tensors), Frame.load(folder / FRAME)
             network = load_network(lambda: SGNetwork(codec.size, manifest.config), tensors)
-            n, k = len(manifest.experts), codec.size
-            library: dict[str, tuple[int | None, ...]] = {
-                "library.means": (n, k),
-                "library.variances": (n, k),
-                "library.embeddings": (n, None),
-            }
-            require_shapes(tensors, library | {"codec.centre": (sum(frame.sizes.values()),)})
-            parts = (tensors[name].float() for name in library)
-            return cls(manifest, network, SGLibrary(manifest.experts, *parts), codec, frame)
+            require_shapes(tensors, {"codec.centre": (sum(frame.sizes.values()),)})
+            return cls(manifest, network, SGLibrary.from_tensors(tensors, manifest.experts, codec.size), codec, frame)
