@@ -33,8 +33,8 @@ from loragen.zoo.coordinates import Coordinates, spread
 from loragen.zoo.expert_index import ExpertIndex, Neighbour
 from loragen.zoo.zoo import Zoo
 
-MOST_EXACT = 2_048
-"""Experts over which `ridge` solves the equations of all."""
+MOST_EXACT = 500
+"""Experts of a packed zoo over which `ridge` solves the equations of all for every description, and reads them all."""
 LANDMARKS = 1_024
 MOST_CHOSEN_BY = 500
 """Experts whose left-out errors choose alpha and bandwidth; neither depends on the number of experts."""
