@@ -20,6 +20,7 @@ from loragen.zoo.build_plan import BuildPlan, plan_work
 from loragen.zoo.build_start import make_start
 from loragen.zoo.build_work import BuildWork, manifest_there
 from loragen.zoo.card import EXPERTS, ZOO_MANIFEST, Manifest
+from loragen.zoo.cards import refuse_packed
 from loragen.zoo.executors import Executor, choose_executor
 from loragen.zoo.folds import FOLDS, fold_folders, read_plan
 from loragen.zoo.ray_executor import OnRay
@@ -116,8 +117,9 @@ def _agreed_manifest(config: ZooConfig, base_hash: str) -> Manifest:
     """The manifest of the zoo to be built, which agrees with that of the zoo that is there.
 
     Raises:
-        ZooError: they differ in more than in folds that are added.
+        ZooError: they differ in more than in folds that are added, or that zoo is packed.
     """
+    refuse_packed(config.out)
     wanted = Manifest(
         name=config.name,
         base=config.base,

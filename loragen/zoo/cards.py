@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from loragen.config import read_yaml
-from loragen.errors import ConfigError, ZooError, shown
+from loragen.errors import ConfigError, ZooError, cut, shown
 from loragen.zoo.card import CARD, EXPERTS, Card
 from loragen.zoo.card_table import TABLE, CardTable
 
@@ -30,6 +30,19 @@ def read_cards(root: Path) -> Mapping[str, Card]:
         if card.id != name:
             raise ZooError(f"{root / EXPERTS / name} holds the card of {shown(card.id)}; restore it, or remove it.")
     return cards
+
+
+def refuse_packed(root: Path) -> None:
+    """Refuse a packed zoo where folders of experts are to be written: nobody would read them there.
+
+    Raises:
+        ZooError: the zoo is packed.
+    """
+    if (root / TABLE).exists():
+        raise ZooError(
+            f"The zoo {cut(root)} is packed and takes no folders of experts; write to the zoo that it was packed from, "
+            "and pack that again."
+        )
 
 
 def narrowed(

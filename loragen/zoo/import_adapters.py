@@ -26,6 +26,7 @@ from loragen.progress import Progress, silent
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.zoo.card import CARD, EXPERTS, ZOO_MANIFEST, Card, Imported, Manifest
+from loragen.zoo.cards import refuse_packed
 from loragen.zoo.external_adapter import ExternalAdapter
 from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import SPLIT, Zoo
@@ -129,6 +130,7 @@ def plan_import(
     counts = Counter(one.id for one in adapters)
     if repeated := sorted(name for name, count in counts.items() if count > 1):
         raise ZooError(f"Several adapters would be called {', '.join(repeated)}; give names with --id.")
+    refuse_packed(root)
     zoo = Zoo.open(root) if (root / ZOO_MANIFEST).is_file() else None
     if zoo is None and root.exists() and (root.is_file() or any(root.iterdir())):
         raise ZooError(

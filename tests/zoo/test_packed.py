@@ -21,6 +21,7 @@ from loragen.cli.app import app
 from loragen.errors import ConfigError, ZooError
 from loragen.zoo.card import EXPERTS
 from loragen.zoo.card_table import TABLE
+from loragen.zoo.import_adapters import import_adapters
 from loragen.zoo.pack import pack_zoo
 from loragen.zoo.shards import SHARDS, SHARED
 from loragen.zoo.zoo import Zoo, default_zoo
@@ -243,3 +244,9 @@ def test_the_verb(tiny_zoo, tmp_path) -> None:
     assert result.exit_code == 0, result.output
     assert [card["id"] for card in json.loads(result.stdout)] == list(tiny_zoo.ids)
     assert Zoo.open(tmp_path / "packed").fingerprint == tiny_zoo.fingerprint
+
+
+def test_folders_of_experts_are_not_written_beside_a_table(small, tiny_zoo) -> None:
+    with pytest.raises(ZooError, match="is packed"):
+        import_adapters([str(tiny_zoo.folder("bank"))], zoo=small.root, descriptions=["A new one."], ids=["new"])
+    assert not (small.root / EXPERTS).exists()

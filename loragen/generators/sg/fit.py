@@ -21,7 +21,7 @@ from loragen.zoo.expert_index import ExpertIndex, samples_of
 from loragen.zoo.start import frame_of
 from loragen.zoo.zoo import Zoo
 
-MOST_FITTED = 2_048
+MOST_FITTED = 1_024
 """Experts of a packed zoo that principal directions are fitted to."""
 MOST_SIMILARITIES = 2**24
 """Similarities of tasks and experts that a training looks at together."""

@@ -119,7 +119,8 @@ class SGLibrary:
             "library.embeddings": (len(ids), None),
         }
         require_shapes(tensors, shapes)
-        return cls(tuple(ids), *(tensors[name].float() for name in shapes), lists)
+        means, variances, embeddings = (tensors[name].float() for name in shapes)
+        return cls(tuple(ids), means, variances, embeddings, lists)
 
     def weights(self, similarities: Tensor, *, top_k: int, temperature: float) -> Tensor:
         """Softmax over the ``top_k`` largest of each row (b, n), zero elsewhere; -inf marks who may not serve."""
