@@ -144,10 +144,11 @@ class CardTable(Mapping[str, Card]):
             found = table.execute(query).fetchall()
         names = [row[0] for row in found]
         numbers = np.array([row[1:] for row in found], dtype=np.int64).reshape(-1, 5)
-        if len(names) != len(self.ids):
-            here = self.ids if self._whole is None else ()
+        if tuple(names) != self.ids:
             at = {name: number for number, name in enumerate(names)}
-            numbers = numbers[[at[name] for name in here]]
+            if not at.keys() >= set(self.ids):
+                raise ZooError(f"{cut(self.path)} lost experts while it was read; open the zoo again.")
+            numbers = numbers[[at[name] for name in self.ids]]
         if (numbers < 0).any() or (numbers[:, 4] > LARGEST_CARD).any():
             raise ZooError(f"{cut(self.path)} names places that are none; restore the file.")
         return Columns(*numbers.T)
@@ -219,7 +220,7 @@ def insert(table: sqlite3.Connection, experts: Iterable[tuple[Card, Place]]) -> 
 
 def last_place(table: sqlite3.Connection) -> Place | None:
     """The place behind which there is no expert; `None` where there is none at all."""
-    found = table.execute("SELECT shard, place, sha256 FROM experts ORDER BY shard DESC, place DESC LIMIT 1").fetchone()
+    found = table.execute("SELECT shard, place, sha256 FROM experts ORDER BY row DESC LIMIT 1").fetchone()
     return None if found is None else Place(*found)
 
 
