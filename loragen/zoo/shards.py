@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from loragen.adapters.adapter import Lora
+from loragen.adapters.folder_files import key_of
 from loragen.adapters.folders import WEIGHTS_NAME
 from loragen.adapters.frame import MOST_FEATURES, Frame
 from loragen.adapters.settings import LoraSettings
@@ -134,6 +135,27 @@ class Shared:
         parts = zip(self.sizes, torch.split(row, list(self.sizes.values())), strict=True)
         return Lora(self.settings, self.lora_A, {s: b.reshape(self.out_features[s], -1).clone() for s, b in parts})
 
+    def file_hash(self, row: Tensor) -> str:
+        """`file_hash` of the expert of a row (d,), many times faster: only the B's differ from file to file."""
+        content, begin, numbers = self._file, 0, _bytes(row)
+        for start, size in self._places:
+            content[start : start + size] = numbers[begin : begin + size]
+            begin += size
+        return hashlib.sha256(content).hexdigest()
+
+    @cached_property
+    def _file(self) -> bytearray:
+        """The file of an expert's weights, whose B's give way to others."""
+        return bytearray(self.adapter(torch.zeros(self.width, dtype=self.dtype)).files()[WEIGHTS_NAME])
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """Where each B begins in the file, and how many bytes it has."""
+        length = int.from_bytes(self._file[:8], "little")
+        header = json.loads(self._file[8 : 8 + length])
+        spans = [header[key_of(site, "B")]["data_offsets"] for site in self.sizes]
+        return [(8 + length + first, last - first) for first, last in spans]
+
     @cached_property
     def scales(self) -> Tensor:
         """What a row is multiplied with to be coordinates over A, (d,)."""
@@ -232,7 +254,7 @@ def write_shards(root: Path, shared: Shared, adapters: Iterable[tuple[str, Lora]
     number = 0
     for name, adapter in adapters:
         rows.append(shared.row(name, adapter))
-        yield Place(number, len(rows) - 1, file_hash(adapter))
+        yield Place(number, len(rows) - 1, shared.file_hash(rows[-1]))
         if len(rows) == shared.rows_per_shard:
             write_shard(root, number, torch.stack(rows))
             rows, number = [], number + 1
@@ -256,7 +278,7 @@ def write_row(root: Path, shared: Shared, last: Place | None, row: Tensor) -> tu
         shard, place = (0 if last is None else last.shard + 1), 0
         _make_room(shard_path(root, shard), shared)
     path = shard_path(root, shard)
-    content = row.contiguous().view(torch.uint8).numpy().tobytes()
+    content = _bytes(row)
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         file.seek(8 + length + place * len(content))
@@ -284,6 +306,11 @@ def _make_room(path: Path, shared: Shared) -> None:
     with atomic_file(path) as new, new.open("r+b") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
+
+
+def _bytes(row: Tensor) -> bytes:
+    content: bytes = row.contiguous().view(torch.uint8).numpy().tobytes()
+    return content
 
 
 def _features(value: object) -> int:

@@ -23,7 +23,7 @@ from loragen.zoo.card import EXPERTS
 from loragen.zoo.card_table import TABLE
 from loragen.zoo.import_adapters import import_adapters
 from loragen.zoo.pack import pack_zoo
-from loragen.zoo.shards import SHARDS, SHARED
+from loragen.zoo.shards import SHARDS, SHARED, file_hash
 from loragen.zoo.zoo import Zoo, default_zoo
 
 
@@ -180,9 +180,12 @@ def test_many_shards_hold_what_one_would(tiny_zoo, tmp_path, monkeypatch) -> Non
     wanted = torch.stack([frame.coordinates(tiny_zoo.adapter(name)) for name in tiny_zoo.ids])
     columns = packed.cards.columns()
     assert torch.equal(packed.sharded.coordinates(columns.shard, columns.place), wanted)
-    assert packed.sharded.shared.is_frame(frame)
+    shared = packed.sharded.shared
+    assert shared.is_frame(frame)
     for name in tiny_zoo.ids:
-        assert packed.adapter(name).files() == tiny_zoo.adapter(name).files()
+        adapter = tiny_zoo.adapter(name)
+        assert packed.adapter(name).files() == adapter.files()
+        assert packed.cards.place(name).sha256 == shared.file_hash(shared.row(name, adapter)) == file_hash(adapter)
 
 
 def test_a_selection_is_that_of_the_folders(tiny_zoo, small) -> None:
