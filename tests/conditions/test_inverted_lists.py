@@ -56,6 +56,15 @@ def test_recall_against_exact_search(real, units, index) -> None:
         assert sum(shared) / len(shared) >= 0.98, k
 
 
+def test_recall_for_descriptions_that_are_like_none(real) -> None:
+    shuffled = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(3))]
+    queries, units = shuffled[:60], around(shuffled[60:], 10_000)
+    ids = named(len(units))
+    index = Index.of_table(ids, units, np.arange(len(units)), InvertedLists.build(units))
+    wanted, met = Index.build(ids, units).search_each(queries, 10), index.search_each(queries, 10)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(wanted, met, strict=True)]) >= 0.98
+
+
 def test_every_list_read_is_an_exact_search(real, units, lists, index, monkeypatch) -> None:
     monkeypatch.setattr("loragen.conditions.inverted_lists.PROBES", len(lists.centroids))
     left_out = set(index.ids[::3])
