@@ -65,11 +65,12 @@ def write(root: Path, size: int) -> dict[str, float]:
     from loragen.zoo.card_table import TABLE, set_embedded, writing
     from loragen.zoo.embedding_table import EmbeddingTable
     from loragen.zoo.pack import write_packed
-    from loragen.zoo.zoo import default_zoo
+    from loragen.zoo.zoo import Zoo
 
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    shutil.copyfile(default_zoo() / ZOO_MANIFEST, root / ZOO_MANIFEST)
+    manifest = Zoo.open().manifest.model_copy(update={"folds": None})
+    (root / ZOO_MANIFEST).write_text(manifest.to_yaml())
     drawn: list[Any] = []
 
     def told() -> Iterator[Any]:

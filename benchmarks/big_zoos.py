@@ -28,7 +28,6 @@ from big_zoo_stages import STAGES
 
 ROOT = Path("runs/big_zoos")
 RESULTS = Path("benchmarks/results/big_zoos.json")
-FIGURE = RESULTS.with_suffix(".png")
 SIZES = (1_000, 10_000, 100_000)
 TARGETS = {
     "index": ("index_mb", 200.0, "MB"),
@@ -136,7 +135,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=label)
         axis.set(xscale="log", yscale="log", title=title)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     for axis in axes[1]:
         axis.set_xlabel("experts")
     shape.savefig(path, dpi=120)
