@@ -15,16 +15,16 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.folders import find_adapter
 from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base, LabelTargets
-from loragen.bases.classify import Prediction, classify_texts
+from loragen.bases.classify import Prediction
 from loragen.bases.hub import resolve_model
-from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import objective_of, open_base
 from loragen.bases.saved_along import remarks
 from loragen.bases.sentence_modules import load_sentence_transformer
 from loragen.bases.text_encoder import with_label_targets
+from loragen.bases.usable import Usable
 from loragen.bases.wording import PROMPT, Chat, Wording
 from loragen.config import dump_yaml
-from loragen.errors import AdapterError, ConfigError, TaskError, shown
+from loragen.errors import AdapterError, ConfigError
 from loragen.exporters.card import GeneratedCard, merged_card
 from loragen.exporters.card_file import CARD, generated_card, label_targets_of, read_facts, wording_of
 from loragen.exporters.export import Exported
@@ -35,17 +35,14 @@ from loragen.files import refuse_to_replace
 from loragen.paths import split_revision
 from loragen.progress import Progress, silent
 from loragen.tasks.examples import Examples
-from loragen.tasks.words import as_list, checked_names, listed, worded
+from loragen.tasks.words import worded
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-MOST_TOKENS = 100_000
-"""Tokens of a continuation."""
-
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class Adapter(Usable):
     """A LoRA with the name of its base, the labels of its task, and its card where it was generated.
 
     The base is loaded when it is first needed, and kept.
@@ -106,6 +103,11 @@ class Adapter:
         wording, targets = wording_of(facts, card), label_targets_of(facts, card)
         return cls(lora, name, card, described, labels, notes, wording, base is not None, targets)
 
+    @property
+    def switched(self) -> Lora:
+        """The LoRA."""
+        return self.lora
+
     @cached_property
     def opened_base(self) -> Base:
         """The base model, loaded.
@@ -120,33 +122,6 @@ class Adapter:
         return open_base(
             self.base, objective=objective, prompt=self.wording, may_fetch=may_fetch, label_targets=targets
         )
-
-    def classify(
-        self, texts: Sequence[str], labels: Sequence[str] | None = None, *, adapted: bool = True
-    ) -> list[Prediction]:
-        """Give each text the label that fits it best.
-
-        Args:
-            texts: any number of them.
-            labels: names to choose from; by default those of the adapter's task.
-            adapted: use the adapter; `False` asks the bare base.
-
-        Raises:
-            ConfigError: no labels are given, and the adapter's card has none; or the base is not at hand.
-            TaskError: a text is empty, or the labels are fewer than two or not distinct.
-            AdapterError: the adapter was made for another base.
-        """
-        names, given = self._names(labels), worded(texts, "texts")
-        return classify_texts(self.opened_base, self.lora if adapted else None, given, names)
-
-    def _names(self, labels: Sequence[str] | None) -> tuple[str, ...]:
-        names = as_list(labels, "labels") if labels is not None else self.labels
-        if not names:
-            raise ConfigError("The adapter's card names no labels; give them with --labels first,second.")
-        names = checked_names(names, "The labels")
-        if len(names) < 2:
-            raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
-        return names
 
     def adapt(
         self,
@@ -169,7 +144,7 @@ class Adapter:
             TaskError: there are fewer than 20 texts.
             AdapterError: the adapter was made for another base.
         """
-        names, recipe, base = self._names(labels), AdaptRecipe(), self.opened_base
+        names, recipe, base = self.names_of(labels), AdaptRecipe(), self.opened_base
         given = texts if isinstance(texts, Examples) else Examples(worded(texts, "texts"))
         kept = distinct_texts(given, "The data", rng=torch.Generator().manual_seed(0))
         sizes = checked_shares(shares, names)
@@ -187,31 +162,6 @@ class Adapter:
         other = replace(self, lora=made.lora, card=card, labels=names, notes=(*self.notes, *kept.notes))
         other.__dict__["opened_base"] = base
         return other
-
-    def complete(self, prompts: Sequence[str], *, max_tokens: int = 32, adapted: bool = True) -> list[str]:
-        """The most likely continuation of each prompt, for adapters of language models.
-
-        Args:
-            prompts: any number of them.
-            max_tokens: longest continuation.
-            adapted: use the adapter; `False` asks the bare base.
-
-        Raises:
-            AdapterError: the base writes no text, or the adapter was made for another one.
-            TaskError: a prompt is empty.
-            ConfigError: the longest continuation is below 1 or beyond all reason.
-        """
-        given = worded(prompts, "prompts")
-        if not 1 <= max_tokens <= MOST_TOKENS:
-            raise ConfigError(f"{shown(max_tokens)} tokens were asked for; 1 to {MOST_TOKENS:,} can be written.")
-        base = self.opened_base
-        if not isinstance(base, LanguageModel):
-            raise AdapterError(
-                f"The adapter is of the task type {self.lora.settings.task_type}, whose base writes no text; try it "
-                "with `loragen classify`."
-            )
-        with base.adapted(self.lora if adapted else None):
-            return base.continued(base.prompts(given), max_new_tokens=max_tokens)
 
     def save(self, folder: Path | str, *, force: bool = False) -> Written:
         """Write a PEFT folder with its card, or what is known of its task; read it back, and check that it is no no-op.

@@ -28,6 +28,10 @@ _WRITTEN = "give the path of a folder that PEFT's save_pretrained wrote"
 _HOLDS = (
     (r"zoo\.yaml", "it is a zoo; give one of the folders in its experts/"),
     (r"generator\.yaml", "it is a generator; make an adapter with it by `loragen generate --generator`"),
+    (
+        r"composition\.yaml",
+        "it is a dynamic composition, which is no single adapter; use it with classify, complete, evaluate or serve",
+    ),
     (r"fold\.yaml", "it is a fold of a zoo; give one of the folders in the zoo's experts/"),
     (r"model_index\.json", "it is a pipeline of diffusers; loragen takes adapters of transformers models"),
     (r"pytorch_lora_weights\.(safetensors|bin)", "it is an adapter of diffusers; use it with diffusers"),

@@ -5,7 +5,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,18 @@ ObjectiveName = Literal["label_text", "causal_lm", "seq2seq", "image_text"]
 """Training and scoring of a base, and so the kind of model that it must be."""
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Models whose first position comes after that of the padding token."""
+
+
+class Switch(ABC):
+    """An adapter that is not factors alone: it computes from the input what it adds to a base."""
+
+    @abstractmethod
+    def put_on(self, base: "Base") -> AbstractContextManager[None]:
+        """Add what it computes to the base while the block runs.
+
+        Raises:
+            AdapterError: the base lacks a site of it, has another shape there, or is of a kind that it cannot change.
+        """
 
 
 @dataclass(frozen=True)
@@ -257,7 +269,7 @@ class Base(ABC):
     def held_out_loss(self, data: TaskData, *, contrast_weight: float) -> float:
         """The same loss over all of ``data`` at once, under the factors in use."""
 
-    def read(self, data: TaskData, adapter: Lora | None = None) -> Readout:
+    def read(self, data: TaskData, adapter: Lora | Switch | None = None) -> Readout:
         """Embeddings of the inputs and how well each class fits them, under an adapter or the factors in use."""
         with self.adapted(adapter):
             return self._read(data)
@@ -266,7 +278,7 @@ class Base(ABC):
     def _read(self, data: TaskData) -> Readout:
         """`read` under the factors in use."""
 
-    def score(self, data: TaskData, adapter: Lora | None = None) -> AnyScores:
+    def score(self, data: TaskData, adapter: Lora | Switch | None = None) -> AnyScores:
         """Scores of the kind that the task and the base admit, under an adapter or the factors in use."""
         with self.adapted(adapter):
             return self._score(data)
@@ -288,13 +300,17 @@ class Base(ABC):
             yield
 
     @contextmanager
-    def adapted(self, adapter: Lora | None) -> Iterator[None]:
+    def adapted(self, adapter: Lora | Switch | None) -> Iterator[None]:
         """Switch an adapter in while the block runs; ``None`` leaves the base as it is.
 
         Raises:
             AdapterError: the base has no such site, or one of another shape.
         """
-        with self.using({} if adapter is None else self.factors_of(adapter)):
+        if isinstance(adapter, Switch):
+            put = adapter.put_on(self)
+        else:
+            put = self.using({} if adapter is None else self.factors_of(adapter))
+        with put:
             yield
 
     @contextmanager

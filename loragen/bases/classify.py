@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.base import Base
+from loragen.bases.base import Base, Switch
 from loragen.tasks.examples import Examples
 
 
@@ -21,7 +21,7 @@ class Prediction:
 
 
 def classify_texts(
-    base: Base, adapter: Lora | None, texts: Sequence[str], labels: Sequence[str], *, max_length: int = 128
+    base: Base, adapter: Lora | Switch | None, texts: Sequence[str], labels: Sequence[str], *, max_length: int = 128
 ) -> list[Prediction]:
     """Give each text the label that fits it best under the adapted base.
 
