@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from loragen.bench.run import bench_recipes
     from loragen.bundled import config_names, config_text, copy_config
     from loragen.combination import combine
+    from loragen.compose.composed import open_adapter
+    from loragen.compose.listing import list_methods
+    from loragen.compose.making import compose_experts
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.exporters.check import check
@@ -65,6 +68,7 @@ _HOMES = {
     "classify": "inference",
     "combine": "combination",
     "complete": "inference",
+    "compose_experts": "compose.making",
     "config_names": "bundled",
     "config_text": "bundled",
     "copy_config": "bundled",
@@ -77,7 +81,9 @@ _HOMES = {
     "import_adapters": "zoo.import_adapters",
     "init_zoo": "zoo.init",
     "list_bases": "base_store.listing",
+    "list_methods": "compose.listing",
     "list_recipes": "recipes.listing",
+    "open_adapter": "compose.composed",
     "pack_zoo": "zoo.pack",
     "prune_base": "base_store.prune",
     "recover": "recovery",
@@ -107,6 +113,7 @@ __all__ = [
     "classify",
     "combine",
     "complete",
+    "compose_experts",
     "config_names",
     "config_text",
     "copy_config",
@@ -119,7 +126,9 @@ __all__ = [
     "import_adapters",
     "init_zoo",
     "list_bases",
+    "list_methods",
     "list_recipes",
+    "open_adapter",
     "pack_zoo",
     "prune_base",
     "recover",
@@ -134,6 +143,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("loragen")
+    if name == "compose":  # a room whose `load` is public
+        return import_module("loragen.compose")
     if name not in _HOMES:
         raise AttributeError(f"module 'loragen' has no attribute {name!r}")
     value = getattr(import_module(f"loragen.{_HOMES[name]}"), name)

@@ -69,7 +69,7 @@ def combine(
     opened = [opened_adapter(adapter, base, without_head=without_head) for adapter in adapters]
     names = [f"adapter {n}" if isinstance(each, Adapter) else str(each) for n, each in enumerate(adapters, 1)]
     task_type = common_task_type([adapter.lora for adapter in opened], names)
-    loras = _on_one_base([adapter.lora for adapter in opened], task_type, base)
+    loras = on_one_base([adapter.lora for adapter in opened], task_type, base)
     with one_thread():  # so that the bytes do not depend on the number of threads
         merged = combined(
             loras,
@@ -94,7 +94,7 @@ def combine(
     return Combination(made, merged.energy_kept)
 
 
-def _on_one_base(loras: Sequence[Lora], task_type: str | None, given: str | None) -> list[Lora]:
+def on_one_base(loras: Sequence[Lora], task_type: str | None, given: str | None) -> list[Lora]:
     """Adapters under the names that their sites have in their base, if its config is at hand.
 
     Raises:

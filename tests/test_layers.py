@@ -14,6 +14,7 @@ ROOMS = (
         "serving",
         "bench",
         "evaluation",
+        "compose",
         "generation",
         "combination",
         "recovery",

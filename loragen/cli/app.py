@@ -14,6 +14,7 @@ from loragen.cli.check import check
 from loragen.cli.classify import classify
 from loragen.cli.combine import combine
 from loragen.cli.complete import complete
+from loragen.cli.compose import compose
 from loragen.cli.evaluate import evaluate
 from loragen.cli.export import export
 from loragen.cli.generate import generate
@@ -90,6 +91,7 @@ app.command()(evaluate)
 app.command()(merge)
 app.command()(export)
 app.command()(combine)
+app.command()(compose)
 app.command()(recover)
 app.command()(check)
 app.command()(train)

@@ -25,6 +25,7 @@ from loragen.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from loragen import Adapter, Examples, Prediction
+    from loragen.compose.composed import Composed
 
 
 def classify(
@@ -71,7 +72,7 @@ def classify(
     import loragen
     from loragen.cli import console
 
-    loaded = loragen.Adapter.load(adapter, base=base)
+    loaded = loragen.open_adapter(adapter, base=base)
     examples = _examples(texts or [], data, names or loaded.labels, text_column, label_column)
     loaded = _adapted(loaded, examples, names, adapt=adapt, shares=shares)
     adapted = loaded.classify(examples.texts, names)
@@ -105,14 +106,17 @@ def classify(
 
 
 def _adapted(
-    adapter: "Adapter", examples: "Examples", names: list[str] | None, *, adapt: bool, shares: str | None
-) -> "Adapter":
+    adapter: "Adapter | Composed", examples: "Examples", names: list[str] | None, *, adapt: bool, shares: str | None
+) -> "Adapter | Composed":
+    import loragen
     from loragen.cli import console
 
     if shares is not None and not adapt:
         raise ConfigError("--shares bears on adapting alone; add --adapt.")
     if not adapt:
         return adapter
+    if not isinstance(adapter, loragen.Adapter):
+        raise ConfigError("--adapt trains the factors of one adapter, and this is a dynamic composition; leave it out.")
     sizes = None if shares is None else numbers(shares, "--shares")
     plain = replace(examples, labels=None, notes=())
     with console.progress() as update:

@@ -19,7 +19,7 @@ def complete(
     import loragen
     from loragen.cli import console
 
-    loaded = loragen.Adapter.load(adapter, base=base)
+    loaded = loragen.open_adapter(adapter, base=base)
     adapted = loaded.complete(prompts, max_tokens=max_tokens)
     bare = loaded.complete(prompts, max_tokens=max_tokens, adapted=False)
     rows = list(zip(prompts, adapted, bare, strict=True))

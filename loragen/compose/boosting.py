@@ -1,11 +1,13 @@
 """Residual boosting (Brainstacks, arXiv 2604.01152): an expert is frozen, and another is trained on what it leaves.
 
-A round adds factors of ``r`` ranks to the frozen ones; it is kept if the loss on a held-out slice falls by a least gain,
-and else the last. The rounds together are one adapter of the ranks' sum, which may be squeezed.
+A round adds factors of ``r`` ranks to the frozen ones. It is kept if the loss on a held-out slice falls by a least
+gain; else it is dropped, and no further one is trained. The rounds together are one adapter of the ranks' sum, which
+may be squeezed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -100,7 +102,7 @@ def boosted(
     for number in range(rounds):
         objective = _Residual(base, current, Start.random(sizes, r, rng=rng))
         drawn = list(train.batches(steps, batch_size, rng=rng))
-        fit(objective, lambda _epoch, drawn=drawn: drawn, Schedule(1, steps, learning_rate), seed=number)
+        fit(objective, partial(_same, drawn), Schedule(1, steps, learning_rate), seed=number)
         found = {site: (a.detach().cpu(), b.detach().cpu()) for site, (a, b) in objective.factors().items()}
         loss = loss_of(found)
         if losses[-1] - loss < least_gain:
@@ -109,3 +111,7 @@ def boosted(
         losses.append(loss)
     made = remade(lora, {site: a for site, (a, _) in current.items()}, {site: b for site, (_, b) in current.items()})
     return Boosted(made if rank is None else squeeze(made, rank=rank).adapter, tuple(losses))
+
+
+def _same(batches: Sequence[TaskData], _epoch: int) -> Sequence[TaskData]:
+    return batches

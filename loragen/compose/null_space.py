@@ -44,9 +44,7 @@ class _Recorder:
 
 
 @torch.inference_mode()
-def protected_directions(
-    base: Base, frozen: Sequence[Lora], texts: Sequence[Input], most: int
-) -> dict[str, Tensor]:
+def protected_directions(base: Base, frozen: Sequence[Lora], texts: Sequence[Input], most: int) -> dict[str, Tensor]:
     """Site → V (out, k), orthonormal, of what frozen experts add on some texts, which are read one by one.
 
     Fewer than ``most`` where what is added has a lower rank.
@@ -75,7 +73,8 @@ def leading(rows: Tensor, most: int) -> Tensor:
     """The first right singular vectors of rows (n, out), as columns (out, k), without those of rounding errors."""
     _, singular, right = torch.linalg.svd(rows.double(), full_matrices=False)
     number = int((singular > singular[0] * 1e-6).sum()) if singular.numel() and singular[0] > 0 else 0
-    return right[: min(most, number)].T.contiguous()
+    found: Tensor = right[: min(most, number)].T.contiguous()
+    return found
 
 
 def kept_out(lora: Lora, directions: Mapping[str, Tensor]) -> Lora:

@@ -42,7 +42,7 @@ class CompositionManifest(StrictModel):
 
     format: Literal[1] = 1
     method: str = Field(max_length=100)
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field({}, max_length=100)
     experts: tuple[PartName, ...] = Field(min_length=1, max_length=MOST_EXPERTS)
     """Names of their folders, in order."""
     base: str = Field(min_length=1, max_length=1_000)
@@ -51,7 +51,7 @@ class CompositionManifest(StrictModel):
     labels: tuple[str, ...] = ()
     wording: str | Chat | None = None
     label_targets: LabelTargets = "moving"
-    facts: dict[str, float] = {}
+    facts: dict[str, float] = Field({}, max_length=100)
 
 
 def is_composition(folder: Path) -> bool:

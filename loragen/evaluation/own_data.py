@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from loragen.adapters.adapter import Lora
-from loragen.bases.base import Base
+from loragen.bases.base import Base, Switch
+from loragen.compose.composed import Composed, open_adapter
 from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError
@@ -27,7 +28,7 @@ MAX_LENGTH = 128
 
 
 def evaluate(
-    adapter: Adapter | Path | str,
+    adapter: Adapter | Composed | Path | str,
     data: Path | Examples,
     *,
     labels: Sequence[str] | None = None,
@@ -42,7 +43,7 @@ def evaluate(
     """Score an adapter on labelled texts, beside the base, merges of a zoo, and classifiers fitted to the labels.
 
     Args:
-        adapter: an adapter, or its folder.
+        adapter: an adapter or a dynamic composition, or its folder.
         data: labelled texts, or a file of them with the columns ``text`` and ``label``.
         labels: names of all classes of the file, in order; by default those that occur. Numbers go by the names of the
             adapter's card too.
@@ -69,7 +70,9 @@ def evaluate(
     examples = data.checked_for_scores(name)
     words, model = description or opened.description, opened.opened_base
     merges, notes = _zoo_merges(zoo, encoder, model, words)
-    predictions, fitting_notes = _predictions(model, {BASE: None, **merges, ADAPTER: opened.lora}, examples, progress)
+    predictions, fitting_notes = _predictions(
+        model, {BASE: None, **merges, ADAPTER: opened.switched}, examples, progress
+    )
     compared = predictions.compared
     notes = [*examples.notes, *notes, *fitting_notes, *_lead_notes(compared, merges), *_origin_notes(opened, examples)]
     if remark := resolution_note(compared[BASE]):
@@ -86,7 +89,7 @@ def evaluate(
 
 
 def _predictions(
-    base: Base, adapters: Mapping[str, Lora | None], examples: Examples, progress: Progress
+    base: Base, adapters: Mapping[str, Lora | Switch | None], examples: Examples, progress: Progress
 ) -> tuple[Predictions, list[str]]:
     """Predictions of all methods, and notes on those that are left out."""
     data, read = base.prepare(examples, max_length=MAX_LENGTH), {}
@@ -102,10 +105,10 @@ def _predictions(
     return Predictions(read, cross_validated(read[BASE].texts, targets), targets), []
 
 
-def _opened(adapter: Adapter | Path | str, base: str | None) -> Adapter:
-    if isinstance(adapter, Adapter):
+def _opened(adapter: Adapter | Composed | Path | str, base: str | None) -> Adapter | Composed:
+    if isinstance(adapter, Adapter | Composed):
         return adapter if base is None else adapter.over(base)
-    return Adapter.load(adapter, base=base)
+    return open_adapter(adapter, base=base)
 
 
 def _zoo_merges(
@@ -144,7 +147,7 @@ def _lead_notes(compared: Mapping[str, Comparison], merges: Collection[str]) -> 
     ]
 
 
-def _origin_notes(adapter: Adapter, examples: Examples) -> list[str]:
+def _origin_notes(adapter: Adapter | Composed, examples: Examples) -> list[str]:
     notes = []
     if adapter.card is not None and adapter.card.examples:
         notes.append(

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loragen.bases.base import Base
-from loragen.bases.linear_sites import Factors
 from loragen.bases.tokenised import TaskData
 from loragen.errors import ConfigError
+from loragen.serving.applied import Applied, applied, batches, rows_of
 
 MOST_ROWS = 32
 """Rows of a batch."""
@@ -50,7 +50,7 @@ class Embed(Work[Tensor]):
 
     rows: Sequence[Sequence[int]]
     """Token ids."""
-    factors: Factors
+    factors: Applied
     """Of the adapter; empty for the bare base."""
 
     @property
@@ -62,6 +62,11 @@ class Embed(Work[Tensor]):
     @torch.inference_mode()
     def compute(cls, base: Base, works: Sequence[Self]) -> None:
         """Embed the texts of all works, texts of like length together, each under its own adapter."""
+        for group in batches(works):
+            cls._embed(base, group)
+
+    @classmethod
+    def _embed(cls, base: Base, works: Sequence[Self]) -> None:
         places = [(work, row) for work in works for row in work.rows]
         order = sorted(range(len(places)), key=lambda at: len(places[at][1]))
         parts = []
@@ -79,7 +84,7 @@ class Judge(Work[Tensor]):
     """Texts and labels of one adapter over a language model: probabilities of the labels (n, labels)."""
 
     data: TaskData
-    factors: Factors
+    factors: Applied
 
     @property
     def size(self) -> int:
@@ -91,16 +96,16 @@ class Judge(Work[Tensor]):
     def compute(cls, base: Base, works: Sequence[Self]) -> None:
         """Read one work after the other: a language model reads all labels after each text."""
         for work in works:
-            with base.using(work.factors):
+            with applied(base, work.factors):
                 work.done.set_result(base.read(work.data).logits.softmax(1).cpu())
 
 
-def _states(base: Base, rows: Sequence[Sequence[int]], factors: Sequence[Factors]) -> Tensor:
+def _states(base: Base, rows: Sequence[Sequence[int]], factors: Sequence[Applied]) -> Tensor:
     """Pooled states of one batch; where all rows have one adapter, its factors need not be gathered."""
     if all(one is factors[0] for one in factors):
-        with base.using(factors[0]):
+        with applied(base, factors[0]):
             return base.states(rows, pooling=base.pooling)
-    with base.adapted_rows(factors):
+    with rows_of(base, factors):
         return base.states(rows, pooling=base.pooling)
 
 

@@ -3,11 +3,13 @@
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import final
 
 from loragen.adapters.folders import WEIGHTS_NAME
+from loragen.compose.stored import EXPERTS, MANIFEST, is_composition
 from loragen.errors import ConfigError, shown
 from loragen.files import not_ours, sweep
 from loragen.inference import Adapter
@@ -69,8 +71,9 @@ class AdapterFolders:
         stamp = self.stamp(name)
         while True:
             try:
-                paths = sorted(path for path in self.folder(name).iterdir() if _is_shown(path))
-                found = {path.name: path.read_bytes() for path in paths}
+                folder = self.folder(name)
+                paths = sorted(path for path in _entries(folder) if _is_shown(path))
+                found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
             except FileNotFoundError:
                 found = {}
             was, stamp = stamp, self.stamp(name)
@@ -86,12 +89,13 @@ class AdapterFolders:
         return self.stamp(name)[0] // 10**9
 
     def stamp(self, name: str) -> tuple[int, int]:
-        """When the weights of an adapter were written, and their size.
+        """When the weights of an adapter, or a composition, were written, and their size.
 
         Raises:
             UnknownAdapter: there is none of that name.
         """
-        file = self.folder(name) / WEIGHTS_NAME
+        folder = self.folder(name)
+        file = folder / (MANIFEST if is_composition(folder) else WEIGHTS_NAME)
         try:
             found = file.stat()
         except OSError:  # it was deleted just now
@@ -168,9 +172,20 @@ class AdapterFolders:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """True for a folder with weights in it; links, which may lead anywhere, are none."""
+    """True for a folder with weights or a composition in it; links, which may lead anywhere, are none."""
     weights = folder / WEIGHTS_NAME
-    return not folder.is_symlink() and not weights.is_symlink() and weights.is_file()
+    if folder.is_symlink():
+        return False
+    return (not weights.is_symlink() and weights.is_file()) or is_composition(folder)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What lies in an adapter's folder; in a composition's, what lies in its experts' folders too."""
+    yield from folder.iterdir()
+    if is_composition(folder):
+        for name, experts, _ in os.walk(folder / EXPERTS, followlinks=False):
+            experts[:] = [one for one in experts if not one.startswith(".")]
+            yield from Path(name).iterdir()
 
 
 def _is_shown(file: Path) -> bool:

@@ -2,17 +2,22 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from loragen.bases.base import Base
-from loragen.bases.linear_sites import Factors, checked_site
+from loragen.bases.linear_sites import checked_site
+from loragen.bases.renaming import names_in, refuse_fused
+from loragen.compose.composed import Composed, open_adapter
+from loragen.compose.composition import Composition
 from loragen.confidence.expected import ExpectedGain
 from loragen.errors import AdapterError, LoragenError
 from loragen.exporters.card import GeneratedCard
 from loragen.inference import Adapter
+from loragen.serving.applied import Applied
 from loragen.serving.folders import AdapterFolders, UnknownAdapter
 from loragen.serving.settings import Limits
 
@@ -35,8 +40,8 @@ class Served:
     """An adapter ready to answer with."""
 
     facts: Facts
-    factors: Factors
-    """Under the base's own names, float32."""
+    factors: Applied
+    """Under the base's own names, float32; or a dynamic composition."""
     card: GeneratedCard | None
     has_frozen_labels: bool = False
     """Texts are compared with label texts as the base alone embeds them."""
@@ -44,6 +49,9 @@ class Served:
     @property
     def bytes(self) -> int:
         """Memory that the factors take."""
+        if isinstance(self.factors, Composition):
+            return self.factors.bytes
+        assert isinstance(self.factors, Mapping)
         return sum(part.numel() * part.element_size() for pair in self.factors.values() for part in pair)
 
 
@@ -134,21 +142,37 @@ class AdapterStore:
             return read
 
     def _read(self, name: str, folder: Path, stamp: tuple[int, int]) -> Served:
-        return self._served(name, Adapter.load(folder), stamp)
+        return self._served(name, open_adapter(folder), stamp)
 
-    def _served(self, name: str, adapter: Adapter, stamp: tuple[int, int]) -> Served:
+    def _served(self, name: str, adapter: Adapter | Composed, stamp: tuple[int, int]) -> Served:
         made_for = None if adapter.card is None else adapter.card.base_hash
         if adapter.base != self._base.name or made_for not in (None, self._base.fingerprint):
             raise AdapterError(f"The adapter {name} was made for another base than {self._base.name}, which is served.")
-        factors = {
-            site: (a.contiguous(), b.contiguous()) for site, (a, b) in self._base.factors_of(adapter.lora).items()
-        }
-        for site, (lora_a, lora_b) in factors.items():  # nothing may be put on the base, which computes elsewhere
-            checked_site(self._base.model, self._base.name, site, lora_b.shape[0], lora_a.shape[1])
+        factors = self._composed(adapter) if isinstance(adapter, Composed) else self._factors(adapter)
         outlook = None if adapter.card is None else adapter.card.outlook
         expected = None if outlook is None else outlook.expected
         facts = Facts(name, adapter.labels, adapter.description, expected, stamp)
         return Served(facts, factors, adapter.card, has_frozen_labels=adapter.label_targets == "frozen")
+
+    def _factors(self, adapter: Adapter) -> Applied:
+        factors = {
+            site: (a.contiguous(), b.contiguous()) for site, (a, b) in self._base.factors_of(adapter.lora).items()
+        }
+        for site, (lora_a, lora_b) in factors.items():  # nothing may be put on the base, which computes elsewhere
+            self._check(site, lora_b.shape[0], lora_a.shape[1])
+        return factors
+
+    def _composed(self, composed: Composed) -> Applied:
+        composed.check_base(self._base)
+        sites = composed.composition.experts.sites
+        names = names_in(self._base.model, list(sites))
+        refuse_fused(names, type(self._base.model).__name__)
+        for site, at in sites.items():
+            self._check(names[site] or site, len(at.lora_B), at.lora_A.shape[1])
+        return composed.composition
+
+    def _check(self, site: str, out_features: int, in_features: int) -> None:
+        checked_site(self._base.model, self._base.name, site, out_features, in_features)
 
     def listed(self) -> tuple[list[Facts], dict[str, str]]:
         """All adapters on disk that can be served, and of the others why they cannot."""

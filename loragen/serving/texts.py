@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from loragen.bases.base import Base
-from loragen.bases.linear_sites import Factors
 from loragen.bases.losses import LOGIT_SCALE
 from loragen.errors import ConfigError, TaskError, shown
+from loragen.serving.applied import Applied
 from loragen.serving.batcher import Batcher, Embed, Judge
 from loragen.serving.store import AdapterStore, Served
 from loragen.tasks.examples import Examples
@@ -26,7 +26,7 @@ LONGEST_KEPT = 10_000
 """Characters of a set that is kept."""
 MAX_LENGTH = 128
 """Tokens of a text that are read, as `loragen classify` does."""
-NOTHING: Factors = {}
+NOTHING: Applied = {}
 """Factors of the bare base; one object, by which batches know it."""
 
 
@@ -83,7 +83,7 @@ class Texts:
         adapter = await asyncio.to_thread(self.served, model)
         return await self._embed(texts, NOTHING if adapter is None else adapter.factors)
 
-    async def _embed(self, texts: Sequence[str], factors: Factors) -> Embedded:
+    async def _embed(self, texts: Sequence[str], factors: Applied) -> Embedded:
         rows = await asyncio.to_thread(self.tokenize, texts)
         vectors = await asyncio.wrap_future(self.batcher.add(Embed(rows, factors)))
         return Embedded(vectors, sum(map(len, rows)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loragen.bases.base import Base
 from loragen.bases.language_model import LanguageModel
-from loragen.bases.linear_sites import Factors
+from loragen.serving.applied import Applied, batches, rows_of
 from loragen.serving.batcher import Work
 
 Finish = Literal["stop", "length"]
@@ -44,7 +44,7 @@ class Write(Work[Written]):
     """A prompt of one adapter, to be gone on from."""
 
     prompt: Sequence[int]
-    factors: Factors
+    factors: Applied
     choice: Choice
     on_text: Callable[[str], None] = field(default=lambda _text: None)
     """Hears each further piece of the text, in the thread that computes."""
@@ -58,10 +58,15 @@ class Write(Work[Written]):
 
     @classmethod
     def compute(cls, base: Base, works: Sequence[Self]) -> None:
-        """Write all of them together."""
+        """Write all of them together, but for those of compositions, which go by themselves."""
         assert isinstance(base, LanguageModel)
+        for group in batches(works):
+            cls._write(base, group)
+
+    @classmethod
+    def _write(cls, base: LanguageModel, works: Sequence[Self]) -> None:
         rows = [_Row(base, work) for work in works]
-        with base.adapted_rows([work.factors for work in works]):
+        with rows_of(base, [work.factors for work in works]):
             base.write(
                 [work.prompt for work in works],
                 max_new_tokens=max(work.choice.max_tokens for work in works),

@@ -151,7 +151,7 @@ def _trained(
     wanted = torch.cat([targets, *(targets[data.targets == label].mean(0, keepdim=True) for label in labels)])
     drawn = [
         PromptBatch(*states_of(making.base, [rows[at] for at in some.tolist()]), wanted[some])
-        for some in torch.randperm(len(rows), generator=rng).split(settings.batch_size)
+        for some in torch.split(torch.randperm(len(rows), generator=rng), settings.batch_size)
     ]
     hidden = drawn[0].states.shape[-1]
     objective = PromptObjective(
@@ -180,8 +180,8 @@ def router_of(settings: Brainstacks, tensors: Mapping[str, Tensor]) -> Router:
     def router(states: Tensor, mask: Tensor) -> Tensor:
         if states.shape[-1] != (wanted := parts["project"].shape[1]):
             raise AdapterError(
-                f"The router reads {wanted} features of a token, and the base gives {states.shape[-1]}; it was made for "
-                "another base model."
+                f"The router reads {wanted} features of a token, and the base gives {states.shape[-1]}; it was made "
+                "for another base model."
             )
         p = expert_logits(parts, states, mask).sigmoid()
         kept = p * (p >= settings.threshold)

@@ -1,7 +1,7 @@
 """MoRA, later MoRAM (arXiv 2506.21035, ICML 2026): rank-1 pairs that are keys and values, and activate themselves.
 
-For z = A x over the ranks ("atoms") of all experts, n = z / ‖z‖₂; the k largest get w = softmax(n / τ), and in use w = 0
-where n < δ. What is added is B (w · z). There is no router.
+For z = A x over the ranks ("atoms") of all experts, n = z / ‖z‖₂; the k largest get w = softmax(n / τ), and in use
+w = 0 where n < δ. What is added is B (w · z). There is no router.
 
 Post hoc it is a heuristic: the paper trains its atoms through the gate, and `train` does so here, from the experts.
 Gates on ranks are not invariant to A → M A, B → B M⁻¹, so experts are put in canonical form first, where a rank is a
@@ -75,7 +75,7 @@ def _gate(at: SiteExperts, settings: MoRA, *, in_use: bool) -> Gate:
             return scale * self_activation(z, settings, in_use=in_use)
         parts = [
             (rank / n if settings.scale is None else settings.scale) * self_activation(part, settings, in_use=in_use)
-            for part, rank in zip(z.split(at.ranks, dim=-1), at.ranks, strict=True)
+            for part, rank in zip(torch.split(z, list(at.ranks), dim=-1), at.ranks, strict=True)
             if rank
         ]
         return torch.cat(parts, dim=-1)

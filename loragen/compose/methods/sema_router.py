@@ -1,7 +1,7 @@
 """The router of SEMA (arXiv 2403.18886) over LoRAs: each text weighs the experts by the mean of its tokens.
 
-At every site g = softmax(W x̄ + b), a weight an expert, where x̄ is the mean over the tokens of what the site reads. W and
-b are trained with the experts frozen. SEMA's own adapters are bottlenecks with a ReLU, which are no LoRAs.
+At every site g = softmax(W x̄ + b), a weight an expert, where x̄ is the mean over the tokens of what the site reads. W
+and b are trained with the experts frozen. SEMA's own adapters are bottlenecks with a ReLU, which are no LoRAs.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """SMoRA (arXiv 2501.15103, KDD 2026): each token is routed to a few ranks, and a bias keeps their use even.
 
-p = sigmoid(W x), a number a rank, q = p + bias; the k largest q are kept, and g = k q / Σ q on them. There is no loss for
-balance: after every step of training, bias += u · sign(mean use − use).
+p = sigmoid(W x), a number a rank, q = p + bias; the k largest q are kept, and g = k q / Σ q on them. There is no loss
+for balance: after every step of training, bias += u · sign(mean use − use).
 
-The published code mixes with the biased q; a bias is more often kept for the choice alone, which `biased_weights: false`
-does. Here the experts are frozen and concatenated, and the router alone is trained, or all of it with `train_experts`.
+The published code mixes with the biased q; a bias is more often kept for the choice alone, which is what
+`biased_weights: false` does. Here the experts are frozen and concatenated, and the router alone is trained, or all of it with `train_experts`.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -71,9 +71,7 @@ def smora_gates(experts: Experts, settings: SMoRA, tensors: Mapping[str, Tensor]
     return _gates(experts, settings, tensors, None)
 
 
-def _gates(
-    experts: Experts, settings: SMoRA, tensors: Mapping[str, Tensor], uses: Uses | None
-) -> dict[str, Gate]:
+def _gates(experts: Experts, settings: SMoRA, tensors: Mapping[str, Tensor], uses: Uses | None) -> dict[str, Gate]:
     return {
         site: _gate(site, at, settings, tensors[f"{ROUTER}.{site}"], tensors[f"{BIAS}.{site}"], uses)
         for site, at in experts.sites.items()
@@ -84,9 +82,7 @@ def _gates_at(at: SiteExperts, settings: SMoRA) -> int:
     return -(-len(at.lora_A) // settings.partition)
 
 
-def _gate(
-    site: str, at: SiteExperts, settings: SMoRA, router: Tensor, bias: Tensor, uses: Uses | None
-) -> Gate:
+def _gate(site: str, at: SiteExperts, settings: SMoRA, router: Tensor, bias: Tensor, uses: Uses | None) -> Gate:
     ranks = len(at.lora_A)
     kept = min(max(1, settings.k // settings.partition), len(router))
     scale = ranks / (len(at.ranks) * kept * settings.partition) if settings.scale is None else settings.scale
@@ -104,10 +100,10 @@ def _gate(
 
 
 def routed(p: Tensor, bias: Tensor, k: int, *, biased_weights: bool) -> tuple[Tensor, Tensor]:
-    """g (..., r), which sums to k, and which are chosen, from sigmoids p (..., r) and a bias (r,)."""
+    """G (..., r), which sums to k, and which are chosen, from sigmoids p (..., r) and a bias (r,)."""
     q = p + bias
     indices = q.topk(k, dim=-1).indices
-    chosen = torch.zeros_like(q, dtype=torch.bool).scatter(-1, indices, True)  # noqa: FBT003 - the value that is set
+    chosen = torch.zeros_like(q, dtype=torch.bool).scatter(-1, indices, True)
     mixed = (q if biased_weights else p).clamp_min(0.0) * chosen
     return k * mixed / mixed.sum(-1, keepdim=True).clamp_min(1e-12), chosen
 
