@@ -18,6 +18,8 @@ INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
 FILES = (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, "adapter_model-*-of-*.safetensors", mlx.WEIGHTS_NAME)
 """Patterns of the files that an adapter may have."""
 
+COMPOSITION_NAME = "composition.yaml"
+"""In the folder of a dynamic composition, which holds several adapters and is none."""
 MOST_ENTRIES = 1000
 """Entries of a folder that are looked at in search of an adapter."""
 _MOST_SHARDS = 1000
@@ -28,10 +30,6 @@ _WRITTEN = "give the path of a folder that PEFT's save_pretrained wrote"
 _HOLDS = (
     (r"zoo\.yaml", "it is a zoo; give one of the folders in its experts/"),
     (r"generator\.yaml", "it is a generator; make an adapter with it by `loragen generate --generator`"),
-    (
-        r"composition\.yaml",
-        "it is a dynamic composition, which is no single adapter; use it with classify, complete, evaluate or serve",
-    ),
     (r"fold\.yaml", "it is a fold of a zoo; give one of the folders in the zoo's experts/"),
     (r"model_index\.json", "it is a pipeline of diffusers; loragen takes adapters of transformers models"),
     (r"pytorch_lora_weights\.(safetensors|bin)", "it is an adapter of diffusers; use it with diffusers"),
@@ -62,6 +60,11 @@ def find_adapter(folder: Path) -> tuple[Path, str | None]:
             raise AdapterError(_no_folder(folder))
         if os.path.lexists(folder / CONFIG_NAME):
             return folder, None
+        if os.path.lexists(folder / COMPOSITION_NAME):
+            raise AdapterError(
+                "it is a dynamic composition, which is no single adapter; use it with classify, complete, evaluate or "
+                "serve, or name one of the folders in its experts/."
+            )
         found = list(_inside(folder)) or [deeper for each in _folders(folder) for deeper in _inside(each)]
         if not found:
             raise AdapterError(_no_adapter(folder))

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.folder_files import WEIGHTS_NAME
+from loragen.adapters.folders import COMPOSITION_NAME
 from loragen.adapters.settings import CONFIG_NAME
 from loragen.adapters.tensor_file import read_tensors
 from loragen.bases.base import LabelTargets
@@ -31,7 +32,7 @@ from loragen.files import atomic_folder, refuse_to_replace
 from loragen.paths import is_file
 from loragen.values import PartName
 
-MANIFEST, GATES, EXPERTS = "composition.yaml", "gates.safetensors", "experts"
+MANIFEST, GATES, EXPERTS = COMPOSITION_NAME, "gates.safetensors", "experts"
 LARGEST_GATES, LARGEST_EXPERT = 2**30, 2**32
 """Bytes of the file of gates, and of the weights of one expert."""
 _RESTORE = "restore it, or compose again with `loragen compose`."

@@ -4,7 +4,8 @@ p = sigmoid(W x), a number a rank, q = p + bias; the k largest q are kept, and g
 for balance: after every step of training, bias += u · sign(mean use − use).
 
 The published code mixes with the biased q; a bias is more often kept for the choice alone, which is what
-`biased_weights: false` does. Here the experts are frozen and concatenated, and the router alone is trained, or all of it with `train_experts`.
+`biased_weights: false` does. Here the experts are frozen and concatenated, and the router alone is trained, or all of
+it with `train_experts`.
 """
 
 from collections.abc import Mapping, MutableMapping
