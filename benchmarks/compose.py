@@ -59,6 +59,8 @@ def methods_row(lab: Lab, row: str, steps: int | None) -> dict[str, Any]:
     method, settings, needs_data = METHODS[row]
     if steps is not None and (method in TRAINED or settings.get("train")):
         settings = settings | {"steps": steps}
+    if steps is not None and method == "brainstacks":
+        settings = settings | {"texts": steps, "boost_steps": steps, "protect_texts": steps}
     made = lab.compose(method, settings, needs_data=needs_data)
     if isinstance(made.adapter, Adapter):
         lora = made.adapter.lora
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="ROW")
     parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
     parser.add_argument("--texts", type=int, default=100, help="test texts of a task, at most")
-    parser.add_argument("--steps", type=int, help="of all trainings, for a trial")
+    parser.add_argument("--steps", type=int, help="of all trainings, and texts a task that outcomes are measured on, for a trial")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()

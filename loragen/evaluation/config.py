@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from loragen.bases.devices import DeviceName, DtypeName
 from loragen.config import StrictModel
 from loragen.evaluation.cells import ALL
+from loragen.evaluation.composed_rows import ComposedRows
 from loragen.generation import ENCODER
 from loragen.recipes.few_shot import FewShotRecipe
 from loragen.values import MOST_EXAMPLES, MOST_PARTS, Seed
@@ -80,6 +81,8 @@ class EvaluateConfig(StrictModel):
     """`None` leaves the methods fitted to examples out."""
     condition: ConditionCheck | None = None
     """`None` leaves out what shows whether the description matters, beside the controls."""
+    compose: ComposedRows | None = None
+    """`None` leaves dynamic compositions out."""
     fallback: bool = False
     """Adds a row for each generator whose gains are foretold: what is given out where little is expected of it."""
     oracles: Path

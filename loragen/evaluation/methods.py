@@ -4,6 +4,7 @@ import torch
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
+from loragen.compose.composition import Composition
 from loragen.conditions.condition import Evidence
 from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOLD, TOPK
 from loragen.evaluation.expectation import given_out
@@ -12,7 +13,7 @@ from loragen.recipes.few_shot import fit_examples
 from loragen.tasks.task_set import Task
 
 
-def adapter_of(workspace: Workspace, task: Task, method: str, description: str, seed: int) -> Lora | None:
+def adapter_of(workspace: Workspace, task: Task, method: str, description: str, seed: int) -> Lora | Composition | None:
     """The adapter of a method for a task; `None` for the bare base.
 
     Args:
@@ -30,6 +31,8 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
         return workspace.instructed
     if method == ORACLE:
         return workspace.oracles.adapter(task.id)
+    if method in workspace.composed:
+        return workspace.compositions.composition(method, description)
     if method == RANDOM:
         return _random_experts(workspace, task, seed)
     if method in workspace.falling_back:
@@ -38,7 +41,7 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
         return workspace.mean_outputs[method]
     if method in workspace.fitted:
         start = adapter_of(workspace, task, workspace.fitted[method], description, seed)
-        assert start is not None
+        assert isinstance(start, Lora)
         return _fitted(workspace, task, start, seed)
     return workspace.pipelines[method].generate(Evidence(description), seed=seed)[0].adapter
 

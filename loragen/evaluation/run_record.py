@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from loragen.adapters.adapter import Lora
+from loragen.compose.composition import Composition
 from loragen.confidence.confidence import Confidence
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.evaluation.cells import CellFile
+from loragen.evaluation.composed_rows import composition_digest
 from loragen.evaluation.config import INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOPK, mean_output
 from loragen.evaluation.report_model import MARKDOWN, REPORT
 from loragen.evaluation.workspace import Workspace
@@ -73,8 +75,10 @@ def record_of(workspace: Workspace) -> RunRecord:
     return RunRecord(settings=settings, facts=_facts(workspace), rows=_method_digests(workspace))
 
 
-def adapter_digest(adapter: Lora | None, instruction: str | None) -> str:
+def adapter_digest(adapter: Lora | Composition | None, instruction: str | None) -> str:
     """Digest of an adapter and the instruction that it is used with; ``None`` is the bare base."""
+    if isinstance(adapter, Composition):
+        return composition_digest(adapter)
     digest = hashlib.sha256((instruction or "").encode())
     for site in adapter.sites if adapter is not None else ():
         digest.update(site.encode())
@@ -114,6 +118,7 @@ def _method_digests(workspace: Workspace) -> dict[str, str]:
         }
         if config.condition.random_experts:
             digests[RANDOM] = _sha256_of_json(["random experts", digests[TOPK]])
+    digests |= {row: workspace.compositions.digest(row) for row in workspace.composed}
     for method, start in workspace.fitted.items():
         assert config.few_shot is not None
         fit = config.few_shot.model_dump(mode="json", include={"shots", "recipe"})

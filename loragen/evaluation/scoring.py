@@ -6,6 +6,7 @@ from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.scores import AnyScores, main_score, scores_of
 from loragen.bases.tokenised import TaskData
+from loragen.compose.composition import Composition
 from loragen.evaluation.run_record import adapter_digest
 from loragen.evaluation.workspace import Workspace, shuffled, task_rng
 from loragen.tasks.task_set import Task
@@ -28,7 +29,7 @@ class Scorer:
         return self._tokenised[task.id]
 
     def scores(
-        self, task: Task, adapter: Lora | None, instruction: str | None, *, whole: bool
+        self, task: Task, adapter: Lora | Composition | None, instruction: str | None, *, whole: bool
     ) -> tuple[AnyScores | None, AnyScores]:
         """Scores on the whole test file, `None` unless ``whole``, and on its first texts."""
         base, data, short = self._workspace.base, self.data(task, instruction), self._workspace.config.short
@@ -37,7 +38,7 @@ class Scorer:
         readout = base.read(data, adapter)
         return scores_of(readout, clustering=True), scores_of(readout.first(short))
 
-    def forgetting(self, task: Task, adapter: Lora, instruction: str | None) -> float | None:
+    def forgetting(self, task: Task, adapter: Lora | Composition, instruction: str | None) -> float | None:
         """Mean change of the first main score against the base on some tasks of other families; `None` without any."""
         others, number = self._workspace.unrelated(task), self._workspace.config.unrelated
         order = torch.randperm(len(others), generator=task_rng(task, "unrelated"))[:number]
@@ -47,7 +48,7 @@ class Scorer:
         ]
         return round(sum(changes) / len(changes), 5) if changes else None
 
-    def _main_score(self, task: Task, adapter: Lora | None, instruction: str | None) -> float:
+    def _main_score(self, task: Task, adapter: Lora | Composition | None, instruction: str | None) -> float:
         key = adapter_digest(adapter, instruction), task.id
         if key not in self._on_unrelated:
             data = self.data(task, instruction).first(self._workspace.config.unrelated_texts)
@@ -59,6 +60,6 @@ class Scorer:
         return self._workspace.base.prepare(shuffled(task), max_length=length, instruction=instruction)
 
 
-def scores_on(base: Base, data: TaskData, adapter: Lora | None) -> AnyScores:
+def scores_on(base: Base, data: TaskData, adapter: Lora | Composition | None) -> AnyScores:
     """Scores of an adapter on a task's data, whichever kind of scores that has."""
     return base.score(data, adapter) if data.is_open else scores_of(base.read(data, adapter))

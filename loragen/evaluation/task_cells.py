@@ -7,6 +7,7 @@ from typing import Any
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.scores import AnyScores
+from loragen.compose.composition import Composition
 from loragen.confidence.expected import ExpectedGain
 from loragen.evaluation.cells import Cell, Key
 from loragen.evaluation.config import RANDOM
@@ -79,9 +80,9 @@ def _missing_expectation(workspace: Workspace, task: Task, cell: Cell) -> Expect
     )
 
 
-def _expected(workspace: Workspace, task: Task, method: str, adapter: Lora | None) -> ExpectedGain | None:
+def _expected(workspace: Workspace, task: Task, method: str, adapter: Lora | Composition | None) -> ExpectedGain | None:
     """What is expected of an adapter made from the right description; `None` of what no generator made."""
-    if adapter is None or method not in workspace.pipelines or not workspace.expects(method):
+    if not isinstance(adapter, Lora) or method not in workspace.pipelines or not workspace.expects(method):
         return None
     return workspace.expect(method, task, adapter)
 
@@ -98,7 +99,7 @@ def _cell(
     scores, short = scored.kept[digest]
     facts: dict[str, Any] = {"expected": _expected(workspace, task, method, adapter) if is_right else None}
     if is_right and seed == workspace.config.seeds[0] and adapter is not None:
-        if method in workspace.pipelines:
+        if method in workspace.pipelines and isinstance(adapter, Lora):
             facts["novelty"] = workspace.reference.novelty(adapter)
         forgetting_begun = time.monotonic()
         facts["forgetting"] = scorer.forgetting(task, adapter, instruction)

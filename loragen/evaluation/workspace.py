@@ -16,6 +16,7 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.expected import ExpectedGain
 from loragen.errors import ConfigError
 from loragen.evaluation.below_base import FALL_BACK
+from loragen.evaluation.composed_rows import ComposedForTasks
 from loragen.evaluation.config import (
     BASE,
     INSTRUCTED,
@@ -83,7 +84,27 @@ class Workspace:
         """Every method, the base first and the oracle last."""
         told = [TOLD] if self.base.writes_text else []
         rivals = [*told, MULTITASK] + ([INSTRUCTED] if self.config.instructed else [])
-        return (BASE, *rivals, *self.pipelines, *self.falling_back, *self.unconditional, *self.fitted, ORACLE)
+        return (
+            BASE,
+            *rivals,
+            *self.pipelines,
+            *self.falling_back,
+            *self.unconditional,
+            *self.composed,
+            *self.fitted,
+            ORACLE,
+        )
+
+    @property
+    def composed(self) -> tuple[str, ...]:
+        """Rows of dynamic compositions."""
+        return self.config.compose.rows if self.config.compose else ()
+
+    @cached_property
+    def compositions(self) -> ComposedForTasks:
+        """The compositions of these rows."""
+        assert self.config.compose is not None
+        return ComposedForTasks(self.config.compose, self.zoo, self.experts, self.encoder)
 
     @cached_property
     def fitted(self) -> dict[str, str]:
