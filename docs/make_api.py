@@ -18,6 +18,7 @@ GROUPS = {
     "Generate and use": ("generate", "generate_samples", "Adapter", "classify", "complete", "Prediction"),
     "Judge": ("evaluate", "evaluate_generators"),
     "Merge and check": ("combine", "recover", "check"),
+    "Compose": ("compose_experts", "list_methods", "open_adapter"),
     "Serve": ("serve",),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Recipes": ("list_recipes", "bench_recipes"),
