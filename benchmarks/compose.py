@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="ROW")
     parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
     parser.add_argument("--texts", type=int, default=100, help="test texts of a task, at most")
-    parser.add_argument("--steps", type=int, help="of all trainings, and texts a task that outcomes are measured on, for a trial")
+    parser.add_argument("--steps", type=int, help="of trainings, and texts that outcomes are measured on, for a trial")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()

@@ -51,7 +51,9 @@ def entry(name: str, value: Any) -> str:
         bases = ", ".join(base.__name__ for base in value.__bases__)
         return f"### {name}({bases})\n\n{text(value)}"
     parts = [f"### {name}", text(value)]
-    for member, raw in vars(value).items():
+    abstract = (one for one in value.__mro__[1:] if inspect.isabstract(one) and one.__module__.startswith("loragen."))
+    members = {name: raw for one in (value, *abstract) for name, raw in vars(one).items()}
+    for member, raw in members.items():
         if (
             member.startswith("_")
             or isinstance(raw, property | cached_property)

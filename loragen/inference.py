@@ -144,7 +144,7 @@ class Adapter(Usable):
             TaskError: there are fewer than 20 texts.
             AdapterError: the adapter was made for another base.
         """
-        names, recipe, base = self.names_of(labels), AdaptRecipe(), self.opened_base
+        names, recipe, base = self._names(labels), AdaptRecipe(), self.opened_base
         given = texts if isinstance(texts, Examples) else Examples(worded(texts, "texts"))
         kept = distinct_texts(given, "The data", rng=torch.Generator().manual_seed(0))
         sizes = checked_shares(shares, names)

@@ -49,10 +49,10 @@ class Usable(ABC):
             TaskError: a text is empty, or the labels are fewer than two or not distinct.
             AdapterError: the adapter was made for another base.
         """
-        names, given = self.names_of(labels), worded(texts, "texts")
+        names, given = self._names(labels), worded(texts, "texts")
         return classify_texts(self.opened_base, self.switched if adapted else None, given, names)
 
-    def names_of(self, labels: Sequence[str] | None) -> tuple[str, ...]:
+    def _names(self, labels: Sequence[str] | None) -> tuple[str, ...]:
         """Labels to choose from: those given, or those of the adapter's task.
 
         Raises:
