@@ -74,6 +74,8 @@ def given_experts(
         opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
         found = search(description or "", opened, top_k=top_k, encoder=encoder)
         return [_of_zoo(card.id, opened, base) for card, _ in found], opened
+    if isinstance(experts, str):
+        raise ConfigError(f"The experts are one text, {shown(experts)}; give a list of names.")
     if not experts:
         raise ConfigError("No expert was named; give at least one with --experts a,b,c.")
     place: Zoo | None = zoo if isinstance(zoo, Zoo) else None

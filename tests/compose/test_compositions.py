@@ -163,6 +163,8 @@ def test_neither_experts_nor_a_task_are_refused():
         compose_experts(method="uniform")
     with pytest.raises(ConfigError, match="No expert was named"):
         compose_experts([], method="uniform")
+    with pytest.raises(ConfigError, match="give a list of names"):
+        compose_experts("clinc_meta", method="uniform")
 
 
 def test_unknown_experts_are_refused():
