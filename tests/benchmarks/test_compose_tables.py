@@ -8,6 +8,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import outcome_selector
 from compose_tables import below_uniform, checks, tables
 from outcome_selector import Gains, Selector, chosen_by_left_out, fit_selector, loss
 
@@ -53,18 +54,26 @@ def test_methods_below_uniform_in_every_set_are_experimental():
 def gains():
     """Gains that follow the first coordinate of the experts and not the cosine; a third was not measured."""
     rng = torch.Generator().manual_seed(0)
-    tasks, experts = torch.nn.functional.normalize(torch.randn(30, 6, generator=rng)), torch.randn(8, 6, generator=rng)
+    tasks, experts = (torch.nn.functional.normalize(torch.randn(n, 6, generator=rng)) for n in (30, 8))
     values = 0.3 * experts[:, 0].expand(30, -1).clone()
     return Gains(tasks, experts, values.masked_fill(torch.rand(30, 8, generator=rng) < 0.3, float("nan")))
 
 
-def test_a_selector_learns_who_helps_all(gains):
+def experts_by_gain(gains):
+    return int(gains.values.nanmean(0).argmax())
+
+
+def test_a_selector_learns_who_helps_all(gains, monkeypatch):
+    monkeypatch.setattr(outcome_selector, "STEPS", 120)
+    monkeypatch.setattr(outcome_selector, "CHOICES", ((0, 1e-3), (2, 1e-1)))
     before = loss(Selector(6, 8, 0), gains)
     learnt = fit_selector(gains, 0, 1e-3)
     assert loss(learnt, gains) < 0.7 * before
+    measured_best = experts_by_gain(gains)
+    assert int(learnt.bias.argmax()) == measured_best
     (choice, by_choice) = chosen_by_left_out(gains)
     assert by_choice[choice] == min(by_choice.values())
-    assert by_choice[choice] < float(before)
+    assert by_choice[choice] < float(before.detach())
 
 
 def test_what_was_not_measured_does_not_count(gains):
