@@ -70,7 +70,7 @@ class Adapter(Usable):
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":
         """An adapter that was generated just now."""
-        facts, wording = (card.base, card, card.description, card.labels, notes), card.wording or PROMPT
+        facts, wording = (card.base, card, card.description or None, card.labels, notes), card.wording or PROMPT
         return cls(lora, *facts, wording, label_targets=card.label_targets)
 
     @classmethod

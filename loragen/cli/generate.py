@@ -62,6 +62,10 @@ def generate(
             help="A few texts of the task (columns text, label) for --fit, or for a generator that reads them."
         ),
     ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help='Past texts of a person, with labels or without (up to 5,000); the description may be "".'),
+    ] = None,
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
     fit: Annotated[bool, typer.Option("--fit", help="Then fit the adapter to the labelled --examples.")] = False,
@@ -97,12 +101,15 @@ def generate(
     from loragen.files import folder_name, refuse_to_replace
     from loragen.lean.choose import generate_folders, is_lean
 
-    folder = out or Path("adapters") / folder_name(description)
+    stem = history.stem if history is not None and not description.strip() else description
+    folder = out or Path("adapters") / folder_name(stem)
     folders = [folder] if samples == 1 else [folder / f"sample-{number}" for number in range(samples)]
     chosen: dict[str, object] = dict(
         texts=texts, shares=shares, examples=examples, fit=fit, best_of=best_of, own_adapter=own_adapter
     )
-    chosen |= dict(generator=generator, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge)
+    chosen |= dict(
+        history=history, generator=generator, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge
+    )
     if is_lean(chosen):
         lean = generate_folders(description, folders, labels=names, seed=seed, fallback=fallback, force=force)
         if lean is not None:
@@ -111,11 +118,14 @@ def generate(
     import loragen
 
     opened = loragen.Zoo.open(zoo)
-    read = (opened.root, own_adapter, examples, texts, generator, encoder)
+    read = (opened.root, own_adapter, examples, texts, history, generator, encoder)
     refuse_to_replace([*folders, *(_merged(f) for f in folders if merge)], force=force, read=read)
     told = None
     if examples is not None:
         told = loragen.Examples.from_file(examples, names, text_column=text_column, label_column=label_column)
+    past = None
+    if history is not None:
+        past = loragen.Examples.from_file(history, text_column=text_column, label_column=label_column)
     unlabelled = None if texts is None else _texts(texts, text_column)
     with console.progress() as update:
         adapters = loragen.generate_samples(
@@ -135,6 +145,7 @@ def generate(
             top_k=top_k,
             licences=licence,
             own_adapter=own_adapter,
+            history=past,
             progress=update,
         )
     written = []
@@ -190,6 +201,7 @@ def _show(adapters: "Sequence[Made]", written: "Sequence[Written]", *, merged: b
         console.warn(f"{card.generator} draws nothing at random: the {len(adapters)} samples are equal.")
     fitted = f"fitted to {card.examples} examples; " if card.fitted else ""
     fitted += f"adapted to {card.texts} texts; " if card.adapted else ""
+    fitted = f"from {card.history.texts} past texts; {fitted}" if card.history else fitted
     for made in written:
         console.done(
             f"{made.folder}: rank {made.r} at {made.sites} sites; {fitted}verified on disk; update norm {made.norm:.2f}"

@@ -17,6 +17,7 @@ from loragen.bases.open import open_base
 from loragen.config import StrictModel
 from loragen.errors import TaskError
 from loragen.tasks.examples import Examples
+from loragen.tasks.words import is_blank
 from loragen.values import MOST_TOKENS
 
 EvidenceKind = Literal["description", "labels", "texts", "examples"]
@@ -99,14 +100,16 @@ class Reader:
         """Task vectors (h,), one for each kind of evidence there is; means over labels and over the examples.
 
         Args:
-            description: of the task.
+            description: of the task; an empty one is no evidence.
             examples: a few of its texts.
             adapter: the task's own adapter, for a reading through it.
             labels: names of its labels.
         """
         assert (adapter is not None) == (self.reading.through == "own_adapter")
         with self.base.adapted(adapter):
-            vectors: dict[EvidenceKind, Tensor] = {"description": self.descriptions([description])[0]}
+            vectors: dict[EvidenceKind, Tensor] = {}
+            if not is_blank(description):
+                vectors["description"] = self.descriptions([description])[0]
             if labels is not None:
                 vectors["labels"] = self.labels(labels).mean(0)
             if examples is not None:

@@ -13,7 +13,7 @@ class Outlook(StrictModel):
     """What can be said of an adapter before anyone has labels."""
 
     similarity: float = Field(ge=-1.001, le=1.001)
-    """Cosine of the description and that of the nearest expert."""
+    """Cosine of the description, or of a history and the description, and the nearest expert's description."""
     agreement: float | None = Field(None, ge=-1.001, le=1.001)
     """Cosine of what the generator and a merge of the nearest experts add to the zoo's one adapter for all tasks."""
     expected: ExpectedGain | None = None

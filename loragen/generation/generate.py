@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from loragen.errors import AdapterError, ConfigError, GeneratorError, shown
-from loragen.exporters.card import GeneratedCard, card_of
+from loragen.exporters.card import GeneratedCard, HistoryUse, card_of
 from loragen.generation.given import Given
 from loragen.generation.pipeline import ENCODER, MOST_SAMPLES, Pipeline
 from loragen.generation.refine import Refined, Refiner
@@ -37,6 +37,7 @@ def generate_samples(
     top_k: int | None = None,
     licences: Collection[str] | None = None,
     own_adapter: Path | str | None = None,
+    history: Examples | Sequence[str] | Path | None = None,
     progress: Progress = silent,
 ) -> list[Adapter]:
     """Generate several adapters for a task described in words; `generate` returns one.
@@ -62,6 +63,8 @@ def generate_samples(
         top_k: number of experts to draw on.
         licences: draw on experts of these licences alone.
         own_adapter: folder of an adapter of this very task, for generators that follow a paper in needing one.
+        history: past texts of the person that the adapter is for, 1 to 5,000, or a file of them, with labels or
+            without; with them the description may be empty.
         progress: called with the stage, the steps done and their total.
 
     Raises:
@@ -84,6 +87,7 @@ def generate_samples(
         texts=texts,
         shares=shares,
         own_adapter=own_adapter,
+        history=history,
     )
     pipeline = Pipeline.open(generator, zoo, encoder, licences=licences, top_k=top_k)
     if best_of is not None and not pipeline.generator.is_stochastic:
@@ -143,6 +147,7 @@ def generate(
     top_k: int | None = None,
     licences: Collection[str] | None = None,
     own_adapter: Path | str | None = None,
+    history: Examples | Sequence[str] | Path | None = None,
     progress: Progress = silent,
 ) -> Adapter:
     """Generate an adapter for a task described in words.
@@ -165,6 +170,7 @@ def generate(
         top_k=top_k,
         licences=licences,
         own_adapter=own_adapter,
+        history=history,
         progress=progress,
     )
     return adapter
@@ -175,7 +181,7 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
     pipeline, given, verdict, fit = refiner.pipeline, refiner.given, refined.verdict, refined.fit
     if verdict.adapter.norm() == 0:
         raise AdapterError("The generated adapter leaves the base unchanged: all its delta weights are zero.")
-    examples = given.evidence.examples
+    examples, history = given.evidence.examples, given.evidence.history
     is_shared = verdict.candidate == "shared" or refined.generation is refiner.judge.start_instead
     card = card_of(
         refiner.judge.of_all() if is_shared else refined.generation,
@@ -192,6 +198,7 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
         texts=0 if given.texts is None else len(given.texts),
         adapted=refined.adapted,
         outlook=verdict.outlook,
+        history=None if history is None else pipeline.use_of(history),
         encoder=pipeline.encoder.name,
         encoder_hash=pipeline.encoder.fingerprint,
     )
@@ -200,10 +207,21 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
 
 
 def _notes(card: GeneratedCard, pipeline: Pipeline) -> tuple[str, ...]:
+    notes = () if card.history is None else _history_notes(card.history)
     counted, most = pipeline.encoder.count_tokens([card.description]), pipeline.encoder.max_tokens
     if counted is None or most is None or counted[0] <= most:
-        return ()
+        return notes
     return (
+        *notes,
         f"The description has {counted[0]} tokens, and {pipeline.encoder.name} reads the first {most} of them; say the "
         "task in fewer words.",
     )
+
+
+def _history_notes(use: HistoryUse) -> tuple[str, ...]:
+    untrained = (
+        "There is no trained pool of histories beside the generator, so this one was pooled by its plain mean; to "
+        "train one: loragen train configs/train/history.yaml."
+    )
+    unforetold = "What an adapter from a history gains is not foretold; judge it with loragen evaluate."
+    return unforetold, *(() if use.pool == "trained" else (untrained,))

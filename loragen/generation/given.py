@@ -10,9 +10,10 @@ import torch
 from loragen.adaptation.texts import checked_shares, distinct_texts
 from loragen.adapters.adapter import Lora
 from loragen.conditions.condition import Evidence
+from loragen.conditions.history import History
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.tasks.examples import Examples
-from loragen.tasks.words import listed
+from loragen.tasks.words import is_blank, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Given:
         texts: Examples | Sequence[str] | Path | None,
         shares: Sequence[float] | None,
         own_adapter: Path | str | None,
+        history: History | Examples | Sequence[str] | Path | None = None,
     ) -> Self:
         """Read what is given as files; arguments and errors are those of `generate_samples`."""
         told = Examples.from_file(examples, labels) if isinstance(examples, Path | str) else examples
@@ -47,10 +49,11 @@ class Given:
         if fit and told is not None:
             told = told.checked_for_scores("Examples to fit to" if isinstance(examples, Examples) else str(examples))
         evidence = Evidence(
-            description,
+            "" if is_blank(description) else description,
             None if labels is None else tuple(labels),
             told,
             None if own_adapter is None else Lora.load(Path(own_adapter)),
+            None if history is None else History.given(history),
         )
         given = cls(evidence, fit)
         names = given.label_names
@@ -79,7 +82,7 @@ class Given:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the files."""
-        parts = (self.evidence.examples, self.texts)
+        parts = (self.evidence.examples, self.texts, self.evidence.history)
         return tuple(note for part in parts if part is not None for note in part.notes)
 
 

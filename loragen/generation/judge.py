@@ -9,6 +9,7 @@ from loragen.adaptation.pseudo_labels import PseudoLabels
 from loragen.adapters.adapter import Lora
 from loragen.bases.tokenised import Readout
 from loragen.conditions.condition import Evidence
+from loragen.conditions.history import History
 from loragen.confidence.confidence import Candidate, Confidence
 from loragen.confidence.expected import ExpectedGain, Knowledge
 from loragen.confidence.figures import Figures, of_description, of_labels, of_texts
@@ -45,16 +46,28 @@ class Judge:
     """Empty where they are not known."""
     fallback: bool
     confidence: Confidence | None
-    """`None` where no models were fitted for this generator and zoo."""
+    """`None` where no models were fitted for this generator and zoo, and where there is a history: they were fitted
+    for adapters from descriptions."""
+    history: History | None = None
+    """Past texts of the person that the adapters are for."""
 
     @classmethod
-    def of(cls, pipeline: Pipeline, description: str, labels: tuple[str, ...], *, fallback: bool) -> Self:
+    def of(
+        cls,
+        pipeline: Pipeline,
+        description: str,
+        labels: tuple[str, ...],
+        *,
+        fallback: bool,
+        history: History | None = None,
+    ) -> Self:
         """The judge of a pipeline, with the models that its zoo holds.
 
         Raises:
             ConfigError: their file is damaged.
         """
-        return cls(pipeline, description, labels, fallback, pipeline.confidence)
+        confidence = pipeline.confidence if history is None else None
+        return cls(pipeline, description, labels, fallback, confidence, history)
 
     @property
     def shared(self) -> Lora | None:
@@ -85,12 +98,12 @@ class Judge:
     @cached_property
     def start_instead(self) -> Generation | None:
         """What to begin at in place of what was generated, where the description says nothing."""
-        return self.of_all() if self.safer is not None and self.says_nothing else None
+        is_told = self.safer is None or self.history is not None or not self.says_nothing
+        return None if is_told else self.of_all()
 
     @cached_property
     def _similarity(self) -> float:
-        (hit,) = self.pipeline.experts.index.search(self.pipeline.encoder.encode([self.description])[0], 1)
-        return hit.similarity
+        return self.pipeline.similarity(Evidence(self.description, history=self.history))
 
     @property
     def _knows(self) -> Knowledge:

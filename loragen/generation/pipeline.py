@@ -10,10 +10,14 @@ import torch
 from loragen.adapters.adapter import Lora
 from loragen.adapters.folders import WEIGHTS_NAME
 from loragen.conditions.condition import Conditioner, Evidence
+from loragen.conditions.history import History
+from loragen.conditions.history_pool import HistoryPool
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.confidence import Confidence
+from loragen.exporters.card import HistoryUse
 from loragen.generators.base import Generation, Generator
-from loragen.generators.registry import DEFAULT, open_generator
+from loragen.generators.history import TrainedPool, find_pool
+from loragen.generators.registry import DEFAULT, generator_folder, open_generator
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
 from loragen.zoo.card import MULTITASK_FOLDER
@@ -70,7 +74,39 @@ class Pipeline:
 
     @cached_property
     def _conditioner(self) -> Conditioner:
-        return Conditioner(self.encoder, self.generator.reading, self.generator.evidence)
+        return self._conditioner_with(None)
+
+    @cached_property
+    def _history_conditioner(self) -> Conditioner:
+        return self._conditioner_with(None if self._pool is None else self._pool.pool)
+
+    def _conditioner_with(self, pool: HistoryPool | None) -> Conditioner:
+        return Conditioner(self.encoder, self.generator.reading, self.generator.evidence, pool)
+
+    @cached_property
+    def _pool(self) -> TrainedPool | None:
+        """The trained pool of histories beside the generator; `None` where there is none.
+
+        Raises:
+            GeneratorError: it is damaged, or was trained with other experts or another encoder.
+        """
+        folder = generator_folder(self.name, self.zoo)
+        return find_pool(self.zoo.root / "generators" if folder is None else folder.parent, self.zoo, self.encoder)
+
+    def use_of(self, history: History) -> HistoryUse:
+        """What cards say of a history that this pipeline reads."""
+        pool = "untrained" if self._pool is None else "trained"
+        return HistoryUse(texts=len(history), labelled=history.labels is not None, pool=pool)
+
+    def similarity(self, evidence: Evidence) -> float:
+        """Cosine of a task and the nearest expert: of its description or, with a history, of what both say."""
+        with one_thread():
+            if evidence.history is None:
+                query = self.encoder.encode([evidence.description])[0]
+            else:
+                query = self._history_conditioner.read_history(evidence).query
+            (hit,) = self.experts.index.search(query, 1)
+        return hit.similarity
 
     @cached_property
     def experts(self) -> ExpertIndex:
@@ -111,5 +147,6 @@ class Pipeline:
         """
         rng = torch.Generator().manual_seed(checked_seed(seed))
         with one_thread():
-            condition = self._conditioner.condition(evidence)
+            conditioner = self._conditioner if evidence.history is None else self._history_conditioner
+            condition = conditioner.condition(evidence)
             return self.generator.generate(condition, rng=rng, num_samples=samples)

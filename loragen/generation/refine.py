@@ -58,8 +58,8 @@ class Refiner:
     @cached_property
     def judge(self) -> Judge:
         """What knows the gains of this pipeline's adapters."""
-        description = self.given.evidence.description
-        return Judge.of(self.pipeline, description, self.given.label_names, fallback=self.fallback)
+        evidence, labels = self.given.evidence, self.given.label_names
+        return Judge.of(self.pipeline, evidence.description, labels, fallback=self.fallback, history=evidence.history)
 
     def refine(self, generations: Sequence[Generation]) -> list[Refined]:
         """Refine generated adapters, all of them or the best on the examples.

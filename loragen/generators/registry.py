@@ -6,7 +6,7 @@ A new generator is one file (or folder) beside this one and one row of `ROWS`.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Protocol
 
 from loragen.conditions.task_vectors import EvidenceKind
 from loragen.conditions.text_encoder import TextEncoder
@@ -14,6 +14,8 @@ from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, shown
 from loragen.generators.base import Generator
 from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
+from loragen.generators.history import HISTORY, HISTORY_MANIFEST
+from loragen.generators.history_fit import HistoryTrainConfig, fit_history
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
 from loragen.generators.hyper.model import Hyper
 from loragen.generators.icm.episodes import ICMTrainConfig
@@ -23,10 +25,18 @@ from loragen.generators.landmark_ridge import MOST_EXACT, LandmarkRidge
 from loragen.generators.ridge import Ridge
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.generators.sg.model import SG
-from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator
+from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator, check_origin
 from loragen.paths import is_file
 from loragen.zoo.expert_index import ExpertIndex
 from loragen.zoo.zoo import SPLIT, Zoo
+
+
+class Trained(Protocol):
+    """What a training gives: a generator, or a part that generators share."""
+
+    def files(self) -> dict[str, str | bytes]:
+        """The files of its folder."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,10 @@ class Row:
     make: Callable[[ExpertIndex, int | None], Generator] | None = None
     """From the experts and their number (`None`: the generator's own) to a merge of them."""
     config: type[TrainConfig] | None = None
-    fit: Callable[..., tuple[TrainedGenerator, list[dict[str, float]]]] | None = None
+    fit: Callable[..., tuple[Trained, list[dict[str, float]]]] | None = None
     """From a config, a zoo and a text encoder to a generator and its losses."""
+    manifest: str = GENERATOR_MANIFEST
+    """The file by which its folder is known."""
     load: Callable[[Path], TrainedGenerator] | None = None
     evidence: tuple[EvidenceKind, ...] = ("description",)
     """Kinds of evidence that it can be trained to read."""
@@ -91,6 +103,16 @@ ROWS = (
     Row("nearest", "the nearest expert", make=lambda experts, _top_k: Nearest(experts)),
     Row("mean", "all experts", make=lambda experts, _top_k: Mean(experts)),
 )
+PARTS = (
+    Row(
+        HISTORY,
+        "the attention pool of histories",
+        config=HistoryTrainConfig,
+        fit=fit_history,
+        manifest=HISTORY_MANIFEST,
+    ),
+)
+"""What is trained like a generator and is none: it lies beside them."""
 DEFAULT = "sg"
 
 
@@ -140,7 +162,7 @@ def open_generator(
         _refuse_unsupported(row, name, top_k=top_k, has_exclusions=False)
         return row.make(ExpertIndex.of(allowed, encoder), top_k)
     generator, row = _load(_folder(name, zoo))
-    _check_fit(generator, experts, encoder)
+    check_origin(generator.manifest, experts, encoder)
     excluded = frozenset(experts.ids) - frozenset(allowed.ids)
     _refuse_unsupported(row, name, top_k=top_k, has_exclusions=bool(excluded))
     if top_k is None and not excluded:
@@ -163,16 +185,19 @@ def config_type(kind: Any, source: Path) -> type[TrainConfig]:
     Raises:
         ConfigError: there is no such generator, or it needs no training.
     """
-    row = rows().get(kind) if isinstance(kind, str) else None
+    row = next((row for row in (*ROWS, *PARTS) if row.name == kind), None)
     if row is None or row.config is None:
-        known = ", ".join(row.name for row in ROWS if row.is_trained)
-        raise ConfigError(f"{source} trains the generator {shown(kind)}; generators that are trained: {known}.")
+        known, parts = (", ".join(one.name for one in rows if one.config is not None) for rows in (ROWS, PARTS))
+        raise ConfigError(
+            f"{source} trains the generator {shown(kind)} (what they share: {parts}); generators that are trained: "
+            f"{known}."
+        )
     return row.config
 
 
 def row_of(config: TrainConfig) -> Row:
     """The row that a training config belongs to."""
-    return next(row for row in ROWS if row.config is type(config))
+    return next(row for row in (*ROWS, *PARTS) if row.config is type(config))
 
 
 def reading(kind: EvidenceKind) -> str:
@@ -225,18 +250,4 @@ def _refuse_unsupported(row: Row, name: str, *, top_k: int | None, has_exclusion
         raise GeneratorError(
             f"--licence does not apply to {shown(name)}, which has learnt from all experts; choose one of {takers}, or "
             "train it on a zoo of the experts you may use."
-        )
-
-
-def _check_fit(generator: TrainedGenerator, experts: Zoo, encoder: TextEncoder) -> None:
-    manifest = generator.manifest
-    if manifest.zoo_hash != experts.fingerprint:
-        raise GeneratorError(
-            f"The generator was trained on other experts (hash {manifest.zoo_hash[:12]}) than those of {experts.root} "
-            f"({experts.fingerprint[:12]}); train it again with `loragen train`."
-        )
-    if manifest.encoder_hash != encoder.fingerprint:
-        raise GeneratorError(
-            f"The generator was trained with the text encoder {manifest.encoder} (hash {manifest.encoder_hash}), but "
-            f"{encoder.name} has the hash {encoder.fingerprint}; use the former, or train it again."
         )

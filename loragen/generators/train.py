@@ -12,8 +12,8 @@ from loragen.config import dump_yaml, read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write, sweep
 from loragen.generators.processes import fit_alongside, joined_by_torchrun, launched_rank, training_processes
-from loragen.generators.registry import config_type, row_of
-from loragen.generators.trained import GENERATOR_MANIFEST, HARDWARE, TrainConfig, TrainedGenerator
+from loragen.generators.registry import Trained, config_type, row_of
+from loragen.generators.trained import HARDWARE, TrainConfig
 from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.zoo import Zoo, default_zoo
@@ -78,11 +78,12 @@ def train_generator(
             zoo, history = fit_alongside(config, state)
         return TrainingResult(config.out, zoo.ids, _last(history), None, rank.number)
     _sweep_finished(config.out, state)
-    _refuse_to_replace(config.out, force=force)
+    row = row_of(config)
+    _refuse_to_replace(config.out, row.manifest, force=force)
     zoo = Zoo.open(config.zoo).select(splits=config.splits)
     encoder = TextEncoder.load(config.encoder)
     with lock(state):
-        _refuse_to_replace(config.out, force=force)  # another run may have ended meanwhile
+        _refuse_to_replace(config.out, row.manifest, force=force)  # another run may have ended meanwhile
         state.mkdir(exist_ok=True)
         settings = f"{_told(config)}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
         if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
@@ -90,7 +91,6 @@ def train_generator(
                 f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
             )
         atomic_write(state / RUN, settings)
-        row = row_of(config)
         assert row.fit is not None
         with training_processes(config, state):
             generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
@@ -122,7 +122,7 @@ def _sweep_finished(out: Path, state: Path) -> None:
 def _write(
     config: TrainConfig,
     settings: str,
-    generator: TrainedGenerator,
+    generator: Trained,
     history: list[dict[str, float]],
     *,
     replace: bool,
@@ -136,8 +136,8 @@ def _write(
         return _plot(history, folder / PLOT)
 
 
-def _refuse_to_replace(out: Path, *, force: bool) -> None:
-    is_generator = (out / GENERATOR_MANIFEST).is_file()
+def _refuse_to_replace(out: Path, manifest: str, *, force: bool) -> None:
+    is_generator = (out / manifest).is_file()
     if not out.exists() or (force and (is_generator or (out.is_dir() and not any(out.iterdir())))):
         return
     way_out = "write elsewhere with --set out=FOLDER (then name that folder with --generator)"

@@ -152,15 +152,33 @@ def require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int
 
 
 @contextmanager
-def reading_folder(folder: Path, kind: str) -> Iterator[None]:
+def reading_folder(folder: Path, kind: str, *, what: str = "generator") -> Iterator[None]:
     """Turn the faults of a damaged generator's folder into a GeneratorError that names it."""
     try:
         yield
     except (LoragenError, OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise GeneratorError(
-            f"{cut(folder)} does not hold a whole {kind} generator ({cut(error, 400)}); train it again with `loragen "
+            f"{cut(folder)} does not hold a whole {kind} {what} ({cut(error, 400)}); train it again with `loragen "
             "train`."
         ) from error
+
+
+def check_origin(manifest: Provenance, experts: Zoo, encoder: TextEncoder, *, what: str = "The generator") -> None:
+    """Refuse what was trained on other experts or with another text encoder.
+
+    Raises:
+        GeneratorError: it was; ``what`` is what the message calls it.
+    """
+    if manifest.zoo_hash != experts.fingerprint:
+        raise GeneratorError(
+            f"{what} was trained on other experts (hash {manifest.zoo_hash[:12]}) than those of {experts.root} "
+            f"({experts.fingerprint[:12]}); train it again with `loragen train`."
+        )
+    if manifest.encoder_hash != encoder.fingerprint:
+        raise GeneratorError(
+            f"{what} was trained with the text encoder {manifest.encoder} (hash {manifest.encoder_hash}), but "
+            f"{encoder.name} has the hash {encoder.fingerprint}; use the former, or train it again."
+        )
 
 
 def kept_values(path: Path | None) -> dict[str, Any]:
