@@ -8,7 +8,7 @@ generator that reads that; generators that read texts through the base read the 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -39,7 +39,7 @@ class History:
     texts: tuple[str, ...]
     labels: tuple[str, ...] | None = None
     """The name of each text's label."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
     """Remarks for the user."""
 
     @classmethod

@@ -40,6 +40,8 @@ class NewAdapter(Strict):
     """How large the classes are among the texts."""
     examples: list[Example] | None = None
     """Labelled texts, to fit to."""
+    history: list[Text] | None = None
+    """Past texts of the person that the adapter is for."""
     generator: Name | None = None
     """By default the server's."""
     seed: Seed = 0

@@ -142,8 +142,10 @@ class Service:
         within(limits.labels, len(asked.labels or ()), "labels")
         within(limits.texts, len(asked.texts or ()), "texts")
         within(limits.examples, len(asked.examples or ()), "examples")
+        within(limits.history, len(asked.history or ()), "past texts")
         within(limits.samples, asked.samples, "samples")
         said = [*(asked.labels or ()), *(asked.texts or ()), *(one.text for one in asked.examples or ())]
+        said += asked.history or ()
         within(limits.characters, max(map(len, said), default=0), "characters of a text")
 
     def generate(self, asked: NewAdapter) -> list[str]:
@@ -203,6 +205,7 @@ class Service:
             texts=asked.texts,
             shares=asked.shares,
             own_adapter=None,
+            history=asked.history or None,
         )
 
     def _make(self, asked: NewAdapter, names: Sequence[str], progress: Progress) -> None:

@@ -33,6 +33,8 @@ class Limits(StrictModel):
     texts: int = Field(2_000, ge=20, le=MOST)
     """Unlabelled texts to adapt to."""
     examples: int = Field(1_000, ge=1, le=MOST)
+    history: int = Field(2_000, ge=1, le=MOST)
+    """Past texts of a person."""
     samples: int = Field(8, ge=1, le=MOST)
     new_tokens: int = Field(512, ge=1, le=MOST)
     """That a language model writes at once."""

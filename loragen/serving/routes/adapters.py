@@ -50,10 +50,10 @@ def _told(service: Service, facts: Facts) -> dict[str, Any]:
 async def create(asked: NewAdapter, service: OfService, metrics: OfMetrics, response: Response) -> Any:
     """Generate adapters for a task described in words.
 
-    With texts or examples, which take longer than two seconds, the answer is a job (202) to be followed.
+    With texts, examples or a history, which take longer than two seconds, the answer is a job (202) to be followed.
     """
     service.refuse_too_large(asked)
-    if asked.texts or asked.examples:
+    if asked.texts or asked.examples or asked.history:
         job = await run_in_threadpool(service.start, asked)
         response.status_code, response.headers["location"] = 202, f"/v1/jobs/{job.id}"
         return job.told() | {"events": f"/v1/jobs/{job.id}/events"}
