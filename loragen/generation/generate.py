@@ -64,7 +64,7 @@ def generate_samples(
         licences: draw on experts of these licences alone.
         own_adapter: folder of an adapter of this very task, for generators that follow a paper in needing one.
         history: past texts of the person that the adapter is for, 1 to 5,000, or a file of them, with labels or
-            without; with them the description may be empty.
+            without; with them the description may be empty, no gain is foretold, and ``fallback`` has no effect.
         progress: called with the stage, the steps done and their total.
 
     Raises:

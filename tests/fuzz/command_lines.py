@@ -92,6 +92,7 @@ GOOD = {
     "encoder": ("base",),
     "data": ("texts.jsonl", "texts.csv", "-"),
     "examples": ("texts.jsonl", "texts.csv"),
+    "history": ("texts.jsonl", "texts.csv"),
     "shares": ("1,2", "0.5,0.5"),
     "table": ("texts.csv", "tasks.csv"),
     "labels": ("yes,no", "red,green,blue"),

@@ -208,6 +208,14 @@ def test_a_failed_job_says_why_but_not_where(tmp_path) -> None:
     jobs.stop()
 
 
+def test_a_history_is_read_in_a_job_and_told_on_the_card(client) -> None:
+    begun = client.post("/v1/adapters", json=TASK | {"name": "past", "history": ["tea a", "warm b"]})
+    assert begun.status_code == 202, begun.text
+    assert events(client, begun.json())[-1]["status"] == "done"
+    assert client.get("/v1/adapters/past").json()["card"]["history"]["texts"] == 2
+    client.delete("/v1/adapters/past")
+
+
 def test_a_job_that_cannot_be_met_is_refused_at_once(client) -> None:
     asked = TASK | {"name": "failing", "texts": TEXTS, "shares": [1.0]}
     assert client.post("/v1/adapters", json=asked).status_code == 422
