@@ -59,7 +59,7 @@ def _below(model: type[StrictModel]) -> Iterator[type[StrictModel]]:
             yield from _below(one)
 
 
-MODELS = list(dict.fromkeys(models()))
+MODELS = [model for model in dict.fromkeys(models()) if model.model_fields]
 FIELDS = [(model, name) for model in MODELS for name in model.model_fields]
 
 
