@@ -3,10 +3,18 @@
 import torch
 
 from loragen.adapters.adapter import Lora
+from loragen.compose.registry import ROWS
 from loragen.compose.switching import put_on, updates_of
 
 SITES = [f"encoder.layer.{i}.attention.self.{name}" for i in (0, 1) for name in ("query", "value")]
 TEXTS = ("warm soup", "a cold cup of tea, please.", "bread", "a b c d e f g soup")
+DYNAMIC = [row.name for row in ROWS if row.is_dynamic]
+QUICK = {
+    "smora": {"steps": 3, "batch_size": 8, "k": 4},
+    "sema_router": {"steps": 3, "batch_size": 8},
+    "brainstacks": {"texts": 4, "epochs": 1, "width": 8, "most": 2},
+}
+"""Settings of methods that are trained, for a moment."""
 
 
 def random_lora(base, seed, *, r=3, sites=SITES, size=0.3):

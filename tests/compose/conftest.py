@@ -1,11 +1,14 @@
 """A tiny encoder, random experts of it, and labelled texts, on which compositions are tested."""
 
 import pytest
-from compose_tools import SITES, TEXTS, random_lora
+from compose_tools import DYNAMIC, QUICK, SITES, TEXTS, random_lora
 from models import word_task, write_tiny_encoder
 
 from loragen.bases.text_encoder import LabelTextEncoder
 from loragen.compose.experts import Experts
+from loragen.compose.making import compose_experts
+from loragen.compose.registry import rows
+from loragen.inference import Adapter
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,21 @@ def examples(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ids(base):
     return base.tokenize(TEXTS, max_length=32)
+
+
+@pytest.fixture(scope="session")
+def adapters(base, experts):
+    return [
+        Adapter(lora, base.name, labels=("soup", "tea"), description=f"Task {n}")
+        for n, lora in enumerate(experts.loras)
+    ]
+
+
+@pytest.fixture(scope="session")
+def made(base, adapters, examples):
+    """Each dynamic method, trained for a moment where it is trained."""
+    found = {}
+    for name in DYNAMIC:
+        data = examples if rows()[name].needs == "examples" else None
+        found[name] = compose_experts(adapters, method=name, data=data, settings=QUICK.get(name), base=base)
+    return found

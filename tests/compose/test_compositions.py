@@ -1,11 +1,8 @@
 """Compositions made, written, read back and used: like adapters, and refused where they are damaged."""
 
-import shutil
-
 import pytest
-import safetensors.torch
 import torch
-from compose_tools import TEXTS, random_lora
+from compose_tools import DYNAMIC, QUICK, TEXTS
 from families import write_base
 
 import loragen
@@ -13,36 +10,10 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
 from loragen.compose.composed import open_adapter
 from loragen.compose.making import compose_experts
-from loragen.compose.registry import ROWS, rows
-from loragen.compose.stored import GATES, MANIFEST
-from loragen.errors import AdapterError, ConfigError, TaskError, ZooError
+from loragen.errors import AdapterError
 from loragen.inference import Adapter
 
-QUICK = {
-    "smora": {"steps": 3, "batch_size": 8, "k": 4},
-    "sema_router": {"steps": 3, "batch_size": 8},
-    "brainstacks": {"texts": 4, "epochs": 1, "width": 8, "most": 2},
-}
 LABELS = ("soup", "tea", "bread")
-DYNAMIC = [row.name for row in ROWS if row.is_dynamic]
-
-
-@pytest.fixture(scope="module")
-def adapters(base, experts):
-    return [
-        Adapter(lora, base.name, labels=("soup", "tea"), description=f"Task {n}")
-        for n, lora in enumerate(experts.loras)
-    ]
-
-
-@pytest.fixture(scope="module")
-def made(base, adapters, examples):
-    """Each dynamic method, trained for a moment where it is trained."""
-    found = {}
-    for name in DYNAMIC:
-        data = examples if rows()[name].needs == "examples" else None
-        found[name] = compose_experts(adapters, method=name, data=data, settings=QUICK.get(name), base=base)
-    return found
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
@@ -135,138 +106,3 @@ def test_a_language_model_is_composed_token_by_token(tmp_path):
     assert read.complete(["soup and"], max_tokens=4) == composed.complete(["soup and"], max_tokens=4)
     (prediction,) = read.classify(["soup"], ["tea", "bread"])
     assert prediction != read.classify(["soup"], ["tea", "bread"], adapted=False)[0]
-
-
-# --- what is refused ---
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "none"}, "no method 'none'; choose one of uniform, description, arrow"),
-        ({"method": "description"}, "task in words; give it with --description"),
-        ({"method": "smora"}, "give a file for each with --data"),
-        ({"method": "uniform", "data": ["x.csv"]}, "reads no labelled texts"),
-        ({"method": "arrow", "rank": 2}, "--rank bears on static methods alone"),
-        ({"method": "arrow", "settings": {"top_k": 0}}, "top_k: Input should be greater"),
-        ({"method": "arrow", "settings": ["top_k"]}, "has no '='"),
-        ({"method": "smora", "data": ["x.csv"]}, "1 files of labelled texts were given for 3 experts"),
-    ],
-)
-def test_what_does_not_fit_is_refused_by_name(adapters, options, message):
-    with pytest.raises(ConfigError, match=message):
-        compose_experts(adapters, **options)
-
-
-def test_neither_experts_nor_a_task_are_refused():
-    with pytest.raises(ConfigError, match="Neither experts nor a task"):
-        compose_experts(method="uniform")
-    with pytest.raises(ConfigError, match="No expert was named"):
-        compose_experts([], method="uniform")
-    with pytest.raises(ConfigError, match="give a list of names"):
-        compose_experts("clinc_meta", method="uniform")
-
-
-def test_unknown_experts_are_refused():
-    with pytest.raises(ZooError, match=r"no expert 'clinc_metta'; did you mean 'clinc_meta'.*none at 'clinc_metta'"):
-        compose_experts(["clinc_metta"], method="uniform")
-
-
-def test_too_few_texts_are_refused(adapters, examples, base):
-    few = [one.subset(range(2)) for one in examples]
-    with pytest.raises(TaskError, match="6 labelled texts, and a batch takes 32"):
-        compose_experts(adapters, method="sema_router", data=few, base=base)
-
-
-@pytest.fixture
-def folder(made, tmp_path):
-    made["sema_router"].adapter.save(tmp_path / "out")
-    return tmp_path / "out"
-
-
-def _drop_expert(folder):
-    shutil.rmtree(folder / "experts" / "expert-2")
-
-
-def _other_method(folder):
-    file = folder / MANIFEST
-    file.write_text(file.read_text().replace("method: sema_router", "method: arrow").replace("settings:", "others:"))
-
-
-def _climb_out(folder):
-    file = folder / MANIFEST
-    file.write_text(file.read_text().replace("- expert-1", "- ../expert-1"))
-
-
-def _drop_gates(folder):
-    (folder / GATES).unlink()
-
-
-def _garble(folder):
-    (folder / GATES).write_bytes(b"\x80\x04nothing")
-
-
-def _not_finite(folder):
-    tensors = safetensors.torch.load((folder / GATES).read_bytes())
-    name = next(iter(tensors))
-    safetensors.torch.save_file(tensors | {name: tensors[name] * float("nan")}, folder / GATES)
-
-
-def _other_shape(folder):
-    tensors = safetensors.torch.load((folder / GATES).read_bytes())
-    name = next(name for name in tensors if name.startswith("router"))
-    safetensors.torch.save_file(tensors | {name: tensors[name][:1].clone()}, folder / GATES)
-
-
-def _link(folder):
-    (folder / "experts" / "expert-1").rename(folder / "elsewhere")
-    (folder / "experts" / "expert-1").symlink_to(folder / "elsewhere")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [_drop_expert, _other_method, _climb_out, _drop_gates, _garble, _not_finite, _other_shape, _link],
-)
-def test_damage_is_refused_in_a_short_message(folder, damage):
-    damage(folder)
-    with pytest.raises(AdapterError) as caught:
-        open_adapter(folder)
-    assert len(str(caught.value)) < 900
-
-
-def test_files_that_are_too_large_are_not_read(folder, monkeypatch):
-    monkeypatch.setattr("loragen.compose.stored.LARGEST_GATES", 10)
-    with pytest.raises(AdapterError, match="at most 10 were wanted"):
-        open_adapter(folder)
-
-
-def test_gates_of_other_weights_are_refused(made, base, tmp_path):
-    from dataclasses import replace
-
-    other = replace(made["sema_router"].adapter, base_hash="0" * 64)
-    with pytest.raises(AdapterError, match="trained on weights 000000000000"):
-        other.with_base(base)
-
-
-def test_a_static_method_is_no_composition(experts):
-    from loragen.compose.composition import Composition
-    from loragen.compose.methods.uniform import Uniform
-
-    with pytest.raises(AdapterError, match="is static"):
-        Composition("uniform", Uniform(), experts, {})
-
-
-def test_a_folder_that_is_there_is_kept(made, folder):
-    with pytest.raises(ConfigError, match="exists already"):
-        made["arrow"].adapter.save(folder)
-    made["arrow"].adapter.save(folder, force=True)
-    assert open_adapter(folder).composition.method == "arrow"
-    assert not (folder / "elsewhere").exists()
-
-
-def test_an_expert_that_lacks_a_description_is_named(base):
-    from loragen.compose.given import GivenExpert, similarities
-
-    silent = GivenExpert("mute", Adapter(random_lora(base, 0), base.name))
-    with pytest.raises(AdapterError, match="mute has no description"):
-        similarities([silent], "a task", "none", None)
