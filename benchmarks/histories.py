@@ -163,7 +163,21 @@ def _table(group: str, generator: str, persons: list[dict[str, float]]) -> str:
             if own:
                 cells = [_mean(own, name) for name in names]
                 lines.append(f"| {row} | {pool} | {' | '.join(cells)} | {_above(own, names[-1], start)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_controls(complete, generator)])
+
+
+def _controls(persons: list[dict[str, float]], generator: str) -> list[str]:
+    """What the right history is worth beside wrong ones, at the greatest length."""
+    lines = []
+    for pool in ("untrained", "trained"):
+        right, dealt, others = (row_name(generator, row, LENGTHS[-1], pool) for row in ("both", *ROWS[-2:]))
+        own = [person for person in persons if {right, dealt, others} <= person.keys()]
+        if own:
+            lines.append(
+                f"{pool} pool, {LENGTHS[-1]} texts: the person's own history {_above(own, right, dealt)} above one dealt "
+                f"anew, {_above(own, right, others)} above another's"
+            )
+    return lines
 
 
 def _scores(persons: list[dict[str, float]], row: str) -> np.ndarray:
