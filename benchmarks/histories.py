@@ -174,8 +174,8 @@ def _controls(persons: list[dict[str, float]], generator: str) -> list[str]:
         own = [person for person in persons if {right, dealt, others} <= person.keys()]
         if own:
             lines.append(
-                f"{pool} pool, {LENGTHS[-1]} texts: the person's own history {_above(own, right, dealt)} above one dealt "
-                f"anew, {_above(own, right, others)} above another's"
+                f"{pool} pool, {LENGTHS[-1]} texts: the person's own history {_above(own, right, dealt)} above one "
+                f"dealt anew, {_above(own, right, others)} above another's"
             )
     return lines
 
