@@ -84,8 +84,7 @@ class Lora:
     @cached_property
     def spec(self) -> AdapterSpec:
         """The adapted modules with their sizes."""
-        pairs = ((site, self.lora_A[site], self.lora_B[site]) for site in self.sites)
-        return AdapterSpec(tuple(Site(site, b.shape[0], a.shape[1], a.shape[0]) for site, a, b in pairs))
+        return AdapterSpec.of(self.lora_A, self.lora_B)
 
     def scaled_factors(self, site: str) -> tuple[Tensor, Tensor]:
         """A (r, in) and scaling · B (out, r) of a site, float32: their product is the delta weight."""

@@ -1,8 +1,18 @@
 """The table of sites that adapters share: names and sizes, without their values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from loragen.adapters.settings import natural
+
+
+class Matrix(Protocol):
+    """What has the shape of a matrix."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,12 @@ class AdapterSpec:
     def __post_init__(self) -> None:
         assert len({site.name for site in self.sites}) == len(self.sites), "a site is listed twice"
         object.__setattr__(self, "sites", tuple(sorted(self.sites, key=lambda site: natural(site.name))))
+
+    @classmethod
+    def of(cls, lora_A: Mapping[str, Matrix], lora_B: Mapping[str, Matrix]) -> "AdapterSpec":
+        """The table of an adapter's factors by site, tensors or arrays."""
+        sizes = ((site, lora_B[site].shape[0], a.shape[1], a.shape[0]) for site, a in lora_A.items())
+        return cls(tuple(Site(*each) for each in sizes))
 
     def difference(self, other: "AdapterSpec", *, in_rank: bool = True) -> str | None:
         """The first mismatch in words ("here" is this table, "there" the other); None where the tables agree.

@@ -1,7 +1,6 @@
 """Which tokens of a batch are of which text: gates that are computed from a whole text need to know.
 
-A batch is padded, with a mask, so that the inputs of sites are (n, longest, in); or its texts are laid end to end in
-one row, (1, tokens, in), where positions begin anew with each text.
+Under updates that are functions of their input, as these are, a batch is padded, a row a text (`bases.end_to_end`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,42 +27,20 @@ class TextRows:
 
     mask: Tensor
     """True where a text has a token, (n, longest)."""
-    is_end_to_end: bool = False
-    """The tokens of all texts stand in one row, without padding; else a row a text."""
     weights: Tensor | None = None
     """What a router gave each text, (n, experts)."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "TextRows":
-        """Those that a model is called with: its ids, and a mask or positions where it is given such."""
-        ids, mask, positions = (options.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
+        """Those that a model is called with: its ids, and a mask where it is given one."""
+        ids, mask = options.get("input_ids"), options.get("attention_mask")
         assert ids is not None, "a text encoder is called with input_ids"
-        if mask is not None:
-            return cls(mask.bool())
-        if positions is None or len(ids) != 1:
-            return cls(torch.ones_like(ids, dtype=torch.bool))
-        begins = (positions[0] == positions[0].min()).nonzero().flatten()
-        ends = torch.cat([begins[1:], begins.new_tensor([ids.shape[1]])])
-        lengths = ends - begins
-        return cls(torch.arange(int(lengths.max()), device=ids.device) < lengths[:, None], is_end_to_end=True)
-
-    def apart(self, x: Tensor) -> Tensor:
-        """Values of tokens as (n, longest, d), with zeros after each text where it was end to end."""
-        if not self.is_end_to_end:
-            return x
-        placed = x.new_zeros(*self.mask.shape, x.shape[-1])
-        return placed.masked_scatter(self.mask[..., None], x[0])
+        return cls(torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool())
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over the tokens of each text, (n, d), of values of tokens."""
+        """The mean over the tokens of each text, (n, d), of values of tokens (n, longest, d)."""
         weights = self.mask.to(x)[..., None]
-        return (self.apart(x) * weights).sum(1) / weights.sum(1)
-
-    def to_tokens(self, values: Tensor) -> Tensor:
-        """From values a text (n, k) to values a token, (1, tokens, k), or (n, 1, k) for rows of a text each."""
-        if not self.is_end_to_end:
-            return values[:, None]
-        return values.repeat_interleave(self.mask.sum(1), dim=0)[None]
+        return (x * weights).sum(1) / weights.sum(1)
 
 
 @final
@@ -105,7 +82,7 @@ def following(base: Base, current: CurrentRows, router: Router | None = None) ->
         if router is not None:
             with without_updates(), torch.no_grad():
                 hidden = body(*args, **options).last_hidden_state
-            rows = replace(rows, weights=router(rows.apart(hidden).float(), rows.mask))
+            rows = replace(rows, weights=router(hidden.float(), rows.mask))
         current.set(rows)
 
     handle = base.body.register_forward_pre_hook(follow, with_kwargs=True)

@@ -1,5 +1,6 @@
 """What the files beside a text encoder's weights state: its pooling, its sizes, and the tokens of texts."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,19 @@ from typing import Any
 from loragen.bases.bert_config import TOKENIZER
 from loragen.bases.hub import is_dual_encoder
 from loragen.bases.sentence_modules import modules_of
+
+
+def key_of(folder: Path, fingerprint: str) -> str:
+    """A name by weights and configs: the same weights pooled or cut in another way are another encoder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.json")):
+        digest.update(file.read_bytes())
+    return f"{fingerprint}-{digest.hexdigest()[:8]}"
+
+
+def cache_name(key: str) -> str:
+    """Name of the file that embeddings by an encoder are kept in; ``key`` is that of `key_of`."""
+    return f"embeddings-{key}.safetensors"
 
 
 def stated_size(folder: Path) -> int | None:

@@ -18,7 +18,7 @@ from loragen.bases.hub import resolve_model, weights_hash
 from loragen.bases.known import EMBEDDED_MODEL
 from loragen.bases.pretrained import MODEL_CONFIG, check_folder, loading_errors
 from loragen.conditions.embedders import Embed, load_embedder
-from loragen.conditions.encoder_settings import count_tokens, stated_max_tokens, stated_size
+from loragen.conditions.encoder_settings import cache_name, count_tokens, key_of, stated_max_tokens, stated_size
 from loragen.config import LONGEST_STRING
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.files import atomic_write
@@ -140,16 +140,13 @@ class TextEncoder:
 
     @cached_property
     def key(self) -> str:
-        """A name by weights and configs: the same weights pooled or cut in another way are another encoder."""
-        digest = hashlib.sha256()
-        for file in sorted(self.folder.rglob("*.json")):
-            digest.update(file.read_bytes())
-        return f"{self.fingerprint}-{digest.hexdigest()[:8]}"
+        """A name by weights and configs."""
+        return key_of(self.folder, self.fingerprint)
 
     @property
     def _cache_file(self) -> Path:
         assert self.cache is not None
-        return self.cache / f"embeddings-{self.key}.safetensors"
+        return self.cache / cache_name(self.key)
 
 
 def _key(text: str) -> bytes:

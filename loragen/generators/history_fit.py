@@ -33,7 +33,6 @@ from loragen.tasks.persons import Domain, Person
 from loragen.tasks.task_set import TaskSet
 from loragen.training.objective import Objective
 from loragen.training.ranks import Rank
-from loragen.training.schedule import Schedule
 from loragen.values import LARGEST_LAYER, MOST_EXAMPLES, MOST_PARTS, Shots
 from loragen.zoo.zoo import Zoo
 
@@ -237,7 +236,7 @@ def fit_history(
     history = fit(
         HistoryObjective(pool, corpus.items, data.library, config),
         batches,
-        Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay),
+        config.schedule,
         seed=config.seed,
         checkpoints=subfolder(checkpoints, "weights"),
         on_step=on_step,

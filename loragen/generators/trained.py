@@ -21,6 +21,7 @@ from loragen.generators.base import Generator
 from loragen.paths import read_capped
 from loragen.training.devices import Devices, Precision, Strategy
 from loragen.training.ranks import Rank
+from loragen.training.schedule import Schedule
 from loragen.values import MOST_EXAMPLES, MOST_PARTS, MOST_STEPS, Seed
 from loragen.zoo.zoo import Zoo
 
@@ -229,6 +230,11 @@ class TrainConfig(StrictModel):
         _ = self.hardware
         Rank(0, self.devices).rows(self.batch_size)
         return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the training."""
+        return Schedule(self.epochs, self.steps_per_epoch, self.learning_rate, weight_decay=self.weight_decay)
 
     @property
     def hardware(self) -> Devices:

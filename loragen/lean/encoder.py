@@ -1,6 +1,5 @@
 """The text encoder that is installed with loragen, without torch: `loragen.conditions.text_encoder` for default use."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,14 @@ import numpy as np
 
 from loragen.bases.hub import local_model, weights_hash
 from loragen.bases.known import EMBEDDED_NAMES
-from loragen.conditions.encoder_settings import count_tokens, plain_mean_pooling, stated_max_tokens, uncut_tokenizer
+from loragen.conditions.encoder_settings import (
+    cache_name,
+    count_tokens,
+    key_of,
+    plain_mean_pooling,
+    stated_max_tokens,
+    uncut_tokenizer,
+)
 from loragen.lean.arrays import Array
 from loragen.lean.bert import LeanBert
 from loragen.lean.errors import require
@@ -69,7 +75,4 @@ class LeanEncoder:
     @cached_property
     def cache_name(self) -> str:
         """Name of the file that a zoo keeps embeddings of this encoder in."""
-        digest = hashlib.sha256()
-        for file in sorted(self.folder.rglob("*.json")):
-            digest.update(file.read_bytes())
-        return f"embeddings-{self.fingerprint}-{digest.hexdigest()[:8]}.safetensors"
+        return cache_name(key_of(self.folder, self.fingerprint))

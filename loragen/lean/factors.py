@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from loragen.adapters.folder_files import METADATA, WEIGHTS_NAME, adapter_files, key_of
 from loragen.adapters.settings import CONFIG_NAME, LoraSettings, natural
-from loragen.adapters.spec import AdapterSpec, Site
+from loragen.adapters.spec import AdapterSpec
 from loragen.lean.arrays import Array, arrays_of, finite
 from loragen.lean.errors import require
 
@@ -56,8 +56,7 @@ class Factors:
     @cached_property
     def spec(self) -> AdapterSpec:
         """The adapted modules with their sizes."""
-        pairs = ((site, self.lora_A[site], self.lora_B[site]) for site in self.sites)
-        return AdapterSpec(tuple(Site(site, len(b), a.shape[1], len(a)) for site, a, b in pairs))
+        return AdapterSpec.of(self.lora_A, self.lora_B)
 
     def norm(self) -> float:
         """Frobenius norm of the delta weights of all sites."""

@@ -19,27 +19,15 @@ def sema_tensors(experts):
     return routers | {f"bias.{site}": torch.randn(3, generator=rng) for site in experts.sites}
 
 
-def test_end_to_end_rows_are_the_padded_ones():
-    lengths, d = (3, 1, 4), 5
-    padded = torch.randn(3, 4, d)
-    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
-    ids, positions = torch.zeros(1, 8, dtype=torch.long), torch.tensor([[2, 3, 4, 2, 2, 3, 4, 5]])
-    packed = TextRows.of({"input_ids": ids, "position_ids": positions})
-    plain = TextRows.of({"input_ids": torch.zeros(3, 4), "attention_mask": mask.long()})
-    x = padded[mask][None]
-    assert torch.equal(packed.mask, mask)
-    assert torch.equal(packed.apart(x), padded * mask[..., None])
-    assert torch.allclose(packed.mean(x), plain.mean(padded))
-    assert torch.allclose(packed.mean(x)[2], padded[2].mean(0))
-    weights = torch.randn(3, 2)
-    assert torch.equal(packed.to_tokens(weights)[0], weights[[0, 0, 0, 1, 2, 2, 2, 2]])
-    assert plain.to_tokens(weights).shape == (3, 1, 2)
+def test_the_mean_of_a_text_leaves_out_padding():
+    padded, mask = torch.randn(3, 4, 5), torch.arange(4) < torch.tensor([3, 1, 4])[:, None]
+    found = TextRows.of({"input_ids": torch.zeros(3, 4), "attention_mask": mask.long()}).mean(padded)
+    wanted = torch.stack([row[own].mean(0) for row, own in zip(padded, mask, strict=True)])
+    torch.testing.assert_close(found, wanted)
 
 
 def test_without_a_mask_all_tokens_count():
-    rows = TextRows.of({"input_ids": torch.zeros(2, 3)})
-    assert rows.mask.all()
-    assert not rows.is_end_to_end
+    assert TextRows.of({"input_ids": torch.zeros(2, 3)}).mask.all()
 
 
 def test_a_text_is_weighed_by_itself_whatever_stands_beside_it(base, experts, ids):

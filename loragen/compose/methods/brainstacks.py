@@ -201,7 +201,7 @@ def _gate(at: SiteExperts, current: CurrentRows) -> Gate:
     def gate(x: Tensor, _coordinates: Tensor) -> Tensor:
         rows = current()
         assert rows.weights is not None
-        return at.spread(rows.to_tokens(rows.weights.to(x)))
+        return at.spread(rows.weights.to(x))[:, None]
 
     return gate
 

@@ -52,7 +52,7 @@ def _gate(at: SiteExperts, router: Tensor, bias: Tensor, current: CurrentRows) -
         rows = current()
         scores = rows.mean(x) @ router.to(x).T + bias.to(x)
         weights = scores.masked_fill(~at.present.to(x.device), float("-inf")).softmax(-1)
-        return at.spread(rows.to_tokens(weights))
+        return at.spread(weights)[:, None]
 
     return gate
 

@@ -91,7 +91,7 @@ def fit_through_base(
     """
     frame = opened.data.frame
     objective = TaskObjective(opened.base, network, frame, contrast_weight=config.contrast_weight)
-    schedule = Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay)
+    schedule = config.schedule
     return fit_judged(
         objective,
         network,

@@ -20,7 +20,6 @@ from loragen.generators.icm.episodes import ICMData, ICMTrainConfig, episodes, r
 from loragen.generators.icm.model import ICM, ICMBatch, ICMManifest, ICMNetwork, ICMObjective
 from loragen.generators.trained import kept_values, rounded, subfolder
 from loragen.training.ranks import agreed
-from loragen.training.schedule import Schedule
 from loragen.zoo.zoo import Zoo
 
 
@@ -128,7 +127,7 @@ class ICMRun:
         return fit(
             ICMObjective(self.network, config.icm.kl_weight),
             batches,
-            Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay),
+            config.schedule,
             seed=config.seed,
             checkpoints=checkpoints,
             on_step=on_step,

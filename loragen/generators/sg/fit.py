@@ -15,7 +15,6 @@ from loragen.errors import ConfigError
 from loragen.generators.sg.library import Mixture, SGLibrary
 from loragen.generators.sg.model import SG, SGBatch, SGConfig, SGManifest, SGNetwork, SGObjective
 from loragen.generators.trained import TrainConfig, subfolder
-from loragen.training.schedule import Schedule
 from loragen.zoo.coordinates import Coordinates, spread
 from loragen.zoo.expert_index import ExpertIndex, samples_of
 from loragen.zoo.start import frame_of
@@ -176,7 +175,7 @@ def fit_sg(
     history = fit(
         SGObjective(network, config.sg.kl_weight),
         batches,
-        Schedule(config.epochs, config.steps_per_epoch, config.learning_rate, weight_decay=config.weight_decay),
+        config.schedule,
         seed=config.seed,
         checkpoints=subfolder(checkpoints, "weights"),
         on_step=on_step,
