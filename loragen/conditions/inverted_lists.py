@@ -23,8 +23,8 @@ from loragen.files import atomic_write
 MOST_FLAT = 4_096
 """Vectors that are compared one by one, without lists."""
 PROBES = 40
-"""Lists that are read in a search. Among 100,000 embeddings around those of the bundled zoo, for descriptions of tasks
-that no expert was made from, recall@10 is .98 with 32 and .995 with 48; for ones like the experts' it is 1 with 16."""
+"""Lists that are read in a search: enough for a recall@10 of .98 for descriptions of tasks that no expert was made from
+(`test_inverted_lists.py`; among more vectors, `benchmarks/big_zoos.py`). Ones like the experts' need fewer."""
 LISTS_PER_ROOT = 2
 """Lists, per square root of the number of vectors."""
 MOST_WAITING = 1_024
