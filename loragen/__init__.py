@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from loragen.compose.composed import open_adapter
     from loragen.compose.listing import list_methods
     from loragen.compose.making import compose_experts
+    from loragen.continual.listing import list_strategies
+    from loragen.continual.update import update_generator
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
+    from loragen.evaluation.sequences.run import evaluate_sequence
     from loragen.exporters.check import check
     from loragen.generation import generate, generate_samples
     from loragen.generators.base import Generator
@@ -75,6 +78,7 @@ _HOMES = {
     "describe_base": "base_store.describe",
     "evaluate": "evaluation.own_data",
     "evaluate_generators": "evaluation.evaluate",
+    "evaluate_sequence": "evaluation.sequences.run",
     "generate": "generation",
     "generate_samples": "generation",
     "get_base": "base_store.get",
@@ -83,6 +87,7 @@ _HOMES = {
     "list_bases": "base_store.listing",
     "list_methods": "compose.listing",
     "list_recipes": "recipes.listing",
+    "list_strategies": "continual.listing",
     "open_adapter": "compose.composed",
     "pack_zoo": "zoo.pack",
     "prune_base": "base_store.prune",
@@ -90,6 +95,7 @@ _HOMES = {
     "search": "zoo.expert_index",
     "serve": "serving.run",
     "train": "generators.train",
+    "update_generator": "continual.update",
 }
 
 __all__ = [
@@ -120,6 +126,7 @@ __all__ = [
     "describe_base",
     "evaluate",
     "evaluate_generators",
+    "evaluate_sequence",
     "generate",
     "generate_samples",
     "get_base",
@@ -128,6 +135,7 @@ __all__ = [
     "list_bases",
     "list_methods",
     "list_recipes",
+    "list_strategies",
     "open_adapter",
     "pack_zoo",
     "prune_base",
@@ -135,6 +143,7 @@ __all__ = [
     "search",
     "serve",
     "train",
+    "update_generator",
 ]
 
 

@@ -34,7 +34,7 @@ class StrictModel(BaseModel):
         """
         values = read_yaml(path)
         for override in overrides:
-            _apply_override(values, override)
+            apply_override(values, override)
         return cls.checked(values, source=str(path))
 
     @classmethod
@@ -79,7 +79,12 @@ def _told(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put the value of ``key.sub=value`` in its place; the value is read as YAML.
+
+    Raises:
+        ConfigError: it has no such form.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"The override {shown(override)} has no '='; write --set key.sub=value.")

@@ -21,7 +21,7 @@ ROOMS = (
         "inference",
         "exporters",
     ),
-    *("confidence", "adaptation"),
+    *("continual", "confidence", "adaptation"),
     *("generators", "base_store", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
     *("paths", "patterns", "progress", "escaping", "errors"),
@@ -42,7 +42,10 @@ AT_HOME = {
     "serving.connections": {"uvicorn"},
     **{
         name: {"matplotlib"}
-        for name in ("plotting", "bench.figure", "evaluation.figures", "evaluation.calibration_figure")
+        for name in (
+            *("plotting", "bench.figure", "evaluation.figures", "evaluation.calibration_figure"),
+            "evaluation.sequences.figure",
+        )
     },
 }
 FOR_CLI = ("errors", "files", "escaping", "lean")

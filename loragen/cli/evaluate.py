@@ -46,6 +46,9 @@ def evaluate(
     base: BaseOption = None,
     zoo: ZooOption = None,
     encoder: EncoderOption = ENCODER,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="The config names groups of experts that arrive one after the other.")
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,12 +77,42 @@ def evaluate(
         return
     if data is not None:
         raise ConfigError("--data goes with an adapter folder; a config names its own tasks.")
+    if sequence:
+        _evaluate_sequence(target, overrides or [], as_json=as_json)
+        return
     with console.progress() as update:
         report = loragen.evaluate_generators(target, update, overrides=overrides or ())
     if as_json:
         console.say_json(report.model_dump(mode="json", include={"summary", "seconds", "tasks"}))
         return
     _show_summary(report)
+    for file in report.files:
+        console.done(file)
+
+
+def _evaluate_sequence(config: Path, overrides: list[str], *, as_json: bool) -> None:
+    import loragen
+    from loragen.cli import console
+
+    with console.progress() as update:
+        report = loragen.evaluate_sequence(config, update, overrides=overrides)
+    if as_json:
+        console.say_json(report.model_dump(mode="json", include={"rows", "zoo_hash"}))
+        return
+    columns = ("strategy", "AA", "AIA", "FM", "BWT", "zero-shot", "s")
+    console.table(
+        f"{len(report.config.groups)} groups of {len(report.config.ids)} experts in all",
+        columns,
+        [
+            (
+                row.name,
+                *map(_number, (row.scores.aa, row.scores.aia, row.scores.fm, row.scores.bwt, row.scores.zero_shot)),
+                "" if row.seconds is None else f"{row.seconds:.0f}",
+            )
+            for row in sorted(report.rows, key=lambda row: -(row.scores.aa or 0))
+        ],
+        numbers=columns[1:],
+    )
     for file in report.files:
         console.done(file)
 

@@ -17,13 +17,16 @@ from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
 from loragen.generators.history import HISTORY, HISTORY_MANIFEST
 from loragen.generators.history_fit import HistoryTrainConfig, fit_history
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
+from loragen.generators.hyper.go_on import go_on_hyper
 from loragen.generators.hyper.model import Hyper
 from loragen.generators.icm.episodes import ICMTrainConfig
 from loragen.generators.icm.fit import fit_icm
+from loragen.generators.icm.go_on import go_on_icm
 from loragen.generators.icm.model import ICM
 from loragen.generators.landmark_ridge import MOST_EXACT, LandmarkRidge
 from loragen.generators.ridge import Ridge
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
+from loragen.generators.sg.go_on import go_on_sg
 from loragen.generators.sg.model import SG
 from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator, check_origin
 from loragen.paths import is_file
@@ -51,6 +54,8 @@ class Row:
     config: type[TrainConfig] | None = None
     fit: Callable[..., tuple[Trained, list[dict[str, float]]]] | None = None
     """From a config, a zoo and a text encoder to a generator and its losses."""
+    go_on: Callable[..., tuple[TrainedGenerator, list[dict[str, float]]]] | None = None
+    """From a config, a zoo, a text encoder and a `GoingOn` to the generator that has gone on, and its losses."""
     manifest: str = GENERATOR_MANIFEST
     """The file by which its folder is known."""
     load: Callable[[Path], TrainedGenerator] | None = None
@@ -75,6 +80,7 @@ ROWS = (
         "SG-LoRA, the default",
         config=SGTrainConfig,
         fit=fit_sg,
+        go_on=go_on_sg,
         load=SG.load,
         takes_top_k=True,
         restrict=SG.drawing_on,
@@ -84,6 +90,7 @@ ROWS = (
         "ICM-LoRA",
         config=ICMTrainConfig,
         fit=fit_icm,
+        go_on=go_on_icm,
         load=ICM.load,
         evidence=("description", "texts", "examples"),
         takes_licences=False,
@@ -93,6 +100,7 @@ ROWS = (
         "a hypernetwork",
         config=HyperTrainConfig,
         fit=fit_hyper,
+        go_on=go_on_hyper,
         load=Hyper.load,
         evidence=("description", "labels", "texts", "examples"),
         takes_licences=False,

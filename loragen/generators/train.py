@@ -2,18 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write, sweep
+from loragen.generators.learner import GoingOn
 from loragen.generators.processes import fit_alongside, joined_by_torchrun, launched_rank, training_processes
 from loragen.generators.registry import Trained, config_type, row_of
-from loragen.generators.trained import HARDWARE, TrainConfig
+from loragen.generators.trained import HARDWARE, TrainConfig, TrainedGenerator
 from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.zoo import Zoo, default_zoo
@@ -21,6 +24,10 @@ from loragen.zoo.zoo import Zoo, default_zoo
 LOSSES = "losses.json"
 PLOT = "losses.png"
 RUN = "run.yaml"
+DESCRIPTIONS = "descriptions.json"
+"""File of a generator for the descriptions of the experts that it was trained on: updates may ask for them again."""
+MOST_DESCRIBED = 4_096
+"""Experts whose descriptions are kept."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,27 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return config_type(read_yaml(path).get("generator"), path).from_yaml(path, overrides)
 
 
+class Update(GoingOn, Protocol):
+    """A training that brings a generator up to date."""
+
+    @property
+    def told(self) -> str:
+        """A line of the run's record: a run that is resumed has the same."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What is kept beside the generator for the next update, once it is trained."""
+
+    def signed(self, generator: TrainedGenerator, seconds: float) -> TrainedGenerator:
+        """The generator, whose manifest says how it was brought up to date."""
+
+
 def train_generator(
-    config: TrainConfig, *, force: bool = False, on_step: Callable[[int], None] | None = None
+    config: TrainConfig,
+    *,
+    force: bool = False,
+    on_step: Callable[[int], None] | None = None,
+    update: Update | None = None,
 ) -> TrainingResult:
     """Train the generator of a config and write its folder.
 
@@ -65,6 +91,7 @@ def train_generator(
         config: settings of the run.
         force: replace a generator that lies at ``config.out``.
         on_step: called with the number of steps done.
+        update: goes on from a generator that is there, instead of training one from new.
 
     Raises:
         ConfigError: a generator would be replaced without ``force``, or something that is no generator.
@@ -86,17 +113,48 @@ def train_generator(
         _refuse_to_replace(config.out, row.manifest, force=force)  # another run may have ended meanwhile
         state.mkdir(exist_ok=True)
         settings = f"{_told(config)}# experts {zoo.fingerprint}, encoder {encoder.fingerprint}\n"
+        settings += "" if update is None else f"# {update.told}\n"
         if any(state.rglob("*.ckpt")) and (state / RUN).read_text() != settings:
             raise GeneratorError(
                 f"{state} holds an unfinished run with other settings or experts; finish it with its own, or remove it."
             )
         atomic_write(state / RUN, settings)
-        assert row.fit is not None
-        with training_processes(config, state):
-            generator, history = row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
-        plotted = _write(config, settings, generator, history, replace=force)
+        begun = time.monotonic()
+        generator, history = _fitted(config, zoo, encoder, state, on_step, update)
+        files: dict[str, str | bytes] = dict(generator.files()) | _descriptions(zoo, update)
+        if update is not None:
+            assert isinstance(generator, TrainedGenerator)
+            files |= dict(update.signed(generator, round(time.monotonic() - begun, 1)).files()) | dict(update.files)
+        plotted = _write(config, settings, files, history, replace=force)
         shutil.rmtree(state)
     return TrainingResult(config.out, zoo.ids, _last(history), config.out / PLOT if plotted else None)
+
+
+def _fitted(
+    config: TrainConfig,
+    zoo: Zoo,
+    encoder: TextEncoder,
+    state: Path,
+    on_step: Callable[[int], None] | None,
+    update: Update | None,
+) -> tuple[Trained, list[dict[str, float]]]:
+    row = row_of(config)
+    if update is not None:
+        if row.go_on is None:
+            raise ConfigError(f"What {row.name} trains is brought up to date by training it anew: --update joint.")
+        return row.go_on(config, zoo, encoder, update, checkpoints=state, on_step=on_step)
+    assert row.fit is not None
+    with training_processes(config, state):
+        return row.fit(config, zoo, encoder, checkpoints=state, on_step=on_step)
+
+
+def _descriptions(zoo: Zoo, update: Update | None) -> dict[str, str | bytes]:
+    """The file of the experts' descriptions, those that are gone among them; none where experts are many."""
+    if len(zoo) > MOST_DESCRIBED:
+        return {}
+    known = {} if update is None else dict(update.descriptions)
+    found = {name: list(texts) for name, texts in known.items()} | {card.id: list(card.descriptions) for card in zoo}
+    return {DESCRIPTIONS: json.dumps(found, ensure_ascii=False, indent=1) + "\n"}
 
 
 def _last(history: list[dict[str, float]]) -> dict[str, float]:
@@ -122,14 +180,14 @@ def _sweep_finished(out: Path, state: Path) -> None:
 def _write(
     config: TrainConfig,
     settings: str,
-    generator: Trained,
+    files: Mapping[str, str | bytes],
     history: list[dict[str, float]],
     *,
     replace: bool,
 ) -> bool:
     """Write the folder of a generator; returns if the loss curves were drawn."""
     with atomic_folder(config.out, replace=replace) as folder:
-        for name, content in generator.files().items():
+        for name, content in files.items():
             atomic_write(folder / name, content)
         atomic_write(folder / RUN, settings)
         atomic_write(folder / LOSSES, json.dumps(_thinned(history)))

@@ -35,6 +35,19 @@ HARDWARE = ("devices", "strategy", "precision")
 Network = TypeVar("Network", bound=nn.Module)
 
 
+class Updated(StrictModel):
+    """How a generator was brought up to date."""
+
+    strategy: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    of: str = ""
+    """SHA-256 of the tensors of the generator that it went on from; empty where it was trained anew."""
+    seconds: float = Field(0.0, ge=0)
+    """Of the training."""
+    no_longer_there: tuple[str, ...] = ()
+    """Experts that the generator before was trained on and that the zoo no longer held; it may know them yet."""
+
+
 class Provenance(StrictModel):
     """Origin of a trained generator: base, experts and text encoder."""
 
@@ -49,6 +62,8 @@ class Provenance(StrictModel):
     encoder_hash: str
     experts: tuple[str, ...]
     versions: dict[str, str]
+    updated: Updated | None = None
+    """None where it was trained and never brought up to date."""
 
     @model_validator(mode="before")
     @classmethod

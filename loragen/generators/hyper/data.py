@@ -127,7 +127,14 @@ class ExpertStarts:
         return cls(folds, origin, origin.expand(len(zoo), -1))
 
 
-def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[EvidenceKind, ...]) -> HyperData:
+def read_experts(
+    config: TaskTrainConfig,
+    zoo: Zoo,
+    base: Base,
+    evidence: tuple[EvidenceKind, ...],
+    *,
+    frame: Frame | None = None,
+) -> HyperData:
     """Read experts, the states of their prompts for the kinds of evidence wanted, and their tasks' texts.
 
     Args:
@@ -135,6 +142,7 @@ def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[
         zoo: the experts.
         base: tokenises the texts and reads the prompts.
         evidence: kinds of it that are read.
+        frame: in which experts are coordinates; by default one that fits them.
 
     Raises:
         ConfigError: all experts are of one family, or the model that is to read is not at hand.
@@ -142,7 +150,7 @@ def read_experts(config: TaskTrainConfig, zoo: Zoo, base: Base, evidence: tuple[
         TaskError: an expert's task or its examples are missing.
     """
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    frame = frame_of(zoo, adapters)
+    frame = frame_of(zoo, adapters) if frame is None else frame
     families = [card.family or card.id for card in zoo]
     if len(set(families)) == 1:
         raise ConfigError(

@@ -1,5 +1,7 @@
 """Episodes: each a task or a variant of one, a batch of its texts, and the evidence that is given of it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -8,17 +10,20 @@ from loragen.generators.hyper.data import EpisodeTask, HyperData
 from loragen.generators.hyper.task_loss import TaskBatch
 
 
-def episodes(data: HyperData, config: TaskTrainConfig, *, rng: torch.Generator) -> list[TaskBatch]:
+def episodes(
+    data: HyperData, config: TaskTrainConfig, *, rng: torch.Generator, rows: Sequence[int] | None = None
+) -> list[TaskBatch]:
     """One epoch: each step draws a task or a variant, its texts, a support, and which evidence there is.
 
     Args:
         data: the tasks.
         config: sizes and numbers of the batches.
         rng: the only source of randomness.
+        rows: of the experts whose tasks take part; by default all.
     """
-    batches = []
+    batches, drawn_from = [], range(len(data.tasks)) if rows is None else rows
     for _ in range(config.steps_per_epoch):
-        expert = int(torch.randint(len(data.tasks), (), generator=rng))
+        expert = drawn_from[int(torch.randint(len(drawn_from), (), generator=rng))]
         variants = data.tasks[expert]
         task = variants[int(torch.randint(len(variants), (), generator=rng))]
         query, present = evidence_of(task, data, config, rng=rng)

@@ -1,6 +1,6 @@
 """Trains the hypernetwork: on the experts' weights, through the frozen base, or on the one and then the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -96,12 +96,12 @@ class WeightsObjective(Objective):
         """The mean over the batch and over sites, each of which counts the same."""
         offsets = self.network.coordinates(batch.query, batch.present, self.start) - self.start
         errors, squares = (
-            _site_squares(x, self.network.sizes) for x in (offsets - self.offsets[batch.expert], self.offsets)
+            site_squares(x, self.network.sizes) for x in (offsets - self.offsets[batch.expert], self.offsets)
         )
         return {"loss": (errors / squares.clamp(min=torch.finfo(squares.dtype).tiny)).mean()}
 
 
-def _site_squares(coordinates: Tensor, sizes: list[int]) -> Tensor:
+def site_squares(coordinates: Tensor, sizes: list[int]) -> Tensor:
     """Mean square of each site of coordinates (n, d), (sites,)."""
     return torch.stack([part.square().mean() for part in torch.split(coordinates, sizes, 1)])
 
@@ -183,9 +183,13 @@ def _fit(
     return fitted
 
 
-def weights_batch(data: HyperData, config: HyperTrainConfig, *, rng: torch.Generator) -> WeightsBatch:
-    """Experts drawn at random, each with what an episode knows of its task, disturbed."""
-    experts = torch.randint(len(data.tasks), (WEIGHTS_BATCH,), generator=rng)
+def weights_batch(
+    data: HyperData, config: HyperTrainConfig, *, rng: torch.Generator, rows: Sequence[int] | None = None
+) -> WeightsBatch:
+    """Experts drawn at random, of ``rows`` where these are given, each with what an episode knows, disturbed."""
+    experts = torch.randint(len(data.tasks if rows is None else rows), (WEIGHTS_BATCH,), generator=rng)
+    if rows is not None:
+        experts = torch.tensor(rows)[experts]
     drawn = [evidence_of(data.tasks[expert][0], data, config, rng=rng) for expert in experts.tolist()]
     found = [disturbed(query, present, config, rng=rng) for query, present in drawn]
     return WeightsBatch(torch.stack([q for q, _ in found]), torch.stack([p for _, p in found]), experts)

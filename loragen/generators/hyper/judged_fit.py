@@ -40,8 +40,10 @@ class OpenedZoo:
     """None where the training is to go to its end."""
 
     @classmethod
-    def open(cls, config: TaskTrainConfig, zoo: Zoo, evidence: tuple[EvidenceKind, ...]) -> "OpenedZoo":
-        """Load the base, read the zoo and its tasks, and the left-out tasks.
+    def open(
+        cls, config: TaskTrainConfig, zoo: Zoo, evidence: tuple[EvidenceKind, ...], *, frame: Frame | None = None
+    ) -> "OpenedZoo":
+        """Load the base, read the zoo and its tasks, and the left-out tasks; ``frame`` in place of one that fits.
 
         Raises:
             ConfigError: the base has other weights here than the zoo was trained on, all experts are of one family, or
@@ -50,7 +52,7 @@ class OpenedZoo:
             TaskError: a task or its examples are missing.
         """
         base, judged = zoo.load_base(), _left_out(config, zoo, evidence)
-        data = read_experts(config, zoo, base, evidence)
+        data = read_experts(config, zoo, base, evidence, frame=frame)
         judge = Judge.of(judged, config, data, base) if judged else None
         # Task vectors were read as those of a new task will be; from here on speed is what matters.
         base.model.to(choose_dtype(config.dtype))

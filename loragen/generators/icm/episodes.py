@@ -115,8 +115,12 @@ class ICMData:
         }
 
 
-def read_experts(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> ICMData:
-    """Read a zoo's experts as vectors, and the states of their descriptions and examples.
+def read_experts(
+    config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder, *, space: Frame | RawFactors | None = None
+) -> ICMData:
+    """Read a zoo's experts as vectors of a space, and the states of their descriptions and examples.
+
+    By default the space is one that fits them.
 
     Raises:
         ZooError: the zoo has no expert, or an expert's statistics are damaged.
@@ -126,8 +130,8 @@ def read_experts(config: ICMTrainConfig, zoo: Zoo, encoder: TextEncoder) -> ICMD
     """
     library = ExpertIndex.of(zoo, encoder)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    raw = config.icm.codec == "raw"
-    space = RawFactors(adapters[0].spec) if raw else frame_of(zoo, adapters)
+    if space is None:
+        space = RawFactors(adapters[0].spec) if config.icm.codec == "raw" else frame_of(zoo, adapters)
     samples = samples_of(zoo, space, adapters)
     reader = Reader.load(reading_of(config, zoo))
     return ICMData(

@@ -66,7 +66,7 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
     codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
     codes = codec.encode(samples)
     return SGData(
-        SGLibrary.of(zoo.ids, codes[:, 0], _variances(zoo, frame, codec), library.index.vectors.float()),
+        SGLibrary.of(zoo.ids, codes[:, 0], code_variances(zoo, frame, codec), library.index.vectors.float()),
         library.paraphrases,
         codes,
         codec,
@@ -94,7 +94,7 @@ def _read_many(zoo: Zoo, library: ExpertIndex, components: int | None) -> SGData
     return SGData(known, library.paraphrases, codes[:, None], codec, coordinates.frame)
 
 
-def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
+def code_variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
     """Variances of the experts' codes over the last steps of training, (n, k); zero where nothing is known of them."""
     variances = torch.zeros(len(zoo), codec.size)
     known = [at for at, card in enumerate(zoo) if card.has_trajectory]
@@ -105,15 +105,24 @@ def _variances(zoo: Zoo, frame: Frame, codec: Codec) -> Tensor:
 
 
 def training_batches(
-    data: SGData, config: SGConfig, *, steps: int, batch_size: int, rng: torch.Generator
+    data: SGData,
+    config: SGConfig,
+    *,
+    steps: int,
+    batch_size: int,
+    rng: torch.Generator,
+    rows: Sequence[int] | None = None,
 ) -> list[SGBatch]:
     """Batches of experts' adapters, each under a condition of other experts.
 
-    Each sample draws an expert, a point of its training, one of its descriptions, and who of the others may serve.
+    Each sample draws an expert, one of ``rows`` where these are given, a point of its training, one of its
+    descriptions, and who of the others may serve.
     """
     n, points, _ = data.samples.shape
     shape = (steps * batch_size,)
-    experts = torch.randint(n, shape, generator=rng)
+    experts = torch.randint(n if rows is None else len(rows), shape, generator=rng)
+    if rows is not None:
+        experts = torch.tensor(rows)[experts]
     queries = torch.stack(
         [
             data.paraphrases[expert][int(draw * len(data.paraphrases[expert]))]
