@@ -11,6 +11,7 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import dump_yaml, read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write, sweep
+from loragen.generators.listing import RUN as RUN
 from loragen.generators.processes import fit_alongside, joined_by_torchrun, launched_rank, training_processes
 from loragen.generators.registry import Trained, config_type, row_of
 from loragen.generators.trained import HARDWARE, TrainConfig
@@ -20,7 +21,6 @@ from loragen.zoo.zoo import Zoo, default_zoo
 
 LOSSES = "losses.json"
 PLOT = "losses.png"
-RUN = "run.yaml"
 
 
 @dataclass(frozen=True)
