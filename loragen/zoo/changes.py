@@ -68,6 +68,15 @@ def read_changes(root: Path) -> tuple[Change, ...]:
     return tuple(_parsed(root, line) for line in _whole_lines(root, LARGEST_LOG))
 
 
+def stamp_of(root: Path) -> tuple[int, int] | None:
+    """Time and bytes of a log, which differ after each change; `None` where there is none."""
+    try:
+        facts = os.stat(root / CHANGES)
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size
+
+
 def settle(root: Path, fingerprint: str) -> None:
     """Take back what a process that was killed left: a line that was cut off, or one whose change did not come.
 
@@ -121,6 +130,8 @@ def logged(root: Path, hashes: Mapping[str, str], what: What, expert: str, sha25
     size = note(root, what, fingerprint_of(hashes), fingerprint_of(after), expert=expert, sha256=sha256)
     try:
         yield
+        with contextlib.suppress(OSError):
+            os.utime(root / CHANGES)  # who watches the log sees the change once it is there
     except Exception:
         with contextlib.suppress(Exception):
             if (expert in read_cards(root)) == (what == "removed"):

@@ -42,12 +42,14 @@ _RESTORE = "restore it, or remove its folder and build again."
 _SILENT = "all delta weights are zero: the adapter does nothing"
 
 
-def _found(root: Path) -> Path:
-    """The folder of a zoo that is named by it or, where there is none, by a name of `zoo_folders`.
+def folder_of(root: Path | None) -> Path:
+    """The folder of a zoo: that itself or, where there is none, what has the name; by default the bundled zoo's.
 
     Raises:
         ZooError: there is neither.
     """
+    if root is None:
+        return default_zoo()
     if is_file(root / ZOO_MANIFEST):
         return root
     known = zoo_folders()
@@ -84,7 +86,7 @@ class Zoo:
         Raises:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
-        root = default_zoo() if root is None else _found(root)
+        root = folder_of(root)
         try:
             manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
         except ConfigError as error:
