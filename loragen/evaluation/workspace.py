@@ -76,7 +76,7 @@ class Workspace:
         base = zoo.load_base(dtype=choose_dtype(config.dtype), device=config.device)
         encoder = TextEncoder.load(config.encoder)
         pipelines = {name: Pipeline.open(name, zoo, encoder) for name in config.generators}
-        _refuse_gone(pipelines)
+        refuse_gone(pipelines)
         reference = Reference.of(zoo.select(splits={SPLIT}))
         return cls(config, zoo, oracles, tasks, split_of, base, encoder, pipelines, reference)
 
@@ -229,7 +229,7 @@ def refuse_leaks(zoo: Zoo, tasks: Sequence[Task], split_of: Mapping[str, str], u
         )
 
 
-def _refuse_gone(pipelines: Mapping[str, Pipeline]) -> None:
+def refuse_gone(pipelines: Mapping[str, Pipeline]) -> None:
     """Refuse generators that have learnt from experts which are gone: an evaluated task may be among them."""
     for name, pipeline in pipelines.items():
         if pipeline.behind is not None and pipeline.behind.gone:
