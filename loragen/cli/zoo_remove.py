@@ -21,9 +21,9 @@ def zoo_remove(
     from loragen.cli import console
 
     opened = loragen.Zoo.open(zoo)
-    for expert in experts:
-        opened.card(expert)
     if not yes:
+        for expert in experts:
+            opened.card(expert)
         _ask(experts, str(zoo))
     with console.progress() as update:
         removed = loragen.remove_expert(experts, opened, progress=update)

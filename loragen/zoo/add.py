@@ -1,13 +1,15 @@
 """Adds one expert to a zoo that is there: trained for a task, or an adapter from elsewhere."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loragen.adapters.adapter import Lora
 from loragen.bases.devices import DeviceName
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import AdapterError, ConfigError, ZooError, cut, shown
+from loragen.errors import AdapterError, ConfigError, LoragenError, ZooError, cut, shown
+from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.zoo.card import Card
 from loragen.zoo.external_adapter import ExternalAdapter
@@ -15,6 +17,7 @@ from loragen.zoo.import_adapters import checked
 from loragen.zoo.imported import expert_of, facts_of, refuse_losses
 from loragen.zoo.insert_expert import NO_FILES, Files, insert_expert
 from loragen.zoo.start import frame_of
+from loragen.zoo.tidy import tidy
 from loragen.zoo.train_one import task_of, train_one
 from loragen.zoo.zoo import SPLIT, Zoo
 
@@ -117,20 +120,26 @@ def _trained(
 ) -> tuple[Card, Lora, Files]:
     """The expert of a task: card, adapter and its other files."""
     task, of_split = task_of(task_id, tasks, split)
-    if task.id in zoo.cards:
-        raise ZooError(f"The zoo {cut(zoo.root)} has an expert {task.id} already; remove it first, or rename the task.")
+    _refuse_taken(zoo, task.id, "remove it first, or rename the task.")
     progress("training the expert", 0, 1)
     made = train_one(zoo, task, tasks, of_split, score=score, device=device)
     progress("training the expert", 1, 1)
     return made
 
 
+def _refuse_taken(zoo: Zoo, expert: str, way_out: str) -> None:
+    """Refuse a name that is taken; an addition that was killed when it was done is put in order before."""
+    if expert in zoo.cards:
+        with suppress(LoragenError), lock(zoo.root):
+            tidy(Zoo.open(zoo.root))
+        raise ZooError(f"The zoo {cut(zoo.root)} has an expert {expert} already; {way_out}")
+
+
 def _brought(one: ExternalAdapter, zoo: Zoo, max_loss: float) -> tuple[Card, Lora]:
     """An adapter in the frame of a zoo, with its card."""
     if not 0 <= max_loss <= 1:
         raise ConfigError(f"The share that may be lost is {shown(max_loss)}; a number from 0 to 1 was wanted.")
-    if one.id in zoo.cards:
-        raise ZooError(f"The zoo {cut(zoo.root)} has an expert {one.id} already; give another name with --id.")
+    _refuse_taken(zoo, one.id, "give another name with --id.")
     ((found,), _) = checked([one], zoo)
     # The experts of a packed zoo share their A: any one of them has the frame.
     ids = zoo.ids if zoo.sharded is None else zoo.ids[:1]
