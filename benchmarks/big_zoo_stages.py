@@ -243,8 +243,8 @@ def train(root: Path, _size: int) -> dict[str, float]:
 def add(root: Path, size: int) -> dict[str, float]:
     """Add experts, one after another, to a zoo that is opened for each; and find each."""
     from loragen.conditions.text_encoder import TextEncoder
-    from loragen.zoo.add import add_expert
     from loragen.zoo.expert_index import ExpertIndex
+    from loragen.zoo.insert_expert import insert_expert
     from loragen.zoo.zoo import Zoo
 
     encoder = TextEncoder.load()
@@ -252,7 +252,7 @@ def add(root: Path, size: int) -> dict[str, float]:
     times = []
     there = len(Zoo.open(root))
     for number, (card, adapter, _) in enumerate(experts(ADDED, seed=size + there), 1):
-        seconds, zoo = timed(lambda c=card, a=adapter: add_expert(Zoo.open(root), c, a, encoder=encoder))
+        seconds, zoo = timed(lambda c=card, a=adapter: insert_expert(Zoo.open(root), c, a, encoder=encoder))
         times.append(seconds)
         assert len(zoo) == there + number
         (hit,) = ExpertIndex.of(zoo, encoder).index.search(encoder.encode([card.description])[0], 1)

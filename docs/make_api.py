@@ -21,6 +21,7 @@ GROUPS = {
     "Compose": ("compose_experts", "list_methods", "open_adapter"),
     "Serve": ("serve",),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
+    "Zoos that change": ("add_expert", "remove_expert", "update_zoo", "list_generators"),
     "Recipes": ("list_recipes", "bench_recipes"),
     "Train generators": ("train", "Generator"),
     "Bases": ("get_base", "list_bases", "describe_base", "prune_base"),

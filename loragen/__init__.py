@@ -43,18 +43,22 @@ if TYPE_CHECKING:
     from loragen.exporters.check import check
     from loragen.generation import generate, generate_samples
     from loragen.generators.base import Generator
+    from loragen.generators.listing import list_generators
     from loragen.generators.train import train
+    from loragen.generators.update import update_zoo
     from loragen.inference import Adapter, classify, complete
     from loragen.recipes.listing import list_recipes
     from loragen.recovery import recover
     from loragen.serving.run import serve
     from loragen.tasks.examples import Examples
     from loragen.tasks.task_set import Task, TaskSet
+    from loragen.zoo.add import add_expert
     from loragen.zoo.build import build_zoo
     from loragen.zoo.expert_index import search
     from loragen.zoo.import_adapters import import_adapters
     from loragen.zoo.init import init_zoo
     from loragen.zoo.pack import pack_zoo
+    from loragen.zoo.remove import remove_expert
     from loragen.zoo.zoo import Zoo
 
 _HOMES = {
@@ -65,6 +69,7 @@ _HOMES = {
     "Task": "tasks.task_set",
     "TaskSet": "tasks.task_set",
     "Zoo": "zoo.zoo",
+    "add_expert": "zoo.add",
     "bench_recipes": "bench.run",
     "build_zoo": "zoo.build",
     "check": "exporters.check",
@@ -85,6 +90,7 @@ _HOMES = {
     "import_adapters": "zoo.import_adapters",
     "init_zoo": "zoo.init",
     "list_bases": "base_store.listing",
+    "list_generators": "generators.listing",
     "list_methods": "compose.listing",
     "list_recipes": "recipes.listing",
     "list_strategies": "continual.listing",
@@ -92,10 +98,12 @@ _HOMES = {
     "pack_zoo": "zoo.pack",
     "prune_base": "base_store.prune",
     "recover": "recovery",
+    "remove_expert": "zoo.remove",
     "search": "zoo.expert_index",
     "serve": "serving.run",
     "train": "generators.train",
     "update_generator": "continual.update",
+    "update_zoo": "generators.update",
 }
 
 __all__ = [
@@ -113,6 +121,7 @@ __all__ = [
     "TaskSet",
     "Zoo",
     "ZooError",
+    "add_expert",
     "bench_recipes",
     "build_zoo",
     "check",
@@ -133,6 +142,7 @@ __all__ = [
     "import_adapters",
     "init_zoo",
     "list_bases",
+    "list_generators",
     "list_methods",
     "list_recipes",
     "list_strategies",
@@ -140,10 +150,12 @@ __all__ = [
     "pack_zoo",
     "prune_base",
     "recover",
+    "remove_expert",
     "search",
     "serve",
     "train",
     "update_generator",
+    "update_zoo",
 ]
 
 

@@ -106,10 +106,28 @@ def _recover(path: Path) -> None:
 
 def _discard(retired: Path, path: Path) -> None:
     """Remove a folder that was moved aside, under a name that is only ever cleared away: half of it must not return."""
-    doomed = path.with_name(f".{path.name}.retiring.partial")
+    doomed = _doomed(path)
     shutil.rmtree(doomed, ignore_errors=True)
     retired.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that may be removed, whole or not at all: a process that is killed leaves half of none.
+
+    Raises:
+        OSError: the folder is not there, or the disk fails.
+    """
+    doomed = _doomed(path)
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    sync(path.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _doomed(path: Path) -> Path:
+    """A name beside a path that is only ever cleared away."""
+    return path.with_name(f".{path.name}.retiring.partial")
 
 
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?:lock|retired|[a-z0-9_]{8}\.partial)")

@@ -21,8 +21,12 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold ``path`` for this process while the block runs; its parents are made.
+
+    Args:
+        path: a file or folder, there or to be.
+        wait_s: seconds to wait for another process that holds it.
 
     Raises:
         ConfigError: another process holds it; the message names it.
@@ -33,7 +37,7 @@ def lock(path: Path) -> Iterator[None]:
     file = Path(os.path.abspath(path))
     file = file.with_name(f".{file.name}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle = _acquired(file, path)
+    handle = _acquired(file, path, wait_s)
     try:
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
@@ -44,9 +48,9 @@ def lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _acquired(file: Path, path: Path) -> int:
+def _acquired(file: Path, path: Path, wait_s: float) -> int:
     """A handle of the lock file, locked; a process that only looks whether it is free holds it for a moment."""
-    tries = 5
+    tries, end = 5, time.monotonic() + wait_s
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -56,7 +60,7 @@ def _acquired(file: Path, path: Path) -> int:
         except BlockingIOError:
             tries -= 1
             owner = _owner(handle)
-            if not tries:
+            if tries <= 0 and time.monotonic() >= end:
                 os.close(handle)
                 raise ConfigError(
                     f"{path} is being written by another process (number {owner}); wait for it, or give another --out."

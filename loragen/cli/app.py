@@ -24,12 +24,15 @@ from loragen.cli.recipes import recipes
 from loragen.cli.recover import recover
 from loragen.cli.serve import serve
 from loragen.cli.train import train
+from loragen.cli.zoo_add import zoo_add
 from loragen.cli.zoo_build import zoo_build, zoo_init
 from loragen.cli.zoo_check import zoo_check
 from loragen.cli.zoo_import import zoo_import
 from loragen.cli.zoo_list import zoo_list, zoo_show
 from loragen.cli.zoo_pack import zoo_pack
+from loragen.cli.zoo_remove import zoo_remove
 from loragen.cli.zoo_search import zoo_search
+from loragen.cli.zoo_update import zoo_update
 from loragen.errors import LoragenError, cut
 
 INTERRUPTED = 130
@@ -103,6 +106,9 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
 zoo_app.command("init")(zoo_init)
 zoo_app.command("build")(zoo_build)
+zoo_app.command("add")(zoo_add)
+zoo_app.command("remove")(zoo_remove)
+zoo_app.command("update")(zoo_update)
 zoo_app.command("import")(zoo_import)
 zoo_app.command("list")(zoo_list)
 zoo_app.command("show")(zoo_show)

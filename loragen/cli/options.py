@@ -16,6 +16,7 @@ WithoutHeadOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what lies in the folder.")]
 ZooOption = Annotated[Path | None, typer.Option("--zoo", help="Folder or name of a zoo (default: minilm, bundled).")]
+OwnZooOption = Annotated[Path, typer.Option("--zoo", help="Folder of the zoo, or the name of one.")]
 LicenceOption = Annotated[
     list[str] | None,
     typer.Option("--licence", "--license", help="Only experts whose data has this licence; repeat for several."),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loragen.cli.generators import warn_of
 from loragen.cli.options import JsonOption, WithoutHeadOption, one_each
 
 if TYPE_CHECKING:
@@ -100,5 +101,6 @@ def _show(plan: "ImportPlan", zoo: Path, *, as_json: bool) -> None:
             f"The config of {plan.manifest.base} is not at hand: sites and shapes were compared with one another, not "
             "with the base."
         )
-    if (zoo / "generators").is_dir():
-        console.say("Generators of this zoo were trained on other experts; train them again with `loragen train`.")
+    import loragen
+
+    warn_of(loragen.list_generators(zoo))

@@ -47,13 +47,11 @@ class Confidence(StrictModel):
         Raises:
             ConfigError: the file is damaged.
         """
-        from loragen.zoo.zoo import SPLIT
-
         path = confidence_file(generator, zoo.root)
         if path is None or not is_file(path):
             return None
         found = cls.from_yaml(path)
-        return found if found.zoo_hash == zoo.select(splits={SPLIT}).fingerprint else None
+        return found if found.zoo_hash == zoo.drawn_on.fingerprint else None
 
     def expect(self, candidate: Candidate, figures: Figures, knows: Knowledge) -> ExpectedGain | None:
         """The gain to expect of a candidate, or `None` where no model was fitted for what is known."""

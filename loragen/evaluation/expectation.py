@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from loragen.adapters.adapter import Lora
 from loragen.conditions.condition import Evidence
-from loragen.confidence.confidence import Confidence
 from loragen.confidence.expected import ExpectedGain
 from loragen.errors import GeneratorError
 from loragen.generation import Pipeline
@@ -14,7 +13,7 @@ from loragen.tasks.task_set import Task
 
 def expects(pipeline: Pipeline) -> bool:
     """True if the zoo holds models of the gains of a generator's adapters."""
-    return Confidence.of(pipeline.name, pipeline.zoo) is not None
+    return pipeline.confidence is not None
 
 
 def expected_gain(pipeline: Pipeline, task: Task, adapter: Lora) -> ExpectedGain | None:

@@ -14,7 +14,7 @@ from loragen.bases.devices import choose_dtype
 from loragen.conditions.condition import Evidence
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.expected import ExpectedGain
-from loragen.errors import ConfigError
+from loragen.errors import ConfigError, GeneratorError, cut
 from loragen.evaluation.below_base import FALL_BACK
 from loragen.evaluation.composed_rows import ComposedForTasks
 from loragen.evaluation.config import (
@@ -62,7 +62,7 @@ class Workspace:
                 do not go together.
             TaskError: there is no such split.
             ZooError: an oracle is missing.
-            GeneratorError: there is no such generator.
+            GeneratorError: there is no such generator, or it was trained on experts that the zoo no longer has.
         """
         task_set = TaskSet.from_yaml(config.tasks, root=config.tasks_root)
         zoo, oracles = Zoo.open(config.zoo), Zoo.open(config.oracles)
@@ -76,6 +76,7 @@ class Workspace:
         base = zoo.load_base(dtype=choose_dtype(config.dtype), device=config.device)
         encoder = TextEncoder.load(config.encoder)
         pipelines = {name: Pipeline.open(name, zoo, encoder) for name in config.generators}
+        refuse_gone(pipelines)
         reference = Reference.of(zoo.select(splits={SPLIT}))
         return cls(config, zoo, oracles, tasks, split_of, base, encoder, pipelines, reference)
 
@@ -226,6 +227,16 @@ def refuse_leaks(zoo: Zoo, tasks: Sequence[Task], split_of: Mapping[str, str], u
             f"{', '.join(related)}: of a family that the experts of {zoo.root} hold, though 'unseen_families' says "
             "that the split has none such; correct the split, or build a zoo without that family."
         )
+
+
+def refuse_gone(pipelines: Mapping[str, Pipeline]) -> None:
+    """Refuse generators that have learnt from experts which are gone: an evaluated task may be among them."""
+    for name, pipeline in pipelines.items():
+        if pipeline.behind is not None and pipeline.behind.gone:
+            raise GeneratorError(
+                f"The generator {name} was trained on {cut(', '.join(pipeline.behind.gone[:3]))}, which the zoo no "
+                "longer has, so that it may have seen the tasks; train it again with `loragen train`."
+            )
 
 
 def _refuse_mixture(tasks: Sequence[Task]) -> None:

@@ -14,6 +14,7 @@ from loragen.bases.wording import LabelTargets, Wording
 from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
+from loragen.generators.behind import Missed
 from loragen.recipes.few_shot_settings import FewShotRecipe, FitChoice
 from loragen.tasks.words import is_blank
 from loragen.values import MOST_EXAMPLES
@@ -92,6 +93,8 @@ class GeneratedCard(StrictModel):
     """Number of adapters that were drawn, where it was kept as one of the best on the examples."""
     history: HistoryUse | None = None
     """The person's past texts that it was generated from; `None` where none were given."""
+    behind: Missed | None = None
+    """What the generator had missed of the zoo; `None` where that is nothing."""
     base: str
     base_hash: str
     zoo: str
@@ -119,6 +122,7 @@ def card_of(
     choice: FitChoice | None = None,
     best_of: int | None = None,
     history: HistoryUse | None = None,
+    behind: Missed | None = None,
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
@@ -151,6 +155,7 @@ def card_of(
         choice=choice,
         best_of=best_of,
         history=history,
+        behind=behind,
         wording=recipe.wording if KINDS[recipe.objective].writes_text else None,
         label_targets=recipe.label_targets,
         base=zoo.manifest.base,
@@ -224,7 +229,14 @@ def _facts(card: GeneratedCard) -> str:
     embedded = f"descriptions embedded by {markdown_code(card.encoder)}"
     return f"""- generator: {markdown_code(card.generator)}, seed {card.seed}, sample {card.sample}
 - base model: {markdown_code(card.base)}{f" (weights {markdown(card.base_hash[:12])})" if card.base_hash else ""}
-- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{labels}{outlook}"""
+- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{_missed(card.behind)}{labels}{outlook}"""
+
+
+def _missed(behind: Missed | None) -> str:
+    if behind is None:
+        return ""
+    told = {f"{behind.unseen} had come since": behind.unseen, f"{behind.gone} had gone": behind.gone}
+    return f"\n- experts of the zoo since the generator was trained: {', '.join(what for what in told if told[what])}"
 
 
 def _parents(card: GeneratedCard) -> str:

@@ -201,6 +201,7 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
         history=None if history is None else pipeline.use_of(history),
         encoder=pipeline.encoder.name,
         encoder_hash=pipeline.encoder.fingerprint,
+        behind=None if is_shared or pipeline.behind is None else pipeline.behind.on_card(),
     )
     notes = (*given.notes, *(() if fit is None else fit.notes), *_notes(card, pipeline))
     return Adapter.generated(verdict.adapter, card, notes)
@@ -208,6 +209,8 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
 
 def _notes(card: GeneratedCard, pipeline: Pipeline) -> tuple[str, ...]:
     notes = () if card.history is None else _history_notes(card.history)
+    if card.behind is not None and pipeline.behind is not None:
+        notes = (pipeline.behind.sentence(pipeline.name, str(pipeline.config_of_generator())), *notes)
     counted, most = pipeline.encoder.count_tokens([card.description]), pipeline.encoder.max_tokens
     if counted is None or most is None or counted[0] <= most:
         return notes

@@ -1,7 +1,7 @@
 """A generator with the zoo that it draws on and the encoder of descriptions: evidence in, generated adapters out."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.confidence import Confidence
 from loragen.exporters.card import HistoryUse
 from loragen.generators.base import Generation, Generator
+from loragen.generators.behind import Behind
 from loragen.generators.history import TrainedPool, find_pool
-from loragen.generators.registry import DEFAULT, generator_folder, open_generator
+from loragen.generators.listing import RUN
+from loragen.generators.registry import DEFAULT, generator_folder, missed_by, open_generator
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
 from loragen.zoo.card import MULTITASK_FOLDER
 from loragen.zoo.expert_index import ExpertIndex
-from loragen.zoo.zoo import SPLIT, Zoo, default_zoo
+from loragen.zoo.zoo import Zoo, default_zoo
 
 MOST_SAMPLES = 10_000
 """Adapters that are drawn at once."""
@@ -111,7 +113,16 @@ class Pipeline:
     @cached_property
     def experts(self) -> ExpertIndex:
         """The experts of the zoo by description, all licences among them."""
-        return ExpertIndex.of(self.zoo.select(splits={SPLIT}), self.encoder)
+        return ExpertIndex.of(self.zoo.drawn_on, self.encoder)
+
+    @cached_property
+    def behind(self) -> Behind | None:
+        """What the generator has missed of the zoo; `None` where that is nothing, and for merges."""
+        return missed_by(self.generator, self.zoo)
+
+    def config_of_generator(self) -> Path:
+        """The config that the generator was trained with, as its folder keeps it."""
+        return (generator_folder(self.name, self.zoo) or Path(self.name)) / RUN
 
     @cached_property
     def nearest(self) -> "Pipeline":
@@ -127,10 +138,12 @@ class Pipeline:
     def confidence(self) -> Confidence | None:
         """Models of what this generator's adapters gain; `None` where none were fitted for it and the zoo.
 
+        They were fitted for a generator that had seen the experts of the zoo: of one that is behind nothing is known.
+
         Raises:
             ConfigError: their file is damaged.
         """
-        return Confidence.of(self.name, self.zoo)
+        return Confidence.of(self.name, self.zoo) if self.behind is None else None
 
     @property
     def reads_examples(self) -> bool:
@@ -149,4 +162,8 @@ class Pipeline:
         with one_thread():
             conditioner = self._conditioner if evidence.history is None else self._history_conditioner
             condition = conditioner.condition(evidence)
-            return self.generator.generate(condition, rng=rng, num_samples=samples)
+            made = self.generator.generate(condition, rng=rng, num_samples=samples)
+        if self.behind is None or not self.behind.gone:
+            return made
+        gone = frozenset(self.behind.gone)
+        return [replace(one, neighbours=tuple(n for n in one.neighbours if n.id not in gone)) for one in made]

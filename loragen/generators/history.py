@@ -9,16 +9,17 @@ from safetensors.torch import save
 from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.history_pool import HistoryPool, PoolConfig
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.generators.origin import behind_of
 from loragen.generators.trained import (
     Provenance,
-    check_origin,
+    check_encoder,
     load_network,
     network_tensors,
     reading_folder,
     require_shapes,
 )
 from loragen.paths import is_file
-from loragen.zoo.zoo import SPLIT, Zoo
+from loragen.zoo.zoo import Zoo
 
 HISTORY = "history"
 """Folder beside the generators of a zoo."""
@@ -68,10 +69,12 @@ def find_pool(beside: Path, zoo: Zoo, encoder: TextEncoder) -> TrainedPool | Non
         encoder: embeds descriptions.
 
     Raises:
-        GeneratorError: the pool is damaged, or was trained with other experts or another encoder.
+        GeneratorError: the pool is damaged, or was trained with another encoder, or on experts that have been changed.
     """
     if not is_file(beside / HISTORY / HISTORY_MANIFEST):
         return None
     found = TrainedPool.load(beside / HISTORY)
-    check_origin(found.manifest, zoo.select(splits={SPLIT}), encoder, what=f"The pool of {beside / HISTORY}")
+    what = f"The pool of {beside / HISTORY}"
+    behind_of(found.manifest, found.manifest.experts, zoo.drawn_on, what=what)
+    check_encoder(found.manifest, encoder, what=what)
     return found

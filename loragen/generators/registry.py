@@ -14,6 +14,7 @@ from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, shown
 from loragen.generators.base import Generator
 from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
+from loragen.generators.behind import Behind
 from loragen.generators.history import HISTORY, HISTORY_MANIFEST
 from loragen.generators.history_fit import HistoryTrainConfig, fit_history
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
@@ -24,14 +25,15 @@ from loragen.generators.icm.fit import fit_icm
 from loragen.generators.icm.go_on import go_on_icm
 from loragen.generators.icm.model import ICM
 from loragen.generators.landmark_ridge import MOST_EXACT, LandmarkRidge
+from loragen.generators.origin import behind_of
 from loragen.generators.ridge import Ridge
 from loragen.generators.sg.fit import SGTrainConfig, fit_sg
 from loragen.generators.sg.go_on import go_on_sg
 from loragen.generators.sg.model import SG
-from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator, check_origin
+from loragen.generators.trained import GENERATOR_MANIFEST, TrainConfig, TrainedGenerator, check_encoder
 from loragen.paths import is_file
 from loragen.zoo.expert_index import ExpertIndex
-from loragen.zoo.zoo import SPLIT, Zoo
+from loragen.zoo.zoo import Zoo
 
 
 class Trained(Protocol):
@@ -67,6 +69,8 @@ class Row:
     restrict: Callable[..., TrainedGenerator] | None = None
     """From a trained generator, ``top_k`` (`None`: its own) and experts to ``exclude`` to one that draws on fewer; for
     a trained generator that takes either."""
+    seen: Callable[[Any], tuple[str, ...]] = lambda generator: generator.manifest.experts
+    """Ids of the experts that a trained generator has seen."""
 
     @property
     def is_trained(self) -> bool:
@@ -84,6 +88,7 @@ ROWS = (
         load=SG.load,
         takes_top_k=True,
         restrict=SG.drawing_on,
+        seen=lambda sg: sg.library.ids,
     ),
     Row(
         "icm",
@@ -158,25 +163,36 @@ def open_generator(
         top_k: how many experts to draw on, in place of the generator's own setting.
 
     Raises:
-        GeneratorError: there is no such generator, it was trained on other experts, or it cannot do what is asked.
+        GeneratorError: there is no such generator, an expert that it was trained on has been changed, or it cannot do
+            what is asked.
         ZooError: no expert has a licence asked for.
     """
     if top_k is not None and top_k < 1:
         raise GeneratorError(f"{shown(top_k)} experts were asked for; at least 1 was wanted.")
-    experts = zoo.select(splits={SPLIT})
+    experts = zoo.drawn_on
     allowed = experts.select(licences=licences) if licences is not None else experts
     row = rows().get(name)
     if row is not None and row.make is not None:
         _refuse_unsupported(row, name, top_k=top_k, has_exclusions=False)
         return row.make(ExpertIndex.of(allowed, encoder), top_k)
     generator, row = _load(_folder(name, zoo))
-    check_origin(generator.manifest, experts, encoder)
+    behind = behind_of(generator.manifest, row.seen(generator), experts)
+    check_encoder(generator.manifest, encoder)
     excluded = frozenset(experts.ids) - frozenset(allowed.ids)
     _refuse_unsupported(row, name, top_k=top_k, has_exclusions=bool(excluded))
+    if behind is not None and row.takes_licences:
+        excluded |= frozenset(behind.gone)
     if top_k is None and not excluded:
         return generator
     assert row.restrict is not None
     return row.restrict(generator, top_k=top_k, exclude=excluded)
+
+
+def missed_by(generator: Generator, zoo: Zoo) -> Behind | None:
+    """What a generator that was opened for a zoo has missed of it; `None` where that is nothing, and for merges."""
+    if not isinstance(generator, TrainedGenerator):
+        return None
+    return behind_of(generator.manifest, rows()[generator.name].seen(generator), zoo.drawn_on)
 
 
 def generator_folder(name: str, zoo: Zoo) -> Path | None:

@@ -14,6 +14,7 @@ from loragen.config import dump_yaml, read_yaml
 from loragen.errors import ConfigError, GeneratorError, MissingExtraError
 from loragen.files import atomic_folder, atomic_write, sweep
 from loragen.generators.learner import GoingOn
+from loragen.generators.listing import RUN as RUN
 from loragen.generators.processes import fit_alongside, joined_by_torchrun, launched_rank, training_processes
 from loragen.generators.registry import Trained, config_type, row_of
 from loragen.generators.trained import HARDWARE, TrainConfig, TrainedGenerator
@@ -23,7 +24,6 @@ from loragen.zoo.zoo import Zoo, default_zoo
 
 LOSSES = "losses.json"
 PLOT = "losses.png"
-RUN = "run.yaml"
 DESCRIPTIONS = "descriptions.json"
 """File of a generator for the descriptions of the experts that it was trained on: updates may ask for them again."""
 MOST_DESCRIBED = 4_096

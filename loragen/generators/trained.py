@@ -179,17 +179,12 @@ def reading_folder(folder: Path, kind: str, *, what: str = "generator") -> Itera
         ) from error
 
 
-def check_origin(manifest: Provenance, experts: Zoo, encoder: TextEncoder, *, what: str = "The generator") -> None:
-    """Refuse what was trained on other experts or with another text encoder.
+def check_encoder(manifest: Provenance, encoder: TextEncoder, *, what: str = "The generator") -> None:
+    """Refuse what was trained with another text encoder.
 
     Raises:
         GeneratorError: it was; ``what`` is what the message calls it.
     """
-    if manifest.zoo_hash != experts.fingerprint:
-        raise GeneratorError(
-            f"{what} was trained on other experts (hash {manifest.zoo_hash[:12]}) than those of {experts.root} "
-            f"({experts.fingerprint[:12]}); train it again with `loragen train`."
-        )
     if manifest.encoder_hash != encoder.fingerprint:
         raise GeneratorError(
             f"{what} was trained with the text encoder {manifest.encoder} (hash {manifest.encoder_hash}), but "

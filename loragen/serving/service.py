@@ -30,6 +30,7 @@ from loragen.serving.schemas import NewAdapter
 from loragen.serving.settings import Limits, ServeSettings
 from loragen.serving.store import AdapterStore
 from loragen.serving.texts import Texts
+from loragen.serving.watched import Watched
 from loragen.tasks.examples import Examples
 from loragen.values import checked_name
 from loragen.zoo.zoo import Zoo
@@ -54,7 +55,8 @@ class Service:
     """Everything that requests share."""
 
     settings: ServeSettings
-    zoo: Zoo
+    watched: Watched
+    """The zoo."""
     base: Base
     store: AdapterStore
     batcher: Batcher
@@ -77,12 +79,12 @@ class Service:
             ConfigError: the base is not at hand.
             GeneratorError: there is no such generator.
         """
-        zoo = Zoo.open(None if settings.zoo is None else Path(settings.zoo))
-        base = zoo.load_base()
+        watched = Watched.open(None if settings.zoo is None else Path(settings.zoo))
+        zoo, base = watched.zoo, watched.zoo.load_base()
         root = settings.adapters.resolve()  # which no word of a message is mistaken for
         store, batcher = AdapterStore(root, base, settings.limits), Batcher(base)
         jobs = Jobs(root, settings.limits.jobs, partial(_without, (root, zoo.root)))
-        made = cls(settings, zoo, base, store, batcher, Texts(base, batcher, store), jobs)
+        made = cls(settings, watched, base, store, batcher, Texts(base, batcher, store), jobs)
         made.pipeline(settings.generator)
         return made
 
@@ -90,6 +92,11 @@ class Service:
         """Finish what was begun, and end the threads."""
         self.jobs.stop()
         self.batcher.stop()
+
+    @property
+    def zoo(self) -> Zoo:
+        """The zoo as it was opened last."""
+        return self.watched.zoo
 
     @cached_property
     def base_name(self) -> str:
@@ -120,16 +127,20 @@ class Service:
         return available(self.zoo)
 
     def pipeline(self, name: str) -> Pipeline:
-        """A generator, opened once.
+        """A generator, opened once, and again when experts have come to the zoo or gone.
 
         Raises:
             ConfigError: there is none of that name.
         """
+        if self.watched.renewed():
+            self._pipelines.clear()
+            self.__dict__.pop("plane", None)
         if name not in self.generators:
             raise ConfigError(f"There is no generator {name!r}; there are {', '.join(self.generators)}.")
-        if name not in self._pipelines:
-            self._pipelines[name] = Pipeline.open(name, self.zoo)
-        return self._pipelines[name]
+        found = self._pipelines.get(name)
+        if found is None:
+            found = self._pipelines[name] = Pipeline.open(name, self.zoo)
+        return found
 
     def refuse_too_large(self, asked: NewAdapter) -> None:
         """Refuse what is beyond the caps.

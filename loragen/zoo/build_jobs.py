@@ -158,6 +158,11 @@ class TrainExpert(Job):
 
     def run(self, worker: WorkerContext) -> Files:
         """Do the work."""
+        _, adapter, files = self.made(worker)
+        return {**adapter.files(), **files}
+
+    def made(self, worker: WorkerContext) -> tuple[Card, Lora, dict[str, str | bytes]]:
+        """The expert's card, its adapter, and the other files of its folder, the card among them."""
         begun, build, task = time.monotonic(), worker.build, self.task
         expert = train_expert(task, worker.base, worker.beginnings.of(task), build.manifest.recipe)
         card = Card.of(
@@ -171,8 +176,9 @@ class TrainExpert(Job):
         )
         adapter, files = expert_files(expert, card)
         if build.config.score:
-            files[CARD] = _scored(card, task, adapter, worker).to_yaml()
-        return {**adapter.files(), **files}
+            card = _scored(card, task, adapter, worker)
+            files[CARD] = card.to_yaml()
+        return card, adapter, files
 
     def write(self, zoo: Path, files: Files) -> None:
         """Write the expert's folder."""

@@ -35,6 +35,13 @@ CREATE TABLE experts (
 CREATE TABLE cards (row INTEGER PRIMARY KEY, card TEXT NOT NULL);
 CREATE TABLE embedded (encoder TEXT PRIMARY KEY, rows INTEGER NOT NULL);
 """
+_GONE = """
+CREATE TABLE IF NOT EXISTS gone (
+    row INTEGER PRIMARY KEY, end_of_descriptions INTEGER NOT NULL, shard INTEGER, place INTEGER
+)
+"""
+"""Rows of experts that were taken out: their numbers are never given again, for embeddings and lists go by them. Shard
+and place stand there until the weights are wiped."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +161,9 @@ class CardTable(Mapping[str, Card]):
         return Columns(*numbers.T)
 
     def size(self) -> int:
-        """One more than the number of the last row, of all experts of the file."""
+        """One more than the number of the last row, of all experts that the file has held."""
         with reading(self.path) as table:
-            return int(table.execute("SELECT coalesce(max(row), -1) + 1 FROM experts").fetchone()[0])
+            return _ends(table)[0]
 
     def embedded(self, encoder: str) -> int:
         """How many rows, from the first, have embeddings by an encoder."""
@@ -204,10 +211,9 @@ def insert(table: sqlite3.Connection, experts: Iterable[tuple[Card, Place]]) -> 
     Raises:
         ZooError: a card is too large to be read again.
     """
-    last = table.execute("SELECT row, first_description + descriptions FROM experts ORDER BY row DESC LIMIT 1")
-    row, first = last.fetchone() or (-1, 0)
-    for card, place in experts:
-        row, text, number = row + 1, card.model_dump_json(), len(card.descriptions)
+    begin, first = _ends(table)
+    for row, (card, place) in enumerate(experts, begin):
+        text, number = card.model_dump_json(), len(card.descriptions)
         if len(text.encode()) > LARGEST_CARD:
             raise ZooError(f"The card of {cut(card.id)} has over {LARGEST_CARD:,} bytes; shorten its texts.")
         table.execute(
@@ -216,6 +222,50 @@ def insert(table: sqlite3.Connection, experts: Iterable[tuple[Card, Place]]) -> 
         )
         table.execute("INSERT INTO cards VALUES (?, ?)", (row, text))
         first += number
+
+
+def _ends(table: sqlite3.Connection) -> tuple[int, int]:
+    """Behind the last row and behind the last description, of experts that are there or were."""
+    found = table.execute("SELECT row + 1, first_description + descriptions FROM experts ORDER BY row DESC LIMIT 1")
+    ends = [found.fetchone() or (0, 0)]
+    if _has_gone(table):
+        gone = table.execute("SELECT row + 1, end_of_descriptions FROM gone ORDER BY row DESC LIMIT 1")
+        ends.append(gone.fetchone() or (0, 0))
+    row, description = max(ends)
+    return int(row), int(description)
+
+
+def _has_gone(table: sqlite3.Connection) -> bool:
+    return table.execute("SELECT 1 FROM sqlite_master WHERE name = 'gone'").fetchone() is not None
+
+
+def take_out(table: sqlite3.Connection, expert: str) -> None:
+    """Delete the row and the card of an expert that is there; their bytes are overwritten in the file."""
+    table.execute("PRAGMA secure_delete = 1")
+    table.execute(_GONE)
+    table.execute(
+        "INSERT INTO gone SELECT row, first_description + descriptions, shard, place FROM experts WHERE id = ?",
+        (expert,),
+    )
+    table.execute("DELETE FROM cards WHERE row = (SELECT row FROM experts WHERE id = ?)", (expert,))
+    table.execute("DELETE FROM experts WHERE id = ?", (expert,))
+
+
+def to_be_wiped(table: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Shards and places of experts that were taken out and whose weights are still there."""
+    if not _has_gone(table):
+        return []
+    found = table.execute(
+        "SELECT gone.shard, gone.place FROM gone LEFT JOIN experts USING (shard, place) "
+        "WHERE gone.shard IS NOT NULL AND experts.id IS NULL"
+    )
+    return [(int(shard), int(place)) for shard, place in found]
+
+
+def set_wiped(table: sqlite3.Connection) -> None:
+    """State that the weights of all experts that were taken out are gone."""
+    if _has_gone(table):
+        table.execute("UPDATE gone SET shard = NULL, place = NULL")
 
 
 def last_place(table: sqlite3.Connection) -> Place | None:

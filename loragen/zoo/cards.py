@@ -13,6 +13,8 @@ from loragen.zoo.card_table import TABLE, CardTable
 def read_cards(root: Path) -> Mapping[str, Card]:
     """The cards of a zoo by id, in alphabetical order: of a packed one as a table, else of the experts' folders.
 
+    An expert that is removed meanwhile is left out.
+
     Raises:
         ZooError: one is damaged or another's, or a folder is a link out of the zoo.
     """
@@ -20,12 +22,15 @@ def read_cards(root: Path) -> Mapping[str, Card]:
         return CardTable.open(root / TABLE)
     folders = sorted(path.parent for path in (root / EXPERTS).glob(f"[!.]*/{CARD}"))
     _refuse_links_out(root, folders)
-    try:
-        cards = {folder.name: Card.checked(read_yaml(folder / CARD), source=str(folder)) for folder in folders}
-    except ConfigError as error:
-        raise ZooError(
-            f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
-        ) from error
+    cards: dict[str, Card] = {}
+    for folder in folders:
+        try:
+            cards[folder.name] = Card.checked(read_yaml(folder / CARD), source=str(folder))
+        except ConfigError as error:
+            if folder.exists():
+                raise ZooError(
+                    f"A card of the zoo is damaged; restore it, or remove its folder and build again.\n{error}"
+                ) from error
     for name, card in cards.items():
         if card.id != name:
             raise ZooError(f"{root / EXPERTS / name} holds the card of {shown(card.id)}; restore it, or remove it.")

@@ -100,11 +100,21 @@ class EmbeddingTable:
                     self.write(columns.row[here], columns.first_description[here], self.embedded(texts))
                     with writing(self.table.path) as opened:
                         set_embedded(opened, self.encoder.key, last)
+                self._reach(table.size())
         except (OSError, ConfigError, sqlite3.Error) as error:
             raise ZooError(
                 f"The embeddings of {cut(root)} by {self.encoder.name} are not complete and cannot be written "
                 f"({cut(error)}); copy the zoo to where it can be written."
             ) from error
+
+    def _reach(self, rows: int) -> None:
+        """State that all rows are embedded, and make room for the last ones, of experts that were taken out."""
+        path = self.folder / VECTORS
+        if self.table.embedded(self.encoder.key) < rows:
+            with path.open("r+b" if path.exists() else "w+b") as file:
+                file.truncate(max(path.stat().st_size, 4 * self.encoder.size * rows))
+            with writing(self.table.path) as opened:
+                set_embedded(opened, self.encoder.key, rows)
 
     def embedded(self, texts: Sequence[Sequence[str]]) -> list[Tensor]:
         """Embeddings of some experts' descriptions, (p, c) each."""

@@ -7,8 +7,8 @@ the frame cannot hold is told for each adapter, and refused where it is more tha
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,16 +20,21 @@ from loragen.bases.hub import local_model
 from loragen.bases.open import objective_of
 from loragen.bases.renaming import renamed
 from loragen.errors import AdapterError, ConfigError, ZooError, shown
-from loragen.files import atomic_folder, atomic_write, sweep
+from loragen.files import atomic_folder, atomic_write
 from loragen.locks import lock
 from loragen.progress import Progress, silent
 from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
-from loragen.zoo.card import CARD, EXPERTS, ZOO_MANIFEST, Card, Imported, Manifest
+from loragen.zoo.card import CARD, EXPERTS, ZOO_MANIFEST, Imported, Manifest
 from loragen.zoo.cards import refuse_packed
+from loragen.zoo.changes import logged
 from loragen.zoo.external_adapter import ExternalAdapter
+from loragen.zoo.imported import brought as brought
+from loragen.zoo.imported import card_of, expert_of, facts_of, refuse_losses
+from loragen.zoo.shards import file_hash
 from loragen.zoo.start import frame_of
-from loragen.zoo.zoo import SPLIT, Zoo
+from loragen.zoo.tidy import tidy
+from loragen.zoo.zoo import Zoo
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +141,11 @@ def plan_import(
         raise ZooError(
             f"{root} is there already and is no zoo (it has no {ZOO_MANIFEST}); name another folder with --zoo."
         )
-    adapters, is_checked = _checked(adapters, zoo)
+    adapters, is_checked = checked(adapters, zoo)
     frame = _new_frame(adapters, rank, max_loss) if zoo is None else _frame_of(zoo, adapters, rank)
-    imported = tuple(_imported(one, frame) for one in adapters)
+    imported = tuple(facts_of(one, frame) for one in adapters)
     there = _there(zoo, adapters, imported, frame) if zoo is not None else ()
-    _refuse_losses(adapters, imported, frame, max_loss)
+    refuse_losses(adapters, imported, frame, max_loss)
     if zoo is None:
         return ImportPlan(_manifest(adapters, frame, name), frame, tuple(adapters), imported, is_checked)
     return ImportPlan(zoo.manifest, frame, tuple(adapters), imported, is_checked, there, zoo.fingerprint)
@@ -157,23 +162,26 @@ def write_import(plan: ImportPlan, root: Path, progress: Progress = silent) -> N
     """
     if plan.zoo is not None:
         with lock(root):
-            if Zoo.open(root).fingerprint != plan.zoo:
+            zoo = Zoo.open(root)
+            if zoo.fingerprint != plan.zoo:
                 raise ZooError(f"The zoo {root} was changed while the adapters were read; import them again.")
-            _write_experts(plan, root, progress)
-            sweep(root / EXPERTS)
+            tidy(zoo)
+            _write_experts(plan, root, progress, dict(zoo.hashes))
         return
     with atomic_folder(root, replace=False) as folder:
         atomic_write(folder / ZOO_MANIFEST, plan.manifest.to_yaml())
-        _write_experts(plan, folder, progress)
+        _write_experts(plan, folder, progress, None)
 
 
-def _write_experts(plan: ImportPlan, root: Path, progress: Progress) -> None:
+def _write_experts(plan: ImportPlan, root: Path, progress: Progress, hashes: dict[str, str] | None) -> None:
+    """Write experts; into a zoo that is there, whose ``hashes`` are known, each with a line in its log."""
     for done, (one, imported) in enumerate(zip(plan.adapters, plan.imported, strict=True), 1):
         if one.id not in plan.there:
-            card = _card(one, imported, plan.manifest)
-            brought(one.adapter, plan.frame, plan.manifest.base).save(
-                root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()}
-            )
+            adapter, card = expert_of(one, imported, plan.manifest, plan.frame)
+            with nullcontext() if hashes is None else logged(root, hashes, "added", one.id, file_hash(adapter)):
+                adapter.save(root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()})
+            if hashes is not None:
+                hashes[one.id] = file_hash(adapter)
         progress("writing experts", done, len(plan.adapters))
 
 
@@ -189,7 +197,7 @@ def _there(
     others = []
     for one, facts in known:
         files = brought(one.adapter, frame, zoo.manifest.base).files()
-        card = _card(one, facts, zoo.manifest).to_yaml().encode()
+        card = card_of(one, facts, zoo.manifest).to_yaml().encode()
         folder = zoo.root / EXPERTS / one.id
         if any((folder / name).read_bytes() != content for name, content in {**files, CARD: card}.items()):
             others.append(one.id)
@@ -198,20 +206,7 @@ def _there(
     return tuple(one.id for one, _ in known)
 
 
-def brought(adapter: Lora, frame: Frame, base: str) -> Lora:
-    """The part of an adapter that a frame holds, over that frame, in bfloat16; sites that it lacks are zero."""
-    settings = adapter.settings
-    held = frame.adapter(
-        frame.coordinates(adapter), base=base, task_type=settings.task_type, fan_in_fan_out=settings.fan_in_fan_out
-    )
-    return replace(
-        held,
-        lora_A={site: a.bfloat16() for site, a in held.lora_A.items()},
-        lora_B={site: b.bfloat16() for site, b in held.lora_B.items()},
-    )
-
-
-def _checked(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> tuple[Sequence[ExternalAdapter], bool]:
+def checked(adapters: Sequence[ExternalAdapter], zoo: Zoo | None) -> tuple[Sequence[ExternalAdapter], bool]:
     """Adapters under the names of their base, and whether that was at hand to compare with."""
     bases = {str(one.base): one.id for one in adapters}
     if len(bases) > 1:
@@ -288,33 +283,6 @@ def _frame_of(zoo: Zoo, adapters: Sequence[ExternalAdapter], rank: int | None) -
     return frame
 
 
-def _imported(one: ExternalAdapter, frame: Frame) -> Imported:
-    adapter, settings = one.adapter, one.adapter.settings
-    return Imported(
-        r=max(site.r for site in adapter.spec.sites),
-        lora_alpha=settings.lora_alpha,
-        use_rslora=settings.use_rslora,
-        energy_kept=round(frame.energy_kept(adapter), 6),
-        missing=tuple(site for site in frame.lora_A if site not in adapter.lora_A),
-        commit=one.commit,
-        sha256=one.sha256,
-    )
-
-
-def _refuse_losses(
-    adapters: Sequence[ExternalAdapter], imported: Sequence[Imported], frame: Frame, max_loss: float
-) -> None:
-    lost = [(one.id, 1 - facts.energy_kept) for one, facts in zip(adapters, imported, strict=True)]
-    if over := [(expert, loss) for expert, loss in lost if loss > max_loss + 1e-6]:
-        rank = max(len(a) for a in frame.lora_A.values())
-        told = ", ".join(f"{expert} {100 * loss:.1f} %" for expert, loss in over[:8])
-        raise AdapterError(
-            f"A frame of rank {rank} loses more than {100 * max_loss:.1f} % of {len(over)} of {len(lost)} adapters' "
-            f"energy: {told}. Allow it with --max-loss, or import all adapters into a new zoo, with a larger --rank or "
-            "none, which takes what is needed."
-        )
-
-
 def _manifest(adapters: Sequence[ExternalAdapter], frame: Frame, name: str) -> Manifest:
     endings = tuple(sorted({site.rpartition(".")[2] for site in frame.lora_A}))
     task_type = adapters[0].adapter.settings.task_type
@@ -328,19 +296,4 @@ def _manifest(adapters: Sequence[ExternalAdapter], frame: Frame, name: str) -> M
             objective=objective_of(task_type), r=max(len(a) for a in frame.lora_A.values()), target_modules=endings
         ),
         multitask=MultitaskRecipe(),
-    )
-
-
-def _card(one: ExternalAdapter, imported: Imported, manifest: Manifest) -> Card:
-    return Card(
-        id=one.id,
-        split=SPLIT,
-        description=one.description,
-        labels=one.labels,
-        licence=one.licence,
-        origin=one.origin,
-        base=manifest.base,
-        base_hash=manifest.base_hash,
-        provenance=imported,
-        versions={"loragen": version("loragen")},
     )

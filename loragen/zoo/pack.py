@@ -8,22 +8,25 @@ from pathlib import Path
 from loragen.adapters.adapter import Lora
 from loragen.errors import ZooError
 from loragen.files import atomic_folder
-from loragen.recipes.methods.lora_sb import GRADIENTS
 from loragen.zoo.card import MULTITASK_FOLDER, ZOO_MANIFEST, Card
 from loragen.zoo.card_table import TABLE, Place, create_table, insert, writing
+from loragen.zoo.changes import CHANGES
+from loragen.zoo.folds import FOLDS
 from loragen.zoo.shards import Shared, write_shards
 from loragen.zoo.start import START
 from loragen.zoo.zoo import Zoo
 
-TAKEN = (MULTITASK_FOLDER, "generators", "embeddings", "confidence")
+TAKEN = (MULTITASK_FOLDER, FOLDS, "generators", "embeddings", "confidence")
 """Folders that go along as they are."""
+FILES = (ZOO_MANIFEST, START, CHANGES)
+"""Files that do: an expert that is added later begins where the others began."""
 
 
 def pack_zoo(zoo: Zoo | Path, out: Path, *, replace: bool = False) -> Zoo:
     """Write a zoo whose experts lie in shards and their cards in one table.
 
-    What only training needs is left out: variances, snapshots and folds. Generators that were trained on the zoo
-    fit the packed one as well; what is trained on it knows no variances.
+    What only the training of generators needs is left out: variances and snapshots. Generators that were trained on the
+    zoo fit the packed one as well; what is trained on it knows no variances.
 
     Args:
         zoo: a zoo or its folder, or a selection of its experts.
@@ -37,9 +40,9 @@ def pack_zoo(zoo: Zoo | Path, out: Path, *, replace: bool = False) -> Zoo:
     source = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     with atomic_folder(out, replace=replace) as folder:
         write_packed(folder, ((source.card(expert), source.adapter(expert)) for expert in source.ids))
-        shutil.copyfile(source.root / ZOO_MANIFEST, folder / ZOO_MANIFEST)
-        if source.manifest.frame == GRADIENTS:  # the bases that coordinates are read over
-            shutil.copyfile(source.root / START, folder / START)
+        for name in FILES:
+            if (source.root / name).is_file():
+                shutil.copyfile(source.root / name, folder / name)
         for name in TAKEN:
             if (source.root / name).is_dir():
                 shutil.copytree(source.root / name, folder / name, ignore=shutil.ignore_patterns(".*"))

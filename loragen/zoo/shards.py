@@ -277,15 +277,30 @@ def write_row(root: Path, shared: Shared, last: Place | None, row: Tensor) -> tu
     if last is None or place >= _capacity(shard_path(root, shard)):
         shard, place = (0 if last is None else last.shard + 1), 0
         _make_room(shard_path(root, shard), shared)
+    _put(shard_path(root, shard), place, _bytes(row))
+    return shard, place
+
+
+def wipe_row(root: Path, shared: Shared, shard: int, place: int) -> None:
+    """Write zeros over the row of an expert that was taken out of a zoo.
+
+    Raises:
+        ZooError: the shard is damaged.
+    """
     path = shard_path(root, shard)
-    content = _bytes(row)
+    if place >= _capacity(path):
+        raise _damaged(path, ValueError(f"{_capacity(path)} rows, where the row {place} was wanted"))
+    _put(path, place, bytes(shared.width * shared.dtype.itemsize))
+
+
+def _put(path: Path, place: int, content: bytes) -> None:
+    """Write a row, as bytes, at a place that the shard has."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         file.seek(8 + length + place * len(content))
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return shard, place
 
 
 def _capacity(path: Path) -> int:

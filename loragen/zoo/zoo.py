@@ -1,6 +1,5 @@
 """A zoo on disk: expert adapters of one base, each with a card, training variance and snapshots; and folds, if any."""
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +32,7 @@ from loragen.zoo.card import (
 )
 from loragen.zoo.card_table import TABLE, CardTable
 from loragen.zoo.cards import met, narrowed, read_cards
+from loragen.zoo.changes import fingerprint_of
 from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
 from loragen.zoo.shards import SHARDS, ShardedExperts, file_hash
 
@@ -42,12 +42,14 @@ _RESTORE = "restore it, or remove its folder and build again."
 _SILENT = "all delta weights are zero: the adapter does nothing"
 
 
-def _found(root: Path) -> Path:
-    """The folder of a zoo that is named by it or, where there is none, by a name of `zoo_folders`.
+def folder_of(root: Path | None) -> Path:
+    """The folder of a zoo: that itself or, where there is none, what has the name; by default the bundled zoo's.
 
     Raises:
         ZooError: there is neither.
     """
+    if root is None:
+        return default_zoo()
     if is_file(root / ZOO_MANIFEST):
         return root
     known = zoo_folders()
@@ -84,7 +86,7 @@ class Zoo:
         Raises:
             ZooError: there is no zoo, or its manifest or a card is damaged.
         """
-        root = default_zoo() if root is None else _found(root)
+        root = folder_of(root)
         try:
             manifest = Manifest.from_yaml(root / ZOO_MANIFEST)
         except ConfigError as error:
@@ -206,13 +208,14 @@ class Zoo:
             ZooError: a fold is missing, or its plan is damaged.
             AdapterError: the adapter of a fold is damaged.
         """
-        if missing := self._missing_folds():
+        if missing := self.missing_folds():
             raise ZooError(
                 f"The zoo in {self.root} has no {', '.join(missing)}; build it again to train what is missing."
             )
         return read_folds(self.root / FOLDS)
 
-    def _missing_folds(self) -> list[str]:
+    def missing_folds(self) -> list[str]:
+        """Names of folds that its manifest promises and that are not there, such as ``folds/0``."""
         names = [f"{FOLDS}/{k}" for k in range(self.manifest.folds.number)] if self.manifest.folds else []
         return [name for name in names if not (self.root / name).is_dir()]
 
@@ -235,18 +238,37 @@ class Zoo:
         Raises:
             ZooError: a file is missing.
         """
-        digest = hashlib.sha256()
-        known = {} if self.sharded is None else self.sharded.table.hashes()
-        for expert in self.ids:
-            if expert in known:
-                digest.update(f"{expert} {known[expert]}\n".encode())
-                continue
-            path = self.folder(expert) / WEIGHTS_NAME
-            try:
-                digest.update(f"{expert} {sha256_of(path)}\n".encode())
-            except (OSError, ConfigError) as error:
-                raise ZooError(f"{path} cannot be read ({cut(error)}); {_RESTORE}") from error
-        return digest.hexdigest()
+        return fingerprint_of(self.hashes)
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """Id → SHA-256 of the adapter's file, of the experts selected, in their order.
+
+        Raises:
+            ZooError: a file is missing.
+        """
+        if isinstance(self.cards, CardTable):
+            known = self.cards.hashes()
+            if missing := next((name for name in self.ids if name not in known), None):
+                raise ZooError(f"The expert {missing} was removed from {self.root} meanwhile; open the zoo again.")
+            return {name: known[name] for name in self.ids}
+        return {name: self._file_hash(name) for name in self.ids}
+
+    def _file_hash(self, expert: str) -> str:
+        path = self.folder(expert) / WEIGHTS_NAME
+        try:
+            return sha256_of(path)
+        except (OSError, ConfigError) as error:
+            raise ZooError(f"{path} cannot be read ({cut(error)}); {_RESTORE}") from error
+
+    @cached_property
+    def drawn_on(self) -> "Zoo":
+        """The experts that generators draw on: those of the split ``experts``.
+
+        Raises:
+            ZooError: there is none.
+        """
+        return self.select(splits={SPLIT})
 
     def check(self) -> Iterator[tuple[str, str | None]]:
         """Verify that the files of every expert and fold are whole and fit the zoo.
@@ -269,7 +291,7 @@ class Zoo:
                 yield name, adapter.spec.difference(reference, in_rank=in_rank) or self._fold_fault(adapter)
             except (AdapterError, ZooError) as error:
                 yield name, str(error)
-        for name in self._missing_folds():
+        for name in self.missing_folds():
             yield name, "missing; build the zoo again to train it"
 
     def _fold_fault(self, adapter: Lora) -> str | None:

@@ -86,7 +86,8 @@ def test_zoo_check_speaks_of_folds_too(run, tiny_zoo, copy) -> None:
 
     write_fold(copy / FOLDS / "0", Fold(FoldPlan(far=("bank",), near=()), tiny_zoo.adapter("bank")))
     assert "8 experts and 1 folds, all whole" in run("zoo", "check", "--zoo", copy).out
-    assert json.loads(run("zoo", "check", "--zoo", copy, "--json").out) == {"experts": 8, "folds": 1, "faults": {}}
+    facts = {"experts": 8, "folds": 1, "faults": {}, "generators": []}
+    assert json.loads(run("zoo", "check", "--zoo", copy, "--json").out) == facts
 
 
 def test_zoo_build_shows_its_plan_every_stage_and_the_experts(run, tiny_zoo, tmp_path, monkeypatch) -> None:

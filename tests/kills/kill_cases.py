@@ -11,6 +11,7 @@ from models import word_task, write_tiny_encoder
 
 from loragen.config import dump_yaml
 
+LOG = "out/changes.jsonl"
 TASKS = {"drinks": ("soup", "tea"), "meals": ("bread", "soup"), "weather": ("cold", "warm"), "ovens": ("bread", "warm")}
 FOREIGN = {
     "notes.txt": "mine",
@@ -124,11 +125,17 @@ def _zoo_at(place: str) -> Callable[[Path, Path], None]:
     return lambda shop, here: shutil.copytree(shop / "zoo", here / place)
 
 
+def _smaller(shop: Path, here: Path) -> None:
+    """The zoo without one of its experts."""
+    shutil.copytree(shop / "zoo", here / "out", ignore=shutil.ignore_patterns("meals"))
+
+
 def cases(shop: Path) -> list[Case]:
     """All commands."""
     ask = ("generate", "Is it tea or soup?", "--generator", "topk", "--zoo", f"{shop}/zoo", "--encoder", f"{shop}/base")
     told = ("--description", "Is it tea?", "--description", "Is it bread?")
     brought = ("zoo", "import", f"{shop}/one", f"{shop}/two", *told, "--max-loss", "1", "--zoo", "out")
+    add, of_tasks = ("zoo", "add", "--zoo", "out"), ("--tasks", f"{shop}/tasks.yaml", "--no-score")
     samples, force = ("--samples", "2", "--out", "out"), ("--force",)
     old = _adapter_at("out")
     return [
@@ -162,7 +169,9 @@ def cases(shop: Path) -> list[Case]:
             is_slow=True,
         ),
         Case("import-new", brought, ("out",)),
-        Case("import-add", brought, ("out/experts/one", "out/experts/two"), _zoo_at("out")),
+        Case("import-add", brought, ("out/experts/one", "out/experts/two"), _zoo_at("out"), grows=(LOG,)),
+        Case("add", (*add, "meals", *of_tasks), ("out/experts/meals",), _smaller, grows=(LOG,)),
+        Case("remove", ("zoo", "remove", "meals", "--yes", "--zoo", "out"), (), _zoo_at("out"), grows=(LOG,)),
         Case("init", ("zoo", "init", f"{shop}/tasks.csv", "--out", "out"), ("out/tasks.yaml", "out/zoo.yaml")),
         Case("evaluate", ("evaluate", f"{shop}/evaluate.yaml"), ("out/run.yaml",), grows=("out/cells.jsonl",)),
         Case(

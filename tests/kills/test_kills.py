@@ -25,6 +25,7 @@ from loragen.zoo.zoo import Zoo
 KILLS = {
     **{"generate": 3, "generate-force": 3, "replace-without-exchange": 4, "generate-samples": 2, "combine": 1},
     **{"generate-merge": 1, "merge": 1, "train": 2, "build": 2, "import-new": 1, "import-add": 3, "init": 3},
+    **{"add": 2, "remove": 3},
     **{"classify": 1, "config-copy": 1},
 }
 """Kills of a command in the short run."""

@@ -18,10 +18,11 @@ from loragen.errors import ConfigError, ZooError
 from loragen.generators.registry import open_generator
 from loragen.generators.ridge import Ridge
 from loragen.locks import lock
-from loragen.zoo import add
-from loragen.zoo.add import add_expert
+from loragen.zoo import insert_expert as inserting
 from loragen.zoo.card import Card
+from loragen.zoo.changes import read_changes
 from loragen.zoo.expert_index import ExpertIndex
+from loragen.zoo.insert_expert import insert_expert
 from loragen.zoo.shards import SHARDS
 from loragen.zoo.zoo import Zoo
 
@@ -34,14 +35,14 @@ def test_what_is_added_is_there_as_in_a_zoo_packed_anew(folders, packed, encoder
     before = {file: file.read_bytes() for file in (packed.root / SHARDS).iterdir()}
     zoo = packed
     for number in (NUMBER, NUMBER + 1, NUMBER + 3):
-        zoo = add_expert(zoo, *made_expert(number), encoder=encoder if with_encoder else None)
+        zoo = insert_expert(zoo, *made_expert(number), encoder=encoder if with_encoder else None)
     assert len(zoo) == NUMBER + 3
     for file, content in before.items():
         assert file.read_bytes() == content, "what was there is not touched"
     assert zoo.cards.embedded(encoder.key) == NUMBER + (3 if with_encoder else 0)
     grown = Zoo.open(copytree(folders.root, packed.root.with_name("grown")))
     for number in (NUMBER, NUMBER + 1, NUMBER + 3):
-        grown = add_expert(grown, *made_expert(number))
+        grown = insert_expert(grown, *made_expert(number))
     assert (zoo.ids, list(zoo), zoo.fingerprint) == (grown.ids, list(grown), grown.fingerprint)
     met, wanted = ExpertIndex.of(zoo, encoder), ExpertIndex.of(grown, encoder)
     torch.testing.assert_close(met.index.vectors, wanted.index.vectors, atol=1e-6, rtol=0)
@@ -51,7 +52,7 @@ def test_what_is_added_is_there_as_in_a_zoo_packed_anew(folders, packed, encoder
 
 def test_ridge_after_an_expert_was_added_counts_it_and_reads_no_other(packed, encoder, monkeypatch) -> None:
     ridge = open_generator("ridge", packed, encoder)
-    zoo = add_expert(packed, *made_expert(NUMBER + 1), encoder=encoder)
+    zoo = insert_expert(packed, *made_expert(NUMBER + 1), encoder=encoder)
     monkeypatch.setattr(type(ridge.sums), "begin", None)
     grown = open_generator("ridge", zoo, encoder)
     assert (ridge.sums.number, grown.sums.number) == (NUMBER - NUMBER // 10, NUMBER - NUMBER // 10 + 1)
@@ -61,7 +62,8 @@ def test_ridge_after_an_expert_was_added_counts_it_and_reads_no_other(packed, en
     torch.testing.assert_close(coordinates(zoo, met), coordinates(zoo, wanted), atol=0.02, rtol=0.02)
 
 
-def test_an_expert_that_does_not_fit_is_refused(packed, folders, tiny_zoo) -> None:
+def test_an_expert_that_does_not_fit_is_refused(packed, folders, monkeypatch) -> None:
+    monkeypatch.setattr(inserting, "PATIENCE_S", 0.1)
     card, adapter = made_expert(NUMBER + 1)
     other = Lora(adapter.settings, {s: a + 1 for s, a in adapter.lora_A.items()}, adapter.lora_B)
     wide = Lora(adapter.settings, adapter.lora_A, {s: b.float() for s, b in adapter.lora_B.items()})
@@ -74,11 +76,11 @@ def test_an_expert_that_does_not_fit_is_refused(packed, folders, tiny_zoo) -> No
         (card, still, "does nothing"),
     ):
         with pytest.raises(ZooError, match=message):
-            add_expert(packed, bad_card, bad)
+            insert_expert(packed, bad_card, bad)
     with pytest.raises(ZooError, match="already"):
-        add_expert(folders, made_expert(3)[0], adapter)
+        insert_expert(folders, made_expert(3)[0], adapter)
     with lock(packed.root), pytest.raises(ConfigError, match="written by another process"):
-        add_expert(packed, card, adapter)
+        insert_expert(packed, card, adapter)
     assert Zoo.open(packed.root).ids == folders.ids
 
 
@@ -105,9 +107,9 @@ def killed_at(call: int, zoo: Zoo, card: Card, adapter: Lora, encoder: TextEncod
         watched = Watched(call)
         os.fsync = watched(os.fsync)
         for name in ("insert", "write_row", "set_embedded", "last_place", "file_hash"):
-            setattr(add, name, watched(getattr(add, name)))
+            setattr(inserting, name, watched(getattr(inserting, name)))
         try:
-            add_expert(zoo, card, adapter, encoder=encoder)
+            insert_expert(zoo, card, adapter, encoder=encoder)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -128,8 +130,12 @@ def test_an_add_that_is_killed_leaves_the_zoo_before_or_after(folders, packed, e
         assert zoo.select(without={card.id}).fingerprint == folders.fingerprint
         assert len(ExpertIndex.of(zoo, encoder).index) == len(zoo)
         if len(zoo) == NUMBER:  # the next one takes the place of what was not written whole
-            zoo = add_expert(zoo, card, adapter, encoder=encoder)
+            zoo = insert_expert(zoo, card, adapter, encoder=encoder)
         assert zoo.adapter(card.id).files() == adapter.files()
+        (line,) = read_changes(root)  # of a killed one that came to nothing none is left
+        assert (line.what, line.id, line.before, line.after) == (
+            *("added", card.id, folders.fingerprint, zoo.fingerprint),
+        )
         library = ExpertIndex.of(zoo, encoder)
         torch.testing.assert_close(library.paraphrases[zoo.ids.index(card.id)], wanted, atol=1e-6, rtol=0)
         call += 1

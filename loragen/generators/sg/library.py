@@ -20,6 +20,11 @@ MAPPED = ("library.means", "library.variances", "library.embeddings")
 """Tensors of a library that are read where they are drawn on, if experts are many."""
 
 
+def ids_of(stored: Tensor) -> tuple[str, ...]:
+    """Ids from their bytes, as `LIBRARY_IDS` holds them."""
+    return tuple(bytes(stored.to(torch.uint8).numpy()).decode(errors="replace").split("\n"))
+
+
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """The condition c: mean and variance of a mixture of experts, each (..., k)."""
@@ -108,7 +113,7 @@ class SGLibrary:
         """
         lists = None
         if LIBRARY_IDS in tensors:
-            ids = bytes(tensors[LIBRARY_IDS].to(torch.uint8).numpy()).decode(errors="replace").split("\n")
+            ids = ids_of(tensors[LIBRARY_IDS])
             require_shapes(tensors, {"library.embeddings": (len(ids), None)})
             if len(set(ids)) < len(ids):
                 raise ZooError("The library names an expert twice")
