@@ -21,7 +21,7 @@ ROOMS = (
         "inference",
         "exporters",
     ),
-    *("confidence", "adaptation"),
+    *("continual", "confidence", "adaptation"),
     *("generators", "base_store", "zoo", "recipes", "conditions", "bases", "tasks", "adapters", "training", "plotting"),
     *("bundled", "config", "yaml_text", "values", "files", "locks", "renames"),
     *("paths", "patterns", "progress", "escaping", "errors"),
