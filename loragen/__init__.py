@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from loragen.compose.composed import open_adapter
     from loragen.compose.listing import list_methods
     from loragen.compose.making import compose_experts
+    from loragen.confidence.describe import describe_zoo
+    from loragen.confidence.novelty import novelty
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.exporters.check import check
@@ -73,6 +75,7 @@ _HOMES = {
     "config_text": "bundled",
     "copy_config": "bundled",
     "describe_base": "base_store.describe",
+    "describe_zoo": "confidence.describe",
     "evaluate": "evaluation.own_data",
     "evaluate_generators": "evaluation.evaluate",
     "generate": "generation",
@@ -83,6 +86,7 @@ _HOMES = {
     "list_bases": "base_store.listing",
     "list_methods": "compose.listing",
     "list_recipes": "recipes.listing",
+    "novelty": "confidence.novelty",
     "open_adapter": "compose.composed",
     "pack_zoo": "zoo.pack",
     "prune_base": "base_store.prune",
@@ -118,6 +122,7 @@ __all__ = [
     "config_text",
     "copy_config",
     "describe_base",
+    "describe_zoo",
     "evaluate",
     "evaluate_generators",
     "generate",
@@ -128,6 +133,7 @@ __all__ = [
     "list_bases",
     "list_methods",
     "list_recipes",
+    "novelty",
     "open_adapter",
     "pack_zoo",
     "prune_base",
