@@ -17,6 +17,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from novelty_tables import BATCH, RULES, SHOWN, tables
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -36,16 +37,9 @@ from loragen.zoo.zoo import SPLIT, Zoo
 RESULTS, FEATURES = Path("benchmarks/results/novelty.json"), Path("out/novelty")
 TASKS = Path("configs/tasks/public.yaml")
 KNOWN = ("CLINC150", "TweetEval")
-TESTS, BATCH, DRAWS, ORDERS, LEFT_OUT = 200, 50, 10, 5, 14
+TESTS, DRAWS, ORDERS, LEFT_OUT = 200, 10, 5, 14
 PAPERS = 2.0
 """SEMA's threshold of its z-score."""
-RULES: tuple[Rule, ...] = ("means", "errors")
-SHOWN = {
-    "means": "texts, means",
-    "errors": "texts, errors",
-    "description": "description",
-    "both": "description and texts",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +139,13 @@ def check(bench: Bench) -> dict[str, Any]:
         )
         found["auroc_text"][rule] = auroc(known, new)
     found["above_2"] = {name: mean(value > PAPERS for value in values) for name, values in far.items()}
-    found["covered"] = {rule: _covered(bench, inside, rule) for rule in RULES}
+    to_own = {name: distance(bench.part(name, "test"), bench.all_experts.of[name], "means") for name in inside}
+    found["test_file_to_own_expert"] = to_own
+    found["farthest_own"] = max(bench.all_experts.own["means"].values())
+    for part in ("train", "test"):
+        shares = {rule: [_covered(bench, name, rule, part) for name in inside] for rule in RULES}
+        found[f"covered_{part}"] = {rule: mean(each) for rule, each in shares.items()}
+        found[f"tasks_{part}"] = {rule: sum(share >= 0.9 for share in each) for rule, each in shares.items()}
     return found
 
 
@@ -162,14 +162,13 @@ def _by_text(bench: Bench, name: str, made: Sequence[Descriptor], rule: Rule, *,
     return torch.stack(errors).min(0).values
 
 
-def _covered(bench: Bench, inside: Sequence[str], rule: Rule) -> float:
-    """Share of draws of half the test texts of the tasks inside that all experts cover."""
+def _covered(bench: Bench, name: str, rule: Rule, part: str) -> float:
+    """Share of draws of half of a task's texts, held out of the train file or of the test file, that are covered."""
     rng, states = torch.Generator().manual_seed(0), []
-    for name in inside:
-        rows = bench.part(name, "test")
-        for _ in range(DRAWS):
-            half = rows[torch.randperm(len(rows), generator=rng)[: len(rows) // 2]]
-            states.append(bench.all_experts.coverage(half, bench.experts, rule=rule).state)
+    rows = bench.held_out(name) if part == "train" else bench.part(name, "test")
+    for _ in range(DRAWS):
+        half = rows[torch.randperm(len(rows), generator=rng)[: len(rows) // 2]]
+        states.append(bench.all_experts.coverage(half, bench.experts, rule=rule).state)
     return states.count("covered") / len(states)
 
 
@@ -275,44 +274,6 @@ def _grown(
         added += is_new
         counts.append(added)
     return counts
-
-
-# --- tables ---
-
-
-def tables(kept: Mapping[str, Any]) -> str:
-    """All that was measured, as Markdown."""
-    return "\n\n".join((check_table(kept["check"]), states_table(kept["states"]), growth_table(kept["growth"])))
-
-
-def check_table(kept: Mapping[str, Any]) -> str:
-    lines = ["| | means | errors, as in SEMA |", "|---" * 3 + "|"]
-    for title, field in (
-        (f"AUROC, {BATCH} texts at once", "auroc"),
-        ("AUROC, one text", "auroc_text"),
-        ("half of a test file is covered, share of draws", "covered"),
-    ):
-        lines.append(f"| {title} | " + " | ".join(f"{kept[field][rule]:.2f}" for rule in RULES) + " |")
-    above = kept["above_2"]
-    lines.append(f"| z above 2: texts of other families | | {above['outside']:.2f} |")
-    lines.append(f"| z above 2: texts of the experts' own tasks | | {above['inside']:.2f} |")
-    return "\n".join(lines)
-
-
-def states_table(kept: Mapping[str, Any]) -> str:
-    lines = ["| tasks | " + " | ".join(SHOWN.values()) + " |", "|---" * (len(SHOWN) + 1) + "|"]
-    for group, row in kept.items():
-        cells = (" · ".join(f"{row[name][state]:.2f}" for state in ("covered", "near", "new")) for name in SHOWN)
-        lines.append(f"| {group} ({row['tasks']}) | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def growth_table(kept: Mapping[str, Any]) -> str:
-    marks = [kept["tasks"] // 3, 2 * kept["tasks"] // 3, kept["tasks"]]
-    lines = ["| experts added after | " + " | ".join(f"{mark} tasks" for mark in marks) + " |", "|---" * 4 + "|"]
-    for name, title in (SHOWN | {"paper": "texts, errors, z above 2 as in SEMA"}).items():
-        lines.append(f"| {title} | " + " | ".join(f"{kept['added'][name][mark - 1]:.1f}" for mark in marks) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ GROUPS = {
     "Merge and check": ("combine", "recover", "check"),
     "Compose": ("compose_experts", "list_methods", "open_adapter"),
     "Serve": ("serve",),
-    "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
+    "Zoos": ("Zoo", "search", "novelty", "describe_zoo", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Recipes": ("list_recipes", "bench_recipes"),
     "Train generators": ("train", "Generator"),
     "Bases": ("get_base", "list_bases", "describe_base", "prune_base"),

@@ -133,7 +133,7 @@ def test_the_straight_way_is_taken_by_default_options_alone(monkeypatch, tmp_pat
     assert choose.is_lean(options)
     others = {"texts": tmp_path, "zoo": tmp_path, "fit": True, "merge": True, "generator": "topk", "top_k": 3}
     others |= {"licence": ["MIT"], "encoder": "x", "examples": tmp_path, "own_adapter": tmp_path, "best_of": 2}
-    others |= {"shares": ".5,.5", "history": tmp_path}
+    others |= {"shares": ".5,.5", "history": tmp_path, "clip_rows": 2.0}
     assert others.keys() == options.keys()
     assert not any(choose.is_lean(options | {key: value}) for key, value in others.items())
     monkeypatch.setenv(choose.SWITCH, "0")
