@@ -11,6 +11,7 @@ from torch import Tensor
 from loragen.adapters.adapter import Lora
 from loragen.bases.base import Base
 from loragen.bases.losses import LOGIT_SCALE
+from loragen.continual.metrics import ContinualScores
 from loragen.evaluation.workspace import shuffled
 from loragen.recipes.expert import Start
 from loragen.recipes.registry import recipe_from
@@ -24,13 +25,10 @@ SEEDS, TEXTS = (0, 1, 2), 150
 
 
 def forgetting(scores: Sequence[Sequence[float]]) -> float:
-    """Mean over all tasks but the last of its best score before the end, less that at the end.
-
-    ``scores`` has a row for every moment, of the tasks seen until then (FM of Chaudhry et al. 2018).
-    """
-    last = scores[-1]
-    lost = [max(row[task] for row in scores[task:-1]) - last[task] for task in range(len(scores) - 1)]
-    return sum(lost) / len(lost)
+    """FM of `ContinualScores`; ``scores`` has a row for every moment, of the tasks seen until then, of two at least."""
+    lost = ContinualScores.of(scores).fm
+    assert lost is not None
+    return lost
 
 
 def forgetting_of_sequences(

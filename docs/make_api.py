@@ -22,6 +22,7 @@ GROUPS = {
     "Serve": ("serve",),
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Zoos that change": ("add_expert", "remove_expert", "update_zoo", "list_generators"),
+    "Zoos": ("Zoo", "search", "novelty", "describe_zoo", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Recipes": ("list_recipes", "bench_recipes"),
     "Train generators": ("train", "Generator"),
     "Bases": ("get_base", "list_bases", "describe_base", "prune_base"),

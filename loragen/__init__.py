@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from loragen.compose.making import compose_experts
     from loragen.continual.listing import list_strategies
     from loragen.continual.update import update_generator
+    from loragen.confidence.describe import describe_zoo
+    from loragen.confidence.novelty import novelty
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.evaluation.sequences.run import evaluate_sequence
@@ -81,6 +83,7 @@ _HOMES = {
     "config_text": "bundled",
     "copy_config": "bundled",
     "describe_base": "base_store.describe",
+    "describe_zoo": "confidence.describe",
     "evaluate": "evaluation.own_data",
     "evaluate_generators": "evaluation.evaluate",
     "evaluate_sequence": "evaluation.sequences.run",
@@ -94,6 +97,7 @@ _HOMES = {
     "list_methods": "compose.listing",
     "list_recipes": "recipes.listing",
     "list_strategies": "continual.listing",
+    "novelty": "confidence.novelty",
     "open_adapter": "compose.composed",
     "pack_zoo": "zoo.pack",
     "prune_base": "base_store.prune",
@@ -133,6 +137,7 @@ __all__ = [
     "config_text",
     "copy_config",
     "describe_base",
+    "describe_zoo",
     "evaluate",
     "evaluate_generators",
     "evaluate_sequence",
@@ -146,6 +151,7 @@ __all__ = [
     "list_methods",
     "list_recipes",
     "list_strategies",
+    "novelty",
     "open_adapter",
     "pack_zoo",
     "prune_base",

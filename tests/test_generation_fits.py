@@ -79,3 +79,16 @@ def test_the_fit_begins_at_the_best_of_those_drawn(ask, examples, random_generat
 def test_what_has_no_best_is_refused(ask, examples, changes, error, said):
     with pytest.raises(error, match=said):
         loragen.generate(**({"description": TASK, "examples": examples, "fit": True, "best_of": 3} | ask | changes))
+
+
+def test_rows_are_clipped_where_it_is_asked_for_and_the_card_says_so(ask, toys):
+    train = Examples.from_file(toys / "data" / "plates.train.jsonl")
+    few = train.few(3, rng=torch.Generator().manual_seed(0))
+    begun, clipped = (
+        loragen.generate(TASK, examples=few if fit else None, fit=fit, clip_rows=1.0 if fit else None, **ask)
+        for fit in (False, True)
+    )
+    assert clipped.card.fitted == FewShotRecipe(clip_rows=1.0)
+    for site in begun.lora.sites:
+        limit = float(begun.lora.delta_weight(site).norm(dim=1).mean())
+        assert float(clipped.lora.delta_weight(site).norm(dim=1).max()) <= 1.01 * limit

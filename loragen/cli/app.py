@@ -29,6 +29,7 @@ from loragen.cli.zoo_build import zoo_build, zoo_init
 from loragen.cli.zoo_check import zoo_check
 from loragen.cli.zoo_import import zoo_import
 from loragen.cli.zoo_list import zoo_list, zoo_show
+from loragen.cli.zoo_novelty import zoo_describe, zoo_novelty
 from loragen.cli.zoo_pack import zoo_pack
 from loragen.cli.zoo_remove import zoo_remove
 from loragen.cli.zoo_search import zoo_search
@@ -113,6 +114,8 @@ zoo_app.command("import")(zoo_import)
 zoo_app.command("list")(zoo_list)
 zoo_app.command("show")(zoo_show)
 zoo_app.command("search")(zoo_search)
+zoo_app.command("novelty")(zoo_novelty)
+zoo_app.command("describe")(zoo_describe)
 zoo_app.command("check")(zoo_check)
 zoo_app.command("pack")(zoo_pack)
 base_app.command("get")(base.base_get)

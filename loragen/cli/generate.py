@@ -79,6 +79,10 @@ def generate(
         int | None,
         typer.Option(min=1, max=MOST_SAMPLES, help="Draw so many, and --fit the best on the --examples."),
     ] = None,
+    clip_rows: Annotated[
+        float | None,
+        typer.Option(help="Let no row of the update grow beyond so many times the mean row while it is fitted."),
+    ] = None,
     generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
     own_adapter: Annotated[
         Path | None,
@@ -107,6 +111,7 @@ def generate(
     chosen: dict[str, object] = dict(
         texts=texts, shares=shares, examples=examples, fit=fit, best_of=best_of, own_adapter=own_adapter
     )
+    chosen["clip_rows"] = clip_rows
     chosen |= dict(
         history=history, generator=generator, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge
     )
@@ -137,6 +142,7 @@ def generate(
             fit=fit,
             fallback=fallback,
             best_of=best_of,
+            clip_rows=clip_rows,
             generator=generator,
             zoo=opened,
             encoder=encoder,

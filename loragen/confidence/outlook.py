@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from loragen.confidence.coverage import Coverage
 from loragen.confidence.expected import ExpectedGain
 from loragen.config import StrictModel
 
@@ -18,6 +19,9 @@ class Outlook(StrictModel):
     """Cosine of what the generator and a merge of the nearest experts add to the zoo's one adapter for all tasks."""
     expected: ExpectedGain | None = None
     """`None` where no model was fitted: for zoos of one's own, and for adapters fitted to labelled examples."""
+    coverage: Coverage | None = None
+    """How well the zoo covers the task by its description; `None` for a history, a zoo of few families or of very many
+    experts, and on older cards."""
     instead: str | None = None
     """Why another adapter than the generator's was given out; `None` where it was not."""
 

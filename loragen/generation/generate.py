@@ -11,6 +11,7 @@ from loragen.generation.refine import Refined, Refiner
 from loragen.generators.registry import DEFAULT, reading
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
+from loragen.recipes.few_shot_settings import FewShotRecipe
 from loragen.tasks.examples import Examples
 from loragen.values import checked_seed
 from loragen.zoo.zoo import Zoo
@@ -28,6 +29,7 @@ def generate_samples(
     examples: Examples | Path | str | None = None,
     fit: bool = False,
     best_of: int | None = None,
+    clip_rows: float | None = None,
     fallback: bool = True,
     generator: str = DEFAULT,
     zoo: Zoo | Path | str | None = None,
@@ -54,6 +56,8 @@ def generate_samples(
             cross-validation within them chooses how far (`FitChoice` on the card).
         best_of: draw so many adapters and fit only the best of them, those with the least loss on the examples; for
             generators that draw at random.
+        clip_rows: let no row of the update become longer in the fit than so many times the mean row of the adapter that
+            it begins at.
         fallback: where the adapter is expected to gain nothing, give out a safer one, or none.
         generator: name of a generator, or its folder.
         zoo: folder of a zoo; by default the bundled one.
@@ -78,6 +82,7 @@ def generate_samples(
     if not 1 <= samples <= MOST_SAMPLES:
         raise ConfigError(f"{shown(samples)} adapters were asked for; 1 to {MOST_SAMPLES:,} can be drawn at once.")
     checked_seed(seed)
+    recipe = FewShotRecipe() if clip_rows is None else _clipping(clip_rows, fit=fit)
     drawn = samples if best_of is None else _checked_best_of(best_of, samples, fit=fit)
     given = Given.read(
         description,
@@ -94,7 +99,7 @@ def generate_samples(
         raise GeneratorError(
             f"The generator {shown(generator)} draws nothing at random, so its samples are equal; leave --best-of out."
         )
-    refiner = Refiner(pipeline, given, fallback, samples=samples, progress=progress)
+    refiner = Refiner(pipeline, given, fallback, fit=recipe, samples=samples, progress=progress)
     return generated(refiner, seed=seed, drawn=drawn, best_of=best_of)
 
 
@@ -120,6 +125,18 @@ def generated(refiner: Refiner, *, seed: int, drawn: int, best_of: int | None = 
     return [_finished(refiner, one, seed=seed, best_of=best_of) for one in refined]
 
 
+def _clipping(clip_rows: float, *, fit: bool) -> FewShotRecipe:
+    if not fit:
+        raise ConfigError(
+            "Rows are clipped while an adapter is fitted to examples; add --fit, or leave --clip-rows out."
+        )
+    if not 0 < clip_rows < float("inf"):
+        raise ConfigError(
+            f"Rows were to be clipped at {shown(clip_rows)} times their mean; a number above 0 was wanted."
+        )
+    return FewShotRecipe(clip_rows=clip_rows)
+
+
 def _checked_best_of(best_of: int, samples: int, *, fit: bool) -> int:
     if not fit:
         raise ConfigError("The best of several samples is the one that is best on labelled examples; add --fit.")
@@ -139,6 +156,7 @@ def generate(
     examples: Examples | Path | str | None = None,
     fit: bool = False,
     best_of: int | None = None,
+    clip_rows: float | None = None,
     fallback: bool = True,
     generator: str = DEFAULT,
     zoo: Zoo | Path | str | None = None,
@@ -162,6 +180,7 @@ def generate(
         examples=examples,
         fit=fit,
         best_of=best_of,
+        clip_rows=clip_rows,
         fallback=fallback,
         generator=generator,
         zoo=zoo,

@@ -120,7 +120,9 @@ class Judge:
 
     def _outlook(self, **facts: Any) -> Outlook:
         reason = None if self.start_instead is None else NO_WORD
-        return Outlook(**{"similarity": round(self._similarity, 4), "instead": reason} | facts)
+        coverage = None if self.history is not None else self.pipeline.coverage(self.description)
+        common = {"similarity": round(self._similarity, 4), "coverage": coverage, "instead": reason}
+        return Outlook(**common | facts)
 
     def of_description(self, generation: Generation) -> Verdict:
         """Judge a generated adapter by the description, and by the names of the labels where they are given.

@@ -14,6 +14,8 @@ from loragen.conditions.history import History
 from loragen.conditions.history_pool import HistoryPool
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.confidence.confidence import Confidence
+from loragen.confidence.coverage import Coverage, Reference
+from loragen.confidence.novelty import reference_of
 from loragen.exporters.card import HistoryUse
 from loragen.generators.base import Generation, Generator
 from loragen.generators.behind import Behind
@@ -28,6 +30,8 @@ from loragen.zoo.zoo import Zoo, default_zoo
 
 MOST_SAMPLES = 10_000
 """Adapters that are drawn at once."""
+MOST_COMPARED = 2_000
+"""Experts of a zoo that `Pipeline.coverage` compares with one another."""
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 """Text encoder of descriptions, unless another is named."""
 
@@ -109,6 +113,19 @@ class Pipeline:
                 query = self._history_conditioner.read_history(evidence).query
             (hit,) = self.experts.index.search(query, 1)
         return hit.similarity
+
+    def coverage(self, description: str) -> Coverage | None:
+        """How well the experts cover a task; `None` where they are too many, or of too few families, to tell soon."""
+        if self._reference is None:
+            return None
+        with one_thread():
+            (hit,) = self.experts.index.search(self.encoder.encode([description])[0], 1)
+        return self._reference.coverage(hit.similarity, "description", [(hit.id, hit.similarity)])
+
+    @cached_property
+    def _reference(self) -> Reference | None:
+        with one_thread():
+            return reference_of(self.experts) if len(self.experts.zoo) <= MOST_COMPARED else None
 
     @cached_property
     def experts(self) -> ExpertIndex:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SWITCH = "LORAGEN_LEAN"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 STRAIGHT: Mapping[str, object] = {
-    **dict.fromkeys(("texts", "shares", "examples", "history", "best_of", "own_adapter", "top_k", "licence", "zoo")),
+    **dict.fromkeys(("texts", "shares", "examples", "history", "best_of", "clip_rows", "own_adapter")),
+    **dict.fromkeys(("top_k", "licence", "zoo")),
     **{"fit": False, "merge": False, "generator": "sg", "encoder": ENCODER},
 }
 """Options that must be as they are by default; all others do not matter."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loragen.adapters.folder_files import WEIGHTS_NAME
 from loragen.bundled import bundled_folder
@@ -96,8 +97,13 @@ class LeanZoo:
         """The one adapter that was trained on all experts' tasks together."""
         return Factors.load(self.root / MULTITASK)
 
-    def embeddings(self, encoder: LeanEncoder) -> Array:
-        """For each expert the unit vector along the mean of its descriptions' embeddings, which the zoo keeps, (n, d).
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Of the experts; one without a family is its own."""
+        return tuple(card.get("family") or name for name, card in self.cards.items())
+
+    def descriptions(self, encoder: LeanEncoder) -> list[NDArray[np.float64]]:
+        """For each expert the unit vectors of its descriptions, which the zoo keeps, (p, d).
 
         Raises:
             NotLeanError: the zoo does not hold them all.
@@ -106,14 +112,19 @@ class LeanZoo:
         keys, vectors = arrays["keys"], arrays["vectors"].astype(np.float64)
         require(bool((np.abs(np.square(vectors).sum(1) - 1) < 1e-3).all()), "embeddings are damaged")
         known = {bytes(key): vector for key, vector in zip(keys, vectors, strict=True)}
-        means = []
+        experts = []
         for card in self.cards.values():
             texts = (card["description"], *card["paraphrases"])
             found = [known.get(hashlib.sha256(text.encode()).digest()) for text in texts]
             require(all(vector is not None for vector in found), "an embedding is missing")
-            mean = np.mean(np.array(found, dtype=np.float64), axis=0)
-            means.append(mean / np.linalg.norm(mean))
-        return np.array(means, dtype=np.float32)
+            experts.append(np.array(found, dtype=np.float64))
+        return experts
+
+
+def mean_directions(descriptions: Sequence[Floats]) -> Array:
+    """For each expert the unit vector along the mean of its descriptions' vectors, (n, d)."""
+    means = [np.mean(vectors, axis=0) for vectors in descriptions]
+    return np.array([mean / np.linalg.norm(mean) for mean in means], dtype=np.float32)
 
 
 def neighbours_in(

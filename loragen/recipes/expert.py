@@ -205,13 +205,19 @@ def trajectory(
     *,
     seed: int,
     on_step: Callable[[int], None] | None = None,
+    guard: Callable[[AdapterObjective], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Train an objective in place, a batch a step; returns its B after every step by site, (steps, out, r)."""
+    """Train an objective in place, a batch a step; returns its B after every step by site, (steps, out, r).
+
+    ``guard`` may change its factors after each step.
+    """
     from loragen.training.lightning_fit import fit
 
     points: list[list[Tensor]] = []
 
     def keep(step: int) -> None:
+        if guard is not None:
+            guard(objective)
         points.append([b.detach().cpu().clone() for b in objective.lora_B])
         if on_step is not None:
             on_step(step)

@@ -16,6 +16,7 @@ from loragen.bases.tokenised import TaskData
 from loragen.errors import TaskError
 from loragen.recipes.expert import AdapterObjective, Start, trajectory
 from loragen.recipes.few_shot_settings import FewShotRecipe as FewShotRecipe
+from loragen.recipes.row_clip import RowClip
 from loragen.tasks.examples import Examples
 from loragen.training.threads import few_threads
 
@@ -72,8 +73,9 @@ def fit_path(
     objective = AdapterObjective(base, start, train_a=False, contrast_weight=recipe.contrast_weight)
     rng = torch.Generator().manual_seed(recipe.seed)
     steps = list(data.batches(recipe.steps, min(recipe.batch_size, len(data.ids)), rng=rng))
+    guard = None if recipe.clip_rows is None else RowClip.of(start, recipe.clip_rows)
     with few_threads(base.number_of_parameters):
-        points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step)
+        points = trajectory(objective, steps, recipe.learning_rate, seed=recipe.seed, on_step=on_step, guard=guard)
     means = {end: {site: at[max(0, end - recipe.window) : end].mean(0) for site, at in points.items()} for end in ends}
     return FitPath(adapter, start, means)
 

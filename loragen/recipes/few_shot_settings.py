@@ -24,6 +24,9 @@ class FewShotRecipe(StrictModel):
     """The mean over so many last steps is the adapter."""
     max_length: int = Field(64, ge=8, le=MOST_TOKENS)
     """Tokens of a text."""
+    clip_rows: float | None = Field(None, gt=0)
+    """Most that the norm of a row of the update may become, as a multiple of the mean row norm of the adapter that the
+    fit begins at, site by site; `None` sets no limit. See `recipes.row_clip`."""
     seed: Seed = 0
 
 

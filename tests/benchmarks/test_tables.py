@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ import icm
 import language_tables
 import large_zoo
 import llama_cpp
+import novelty_tables
 import rivals
 import serving
 import unseen
@@ -28,6 +30,13 @@ import examples
 
 ROOT = Path(__file__).parents[2]
 RESULTS, LOG, LANGUAGE = "docs/results.md", "benchmarks/generalisation.md", "benchmarks/language.md"
+LIVING = "docs/living-zoo.md"
+
+
+def _kept(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "unseen, main": (RESULTS, lambda: unseen.main_tables(unseen.kept())),
     "unseen, few": (RESULTS, lambda: unseen.few_table(unseen.kept())),
@@ -49,6 +58,14 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "geometry, multi-task": (LOG, lambda: geometry.tables("multitask")),
     "geometry, folds": (LOG, lambda: geometry.tables("folds")),
     "few shots": (LOG, fewshot.table),
+    **{
+        f"novelty, {part}": (LIVING, lambda make=make, part=part: make(_kept("novelty")[part]))
+        for part, make in (
+            ("check", novelty_tables.check_table),
+            ("states", novelty_tables.states_table),
+            ("growth", novelty_tables.growth_table),
+        )
+    },
     "llama.cpp": ("docs/export.md", lambda: llama_cpp.table(json.loads(llama_cpp.RESULTS.read_text()))),
     "serving": ("benchmarks/README.md", lambda: serving.tables(json.loads(serving.RESULTS.read_text()))),
     "language, seen": (LANGUAGE, lambda: language_tables.table("seen")),

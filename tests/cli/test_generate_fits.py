@@ -37,6 +37,9 @@ def test_a_fit_to_eight_of_a_class_shows_what_it_costs_and_what_was_chosen(run, 
         (("--fit", "--best-of", 4), "'topk' draws nothing at random"),
         (("--best-of", 4), "add --fit"),
         (("--fit", "--samples", 3, "--best-of", 2), "The best 3 of 2 adapters were asked for"),
+        (("--clip-rows", 2), "add --fit"),
+        (("--fit", "--clip-rows", 0), "a number above 0 was wanted"),
+        (("--fit", "--clip-rows", "nan"), "a number above 0 was wanted"),
     ],
 )
 def test_what_has_no_best_is_refused(run, ask, arguments, said):
