@@ -14,6 +14,7 @@ from loragen.config import read_yaml
 from loragen.errors import ConfigError, GeneratorError, shown
 from loragen.generators.base import Generator
 from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
+from loragen.generators.edits import EditableGenerator
 from loragen.generators.history import HISTORY, HISTORY_MANIFEST
 from loragen.generators.history_fit import HistoryTrainConfig, fit_history
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
@@ -162,13 +163,19 @@ def open_generator(
         _refuse_unsupported(row, name, top_k=top_k, has_exclusions=False)
         return row.make(ExpertIndex.of(allowed, encoder), top_k)
     generator, row = _load(_folder(name, zoo))
-    check_origin(generator.manifest, experts, encoder)
+    check_origin(generator.manifest, experts, encoder, forgotten=forgotten_by(generator))
     excluded = frozenset(experts.ids) - frozenset(allowed.ids)
     _refuse_unsupported(row, name, top_k=top_k, has_exclusions=bool(excluded))
     if top_k is None and not excluded:
         return generator
     assert row.restrict is not None
     return row.restrict(generator, top_k=top_k, exclude=excluded)
+
+
+def forgotten_by(generator: Generator) -> dict[str, str]:
+    """Experts that a generator has forgotten by edits, in their order, with the hashes of their adapters."""
+    edits = generator.edits if isinstance(generator, EditableGenerator) else ()
+    return {edit.expert: edit.adapter_hash for edit in edits}
 
 
 def generator_folder(name: str, zoo: Zoo) -> Path | None:

@@ -164,16 +164,32 @@ def reading_folder(folder: Path, kind: str, *, what: str = "generator") -> Itera
         ) from error
 
 
-def check_origin(manifest: Provenance, experts: Zoo, encoder: TextEncoder, *, what: str = "The generator") -> None:
+def check_origin(
+    manifest: Provenance,
+    experts: Zoo,
+    encoder: TextEncoder,
+    *,
+    forgotten: Mapping[str, str] | None = None,
+    what: str = "The generator",
+) -> None:
     """Refuse what was trained on other experts or with another text encoder.
 
+    Args:
+        manifest: of what was trained.
+        experts: those that there are now.
+        encoder: the text encoder in use.
+        forgotten: experts that it was trained on and has forgotten, with the hashes of their adapters: the zoo may have
+            them or not.
+        what: what messages call it.
+
     Raises:
-        GeneratorError: it was; ``what`` is what the message calls it.
+        GeneratorError: it was.
     """
-    if manifest.zoo_hash != experts.fingerprint:
+    met = experts.fingerprint_with(forgotten) if forgotten else experts.fingerprint
+    if manifest.zoo_hash != met:
         raise GeneratorError(
             f"{what} was trained on other experts (hash {manifest.zoo_hash[:12]}) than those of {experts.root} "
-            f"({experts.fingerprint[:12]}); train it again with `loragen train`."
+            f"({met[:12]}); train it again with `loragen train`."
         )
     if manifest.encoder_hash != encoder.fingerprint:
         raise GeneratorError(

@@ -235,18 +235,35 @@ class Zoo:
         Raises:
             ZooError: a file is missing.
         """
-        digest = hashlib.sha256()
-        known = {} if self.sharded is None else self.sharded.table.hashes()
-        for expert in self.ids:
-            if expert in known:
-                digest.update(f"{expert} {known[expert]}\n".encode())
-                continue
-            path = self.folder(expert) / WEIGHTS_NAME
-            try:
-                digest.update(f"{expert} {sha256_of(path)}\n".encode())
-            except (OSError, ConfigError) as error:
-                raise ZooError(f"{path} cannot be read ({cut(error)}); {_RESTORE}") from error
+        return self.fingerprint_with({})
+
+    def fingerprint_with(self, others: Mapping[str, str]) -> str:
+        """The fingerprint that the zoo would have with other experts, whose adapter files have these hashes.
+
+        Raises:
+            ZooError: a file is missing.
+        """
+        digest, hashes = hashlib.sha256(), {**self.hashes, **others}
+        for expert in sorted(hashes):
+            digest.update(f"{expert} {hashes[expert]}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """Id → SHA-256 of the adapter's file, of the experts selected, in their order.
+
+        Raises:
+            ZooError: a file is missing.
+        """
+        known = {} if self.sharded is None else self.sharded.table.hashes()
+        return {name: known[name] if name in known else self._file_hash(name) for name in self.ids}
+
+    def _file_hash(self, expert: str) -> str:
+        path = self.folder(expert) / WEIGHTS_NAME
+        try:
+            return sha256_of(path)
+        except (OSError, ConfigError) as error:
+            raise ZooError(f"{path} cannot be read ({cut(error)}); {_RESTORE}") from error
 
     def check(self) -> Iterator[tuple[str, str | None]]:
         """Verify that the files of every expert and fold are whole and fit the zoo.

@@ -1,0 +1,1 @@
+"""Generators that are brought up to date, and what is forgotten meanwhile."""
