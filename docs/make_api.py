@@ -23,6 +23,7 @@ GROUPS = {
     "Zoos": ("Zoo", "search", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Recipes": ("list_recipes", "bench_recipes"),
     "Train generators": ("train", "Generator"),
+    "Forget": ("forget", "undo_forgetting", "forget_classes"),
     "Bases": ("get_base", "list_bases", "describe_base", "prune_base"),
     "Tasks": ("Task", "TaskSet", "Examples"),
     "Ready configs": ("config_names", "config_text", "copy_config"),

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from loragen.compose.composed import open_adapter
     from loragen.compose.listing import list_methods
     from loragen.compose.making import compose_experts
+    from loragen.continual.forget.classes import forget_classes
+    from loragen.continual.forget.forgetting import forget, undo_forgetting
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.exporters.check import check
@@ -75,6 +77,8 @@ _HOMES = {
     "describe_base": "base_store.describe",
     "evaluate": "evaluation.own_data",
     "evaluate_generators": "evaluation.evaluate",
+    "forget": "continual.forget.forgetting",
+    "forget_classes": "continual.forget.classes",
     "generate": "generation",
     "generate_samples": "generation",
     "get_base": "base_store.get",
@@ -90,6 +94,7 @@ _HOMES = {
     "search": "zoo.expert_index",
     "serve": "serving.run",
     "train": "generators.train",
+    "undo_forgetting": "continual.forget.forgetting",
 }
 
 __all__ = [
@@ -120,6 +125,8 @@ __all__ = [
     "describe_base",
     "evaluate",
     "evaluate_generators",
+    "forget",
+    "forget_classes",
     "generate",
     "generate_samples",
     "get_base",
@@ -135,6 +142,7 @@ __all__ = [
     "search",
     "serve",
     "train",
+    "undo_forgetting",
 ]
 
 

@@ -66,6 +66,7 @@ def write_folder(path: Path, files: Mapping[str, str | bytes], *, replace: bool 
     """Write a folder of files by name, whole or not at all; see `atomic_folder`."""
     with atomic_folder(path, replace=replace) as staging:
         for name, content in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
