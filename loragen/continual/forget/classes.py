@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
@@ -27,6 +28,8 @@ EDIT = "edit"
 KEPT_ENERGY = 0.9999
 """Share of the squared norm of adapter and edit together that a site's rank keeps, unless a rank is asked for."""
 EDITING = "editing the adapter"
+MOST_HALVINGS = 8
+"""Of the penalty, where with it nothing would change."""
 MAX_LENGTH = 64
 """Tokens of a text in training."""
 
@@ -120,16 +123,7 @@ def forget_classes(
     data = prepare_examples(read, loaded, max_length=MAX_LENGTH)
     parts = _split(data, numbers, chosen)
     with few_threads(loaded.number_of_parameters):
-        factors = fit_class_edit(
-            opened.lora,
-            parts.forget,
-            parts.remain,
-            loaded,
-            chosen,
-            on_step=lambda step: progress(EDITING, step, chosen.steps),
-        )
-        if not factors:
-            raise AdapterError("The edit left every site as it was; set a smaller penalty.")
+        factors = _trained(opened.lora, parts, loaded, chosen, progress)
         edit = _edit(opened.lora, loaded, factors)
         whole = weighted_sum([opened.lora, edit], [1.0, 1.0])
         new = squeeze(whole, rank=rank, energy=KEPT_ENERGY if rank is None else None).adapter
@@ -139,6 +133,30 @@ def forget_classes(
     zero = tuple(site for site in opened.lora.sites if site not in edit.sites)
     held_out = len(parts.judged_forget) + len(parts.judged_remain)
     return ForgottenClasses(made, tuple(classes), zero, before, after, held_out)
+
+
+def _trained(
+    adapter: Lora, parts: "_Parts", base: Base, settings: ClassSettings, progress: Progress
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Factors of the edit by site, with a penalty at which some site changes.
+
+    Raises:
+        AdapterError: none does.
+    """
+    steps = settings.steps
+    for _ in range(1 + MOST_HALVINGS):
+        factors = fit_class_edit(
+            adapter,
+            parts.forget,
+            parts.remain,
+            base,
+            settings,
+            on_step=lambda step: progress(EDITING, step, steps),
+        )
+        if factors:
+            return factors
+        settings = settings.model_copy(update={"penalty": settings.penalty / 2})
+    raise AdapterError("The edit left every site as it was: the adapter cannot tell these classes from a guess.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +207,7 @@ def _numbers(classes: Sequence[str], examples: Examples) -> list[int]:
     return [names.index(name) for name in classes]
 
 
-def _edit(adapter: Lora, base: Base, factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Lora:
+def _edit(adapter: Lora, base: Base, factors: dict[str, tuple[Tensor, Tensor]]) -> Lora:
     """An edit as an adapter of its own, under the names that the sites have in the adapter."""
     names = dict(zip(base.factors_of(adapter), adapter.sites, strict=True))
     settings = adapter.settings

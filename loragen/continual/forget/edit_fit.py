@@ -124,6 +124,14 @@ def fit_edit(
     return mean.kept(changes.factors()), changes.names
 
 
+def is_known(lesson: Lesson) -> bool:
+    """True if what is generated for a lesson's expert without noise is nearer to it than the bound."""
+    inputs = lesson.forgotten.inputs
+    with torch.no_grad():
+        made = lesson.generator.drafts(inputs, torch.zeros(len(inputs), lesson.generator.noise_size))
+    return bool((lesson.error(made, lesson.code) < lesson.bound).any())
+
+
 def reached_layers(lesson: Lesson) -> dict[str, tuple[int, int]]:
     """Layers that bear on what is generated, with the sizes (out, in) of their weights as matrices."""
     network = copy.deepcopy(lesson.generator.network).requires_grad_(True)

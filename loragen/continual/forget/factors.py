@@ -5,20 +5,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from loragen.continual.forget.proximal import group_norm
-
 
 class LayerChanges(nn.Module):
-    """Factors A (r, in), orthonormal rows times a scale at first, and B (out, r), zero at first, of some layers."""
+    """Factors A (r, in), orthonormal rows at first, and B (out, r), zero at first, of some layers."""
 
-    def __init__(
-        self, sizes: Mapping[str, tuple[int, int]], rank: int, *, rng: torch.Generator, scale: float = 0.1
-    ) -> None:
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], rank: int, *, rng: torch.Generator) -> None:
         super().__init__()
         self.names = tuple(sizes)
         starts = [(min(rank, *size), size) for size in sizes.values()]
         rows = [torch.linalg.qr(torch.randn(width, r, generator=rng))[0].T for r, (_, width) in starts]
-        self.lora_A = nn.ParameterList([scale * each.contiguous() for each in rows])
+        self.lora_A = nn.ParameterList([each.contiguous() for each in rows])
         self.lora_B = nn.ParameterList([torch.zeros(out, r) for r, (out, _) in starts])
 
     @property
@@ -32,7 +28,7 @@ class LayerChanges(nn.Module):
 
 
 class RunningMean:
-    """A running mean of factors; where the last ones are zero, so is the mean."""
+    """A running mean of factors; where the last ones change nothing, nor does the mean."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -47,5 +43,5 @@ class RunningMean:
             self.mean[layer] = (a, b)
 
     def kept(self, last: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-        """The mean where the last factors are not zero; other layers are left out."""
-        return {layer: self.mean[layer] for layer, pair in last.items() if group_norm(pair) > 0}
+        """The mean where the last factors change something; other layers are left out."""
+        return {layer: self.mean[layer] for layer, pair in last.items() if all(part.any() for part in pair)}

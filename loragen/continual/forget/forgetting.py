@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.continual.forget.edit_fit import fit_edit
+from loragen.continual.forget.edit_fit import fit_edit, is_known
 from loragen.continual.forget.gold import train_without
 from loragen.continual.forget.judge import Judge
 from loragen.continual.forget.lesson import Lesson
@@ -28,6 +28,8 @@ from loragen.zoo.zoo import SPLIT, Zoo
 
 EDITING, TRAINING = "editing {}", "training {} without it"
 """Stages of the progress, with the name of the generator."""
+MOST_HALVINGS = 8
+"""Of the penalty, where with it nothing would change."""
 
 
 def forget(
@@ -121,12 +123,12 @@ class _One:
             known = zoo.select(without=set(zoo.ids) - set(generator.known))
             lesson = Lesson.of(generator, expert, known, self.encoder, self.settings)
             judge = Judge.of(generator, expert, known, _strangers(generator, zoo), self.encoder, self.settings)
-            before = judge.made_by(generator)
+            before, unlisted = judge.made_by(generator), judge.unlisted(lesson.generator)
             edit = self._edit(lesson, found)
             best = judge.made_by(self._gold(folder, generator)) if gold else None
             path = write_edit(folder, edit)
             after = judge.made_by(_opened_generator(self.name, zoo, self.encoder))
-            return replace(judge.report(self.name, edit, lesson.bound, before, after, best), edit=path)
+            return replace(judge.report(self.name, edit, lesson.bound, unlisted, before, after, best), edit=path)
 
     def _edit(self, lesson: Lesson, generator_hash: str) -> Edit:
         stage, settings = EDITING.format(self.name), self.settings
@@ -164,6 +166,11 @@ def edit_of(
         on_step: called with the number of steps done.
     """
     factors, layers = fit_edit(lesson, settings, on_step=on_step)
+    for _ in range(MOST_HALVINGS if is_known(lesson) else 0):
+        if factors:
+            break
+        settings = settings.model_copy(update={"penalty": settings.penalty / 2})
+        factors, layers = fit_edit(lesson, settings, on_step=on_step)
     facts = EditFacts(
         expert=lesson.expert,
         number=1,

@@ -97,8 +97,12 @@ class Judge:
             {name: generated(generator, asked) for name, asked in self.unseen.items()},
         )
 
+    def unlisted(self, generator: Generator) -> float:
+        """Mean error of what a generator gives for the expert's descriptions."""
+        return mean(self.ruler.errors(self.expert, generated(generator, self.forgotten)))
+
     def report(
-        self, name: str, edit: Edit, bound: float, before: Made, after: Made, gold: Made | None
+        self, name: str, edit: Edit, bound: float, unlisted: float, before: Made, after: Made, gold: Made | None
     ) -> GeneratorReport:
         """The report of one generator, without the file of its edit."""
         states = [each for each in (before, after, gold) if each is not None]
@@ -108,16 +112,27 @@ class Judge:
             edit=None,
             layers=len(edit.facts.layers),
             zero=edit.facts.zero,
-            bound=bound,
+            bound=round(bound, 4),
             forgotten=_three([self._errors(each) for each in states]),
+            unlisted=round(unlisted, 4),
             remaining=_three([self._remaining(each) for each in states]),
             membership=_three([self._membership(each) for each in states]) if has_probe else None,
             unseen=len(self.unseen or self.merges),
-            to_gold=None if gold is None else Three(*(self._apart(each, gold) for each in (before, after))),
+            to_gold=None if gold is None else _three([self._apart(each, gold) for each in (before, after)]),
             remaining_to_gold=None
             if gold is None
-            else Three(*(self._remaining_apart(each, gold) for each in (before, after))),
+            else _three([self._remaining_apart(each, gold) for each in (before, after)]),
         )
+
+    def figures(self, made: Made, gold: Made) -> dict[str, float]:
+        """Figures of one state of the generator: errors, the probe, and distances from the gold standard."""
+        return {
+            "forgotten": self._errors(made),
+            "remaining": self._remaining(made),
+            "membership": self._membership(made),
+            "to_gold": self._apart(made, gold),
+            "remaining_to_gold": self._remaining_apart(made, gold),
+        }
 
     def _errors(self, made: Made) -> float:
         return mean(self.ruler.errors(self.expert, made.forgotten))

@@ -34,13 +34,15 @@ def group_norm(group: Iterable[Tensor]) -> float:
 class GroupDescent(Optimizer):
     """Proximal gradient descent with one step size for all groups, η = lr / √(Σ over steps of ‖∇F‖²).
 
-    That is AdaGrad-Norm's (Ward et al. 2019): the scale of the loss does not matter. Every group's threshold is η · α.
+    That is AdaGrad-Norm's (Ward et al. 2019). Every group's threshold is η · α, and α is in units of the first
+    gradient's norm, so that the scale of the loss does not matter.
+
     A group of factors A and B that has become zero stays so, since both gradients vanish there.
     """
 
     def __init__(self, groups: Sequence[Sequence[nn.Parameter]], *, lr: float, penalty: float) -> None:
         super().__init__([{"params": list(group)} for group in groups], {"lr": lr, "penalty": penalty})
-        self.squares = 0.0
+        self.squares = self.first = 0.0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -50,12 +52,13 @@ class GroupDescent(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        self.squares += group_norm(gradients) ** 2
+        norm = group_norm(gradients)
+        self.first, self.squares = self.first or norm, self.squares + norm**2
         if self.squares > 0:
             for group in self.param_groups:
                 size = group["lr"] / self.squares**0.5
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         parameter.sub_(parameter.grad, alpha=size)
-                soft_threshold(group["params"], size * group["penalty"])
+                soft_threshold(group["params"], size * self.first * group["penalty"])
         return loss

@@ -33,6 +33,8 @@ class GeneratorReport:
     """BND of the edit, a squared distance in units of the experts' spread."""
     forgotten: Three
     """Mean error of adapters generated for the forgotten expert's descriptions; see `probe`."""
+    unlisted: float
+    """The same if it were only taken out of what is looked up, and the network left as it was."""
     remaining: Three
     """Mean error for the remaining experts that were looked at."""
     membership: Three | None
@@ -55,6 +57,7 @@ class GeneratorReport:
         """The report in words, a line a fact."""
         told = [
             f"error for its descriptions: {self.forgotten}; 1 is as far as the mean of the experts",
+            f"the same without the edit, if it were only no longer looked up: {self.unlisted:.2f}",
             f"error for remaining experts: {self.remaining}",
         ]
         if self.membership is not None:

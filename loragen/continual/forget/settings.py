@@ -15,8 +15,9 @@ class EditSettings(StrictModel):
     """Optimiser steps."""
     learning_rate: float = Field(1.0, gt=0)
     """Length of the first step, over all layers; see `GroupDescent`."""
-    penalty: float = Field(0.03, ge=0)
-    """The paper's alpha: weight of the layers' norms; with more of it more layers stay exactly as they were."""
+    penalty: float = Field(0.2, ge=0)
+    """The paper's alpha, weight of the layers' norms, in units of the norm of the loss's first gradient: the more of
+    it, the more layers stay exactly as they were. Halved, and halved again, where nothing would change at all."""
     forget_weight: float = Field(1.0, ge=0)
     """Its beta: weight of what is to be forgotten."""
     average_from: float = Field(0.3, ge=0, lt=1)
