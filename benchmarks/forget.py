@@ -5,8 +5,8 @@
 
 Of ten experts (the set `domains` of compose_lab.py) SG-LoRA is trained on all, forgets clinc_banking by an edit, and is
 trained on the other nine: the gold standard. The last of the expert's descriptions takes no part in the edit. Adapters
-are generated from all descriptions and scored on the tasks' test texts. For classes, the expert of clinc_banking forgets
-three of its fifteen by its task's training texts, at random thrice, and is scored on its test texts.
+are generated from all descriptions and scored on the tasks' test texts. For classes, the expert of clinc_banking
+forgets three of its fifteen by its task's training texts, drawn thrice, and is scored on its test texts.
 """
 
 import argparse
@@ -195,8 +195,8 @@ def expert_table() -> str:
     """The states of the generator; with other penalties the edit alone."""
     found = kept()["expert"]
     lines = [
-        "| SG-LoRA of ten experts | accuracy, forgotten | accuracy, others | error, forgotten | error, others | from the "
-        "one trained without | probe |",
+        "| SG-LoRA of ten experts | accuracy, forgotten | accuracy, others | error, forgotten | error, others | from "
+        "that trained without | probe |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, title in ROWS.items():

@@ -17,7 +17,7 @@ from loragen.confidence.confidence import Confidence
 from loragen.exporters.card import HistoryUse
 from loragen.generators.base import Generation, Generator
 from loragen.generators.history import TrainedPool, find_pool
-from loragen.generators.registry import DEFAULT, generator_folder, open_generator
+from loragen.generators.registry import DEFAULT, forgotten_by, generator_folder, open_generator
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
 from loragen.zoo.card import MULTITASK_FOLDER
@@ -127,10 +127,12 @@ class Pipeline:
     def confidence(self) -> Confidence | None:
         """Models of what this generator's adapters gain; `None` where none were fitted for it and the zoo.
 
+        They were fitted for a generator that knew all experts: of one that has forgotten some nothing is known.
+
         Raises:
             ConfigError: their file is damaged.
         """
-        return Confidence.of(self.name, self.zoo)
+        return None if forgotten_by(self.generator) else Confidence.of(self.name, self.zoo)
 
     @property
     def reads_examples(self) -> bool:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from loragen.errors import ConfigError, GeneratorError
 from loragen.files import not_ours, sha256_of
+from loragen.generation.pipeline import Pipeline
 from loragen.generators.edits import (
     TENSORS,
     Edit,
@@ -24,7 +25,7 @@ from loragen.generators.edits import (
 )
 from loragen.generators.sg.model import SG
 from loragen.locks import lock
-from loragen.zoo.zoo import default_zoo
+from loragen.zoo.zoo import Zoo, default_zoo
 
 
 @pytest.fixture
@@ -67,6 +68,17 @@ def test_an_edit_reads_back_as_it_was_written(folder) -> None:
     assert read_edits(folder) == ()
     with pytest.raises(GeneratorError, match="has no edit that forgets clinc_banking; it has none"):
         remove_edit(folder, "clinc_banking")
+
+
+def test_what_is_known_of_a_generator_is_not_said_of_its_edit(tmp_path) -> None:
+    zoo = Zoo.open(shutil.copytree(default_zoo(), tmp_path / "zoo"))
+    assert Pipeline.open("sg", zoo).confidence is not None
+    folder = zoo.root / "generators" / "sg"
+    write_edit(folder, edit_for(folder, adapter_hash=zoo.hashes["clinc_banking"]))
+    assert Pipeline.open("sg", zoo).confidence is None
+    write_edit(folder, edit_for(folder, "review_imdb"))  # by its hash it was another adapter
+    with pytest.raises(GeneratorError, match="trained on other experts"):
+        Pipeline.open("sg", zoo)
 
 
 def test_an_edit_that_changes_nothing_has_a_file_too(folder) -> None:
