@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from loragen.compose.composed import open_adapter
     from loragen.compose.listing import list_methods
     from loragen.compose.making import compose_experts
-    from loragen.continual.listing import list_strategies
-    from loragen.continual.update import update_generator
     from loragen.confidence.describe import describe_zoo
     from loragen.confidence.novelty import novelty
+    from loragen.continual.forget.classes import forget_classes
+    from loragen.continual.forget.forgetting import forget, undo_forgetting
+    from loragen.continual.listing import list_strategies
+    from loragen.continual.update import update_generator
     from loragen.evaluation.evaluate import evaluate_generators
     from loragen.evaluation.own_data import evaluate
     from loragen.evaluation.sequences.run import evaluate_sequence
@@ -87,6 +89,8 @@ _HOMES = {
     "evaluate": "evaluation.own_data",
     "evaluate_generators": "evaluation.evaluate",
     "evaluate_sequence": "evaluation.sequences.run",
+    "forget": "continual.forget.forgetting",
+    "forget_classes": "continual.forget.classes",
     "generate": "generation",
     "generate_samples": "generation",
     "get_base": "base_store.get",
@@ -108,6 +112,7 @@ _HOMES = {
     "train": "generators.train",
     "update_generator": "continual.update",
     "update_zoo": "generators.update",
+    "undo_forgetting": "continual.forget.forgetting",
 }
 
 __all__ = [
@@ -141,6 +146,8 @@ __all__ = [
     "evaluate",
     "evaluate_generators",
     "evaluate_sequence",
+    "forget",
+    "forget_classes",
     "generate",
     "generate_samples",
     "get_base",
@@ -160,6 +167,7 @@ __all__ = [
     "search",
     "serve",
     "train",
+    "undo_forgetting",
     "update_generator",
     "update_zoo",
 ]

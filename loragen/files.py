@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def write_folder(path: Path, files: Mapping[str, str | bytes], *, replace: bool 
     """Write a folder of files by name, whole or not at all; see `atomic_folder`."""
     with atomic_folder(path, replace=replace) as staging:
         for name, content in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -183,21 +184,43 @@ def _refuse(path: Path, *, replace: bool) -> None:
 
 def not_ours(folder: Path) -> list[str]:
     """Relative names of files in a folder that no manifest of ours names."""
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    try:
-        ours = set(BEFORE_MANIFESTS)
-        if (folder / MANIFEST).exists():
-            ours = set(json.loads(read_capped(folder / MANIFEST, LARGEST_MANIFEST, kind="manifest"))["files"]) | {
-                MANIFEST
-            }
-    except (OSError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
-        return found
+    found, ours = (
+        sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()),
+        _ours(folder),
+    )
     return [name for name in found if name not in ours]
 
 
+def _ours(folder: Path) -> set[str]:
+    """Relative names of files that a folder's manifest names, or without one those of before there were manifests."""
+    try:
+        if not (folder / MANIFEST).exists():
+            return set(BEFORE_MANIFESTS)
+        listed = json.loads(read_capped(folder / MANIFEST, LARGEST_MANIFEST, kind="manifest"))["files"]
+        return set(listed) | {MANIFEST}
+    except (OSError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
+def add_file(folder: Path, name: Path, content: bytes) -> None:
+    """Write a file into a folder of ours, whole or not at all; the folder's manifest names it from just before on.
+
+    Args:
+        folder: of ours; what it holds beside stays.
+        name: of the file, relative to the folder.
+        content: of the file.
+    """
+    atomic_write(folder / MANIFEST, _manifest(_ours(folder) - {MANIFEST} | {name.as_posix()}))
+    atomic_write(folder / name, content)
+
+
 def _write_manifest(folder: Path) -> None:
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    (folder / MANIFEST).write_text(json.dumps({"files": names}, indent=1) + "\n", encoding="utf-8")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    (folder / MANIFEST).write_text(_manifest(names), encoding="utf-8")
+
+
+def _manifest(names: Collection[str]) -> str:
+    return json.dumps({"files": sorted(names)}, indent=1) + "\n"
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -64,8 +64,8 @@ class Adapter(Usable):
     """False if an adapter's folder alone names the base: it is then used where it is on this machine, not fetched."""
     label_targets: LabelTargets = "moving"
     """What texts are compared with: label texts under the adapter, or by the base alone."""
-    saved_along: Mapping[str, str] = field(default_factory=dict)
-    """Further files of its folder by name → content, such as an index map."""
+    saved_along: Mapping[str, str | bytes] = field(default_factory=dict)
+    """Further files of its folder by relative name → content, such as an index map."""
 
     @classmethod
     def generated(cls, lora: Lora, card: GeneratedCard, notes: tuple[str, ...] = ()) -> "Adapter":

@@ -14,6 +14,7 @@ ROOMS = (
         "serving",
         "bench",
         "evaluation",
+        "continual",
         "compose",
         "generation",
         "combination",

@@ -17,6 +17,7 @@ from loragen.cli.complete import complete
 from loragen.cli.compose import compose
 from loragen.cli.evaluate import evaluate
 from loragen.cli.export import export
+from loragen.cli.forget import forget
 from loragen.cli.generate import generate
 from loragen.cli.interrupts import one_line_at_ctrl_c
 from loragen.cli.merge import merge
@@ -99,6 +100,7 @@ app.command()(compose)
 app.command()(recover)
 app.command()(check)
 app.command()(train)
+app.command()(forget)
 app.command()(recipes)
 app.command()(serve)
 app.add_typer(zoo_app, name="zoo")

@@ -95,6 +95,8 @@ class GeneratedCard(StrictModel):
     """The person's past texts that it was generated from; `None` where none were given."""
     behind: Missed | None = None
     """What the generator had missed of the zoo; `None` where that is nothing."""
+    edits: tuple[str, ...] = ()
+    """Experts that the generator had forgotten by edits, in their order."""
     base: str
     base_hash: str
     zoo: str
@@ -123,6 +125,7 @@ def card_of(
     best_of: int | None = None,
     history: HistoryUse | None = None,
     behind: Missed | None = None,
+    edits: Sequence[str] = (),
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
@@ -156,6 +159,7 @@ def card_of(
         best_of=best_of,
         history=history,
         behind=behind,
+        edits=tuple(edits),
         wording=recipe.wording if KINDS[recipe.objective].writes_text else None,
         label_targets=recipe.label_targets,
         base=zoo.manifest.base,
@@ -226,8 +230,9 @@ def _rank(adapter: Update) -> int:
 def _facts(card: GeneratedCard) -> str:
     labels = f"\n- labels of the task: {', '.join(map(markdown, card.labels))}" if card.labels else ""
     outlook = f"\n- outlook: {markdown(card.outlook.sentence())}" if card.outlook else ""
+    forgotten = f", which has forgotten {', '.join(map(markdown, card.edits))}" if card.edits else ""
     embedded = f"descriptions embedded by {markdown_code(card.encoder)}"
-    return f"""- generator: {markdown_code(card.generator)}, seed {card.seed}, sample {card.sample}
+    return f"""- generator: {markdown_code(card.generator)}, seed {card.seed}, sample {card.sample}{forgotten}
 - base model: {markdown_code(card.base)}{f" (weights {markdown(card.base_hash[:12])})" if card.base_hash else ""}
 - zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{_missed(card.behind)}{labels}{outlook}"""
 

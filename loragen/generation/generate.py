@@ -8,7 +8,7 @@ from loragen.exporters.card import GeneratedCard, HistoryUse, card_of
 from loragen.generation.given import Given
 from loragen.generation.pipeline import ENCODER, MOST_SAMPLES, Pipeline
 from loragen.generation.refine import Refined, Refiner
-from loragen.generators.registry import DEFAULT, reading
+from loragen.generators.registry import DEFAULT, forgotten_by, reading
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot_settings import FewShotRecipe
@@ -218,6 +218,7 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
         adapted=refined.adapted,
         outlook=verdict.outlook,
         history=None if history is None else pipeline.use_of(history),
+        edits=tuple(forgotten_by(pipeline.generator)),
         encoder=pipeline.encoder.name,
         encoder_hash=pipeline.encoder.fingerprint,
         behind=None if is_shared or pipeline.behind is None else pipeline.behind.on_card(),

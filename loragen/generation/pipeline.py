@@ -21,7 +21,7 @@ from loragen.generators.base import Generation, Generator
 from loragen.generators.behind import Behind
 from loragen.generators.history import TrainedPool, find_pool
 from loragen.generators.listing import RUN
-from loragen.generators.registry import DEFAULT, generator_folder, missed_by, open_generator
+from loragen.generators.registry import DEFAULT, forgotten_by, generator_folder, missed_by, open_generator
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
 from loragen.zoo.card import MULTITASK_FOLDER
@@ -155,12 +155,15 @@ class Pipeline:
     def confidence(self) -> Confidence | None:
         """Models of what this generator's adapters gain; `None` where none were fitted for it and the zoo.
 
-        They were fitted for a generator that had seen the experts of the zoo: of one that is behind nothing is known.
+        They were fitted for a generator that had seen the experts of the zoo and forgotten none: of one that is behind,
+        or edited, nothing is known.
 
         Raises:
             ConfigError: their file is damaged.
         """
-        return Confidence.of(self.name, self.zoo) if self.behind is None else None
+        if self.behind is not None or forgotten_by(self.generator):
+            return None
+        return Confidence.of(self.name, self.zoo)
 
     @property
     def reads_examples(self) -> bool:

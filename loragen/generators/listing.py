@@ -7,6 +7,7 @@ from loragen.adapters.tensor_file import read_tensors
 from loragen.config import read_yaml
 from loragen.errors import GeneratorError, LoragenError, cut
 from loragen.generators.behind import Behind
+from loragen.generators.edits import read_edits
 from loragen.generators.history import HISTORY_MANIFEST
 from loragen.generators.origin import behind_of
 from loragen.generators.sg.library import LIBRARY_IDS, MAPPED, ids_of
@@ -64,7 +65,8 @@ def _info(folder: Path, manifest: Path, experts: Zoo) -> GeneratorInfo:
         values = read_yaml(manifest)
         origin = Provenance.checked({name: values.get(name) for name in _FIELDS}, source=str(manifest))
         seen = origin.experts or _many(folder)
-        return GeneratorInfo(folder.name, folder, behind_of(origin, seen, experts))
+        forgotten = {edit.facts.expert: edit.facts.adapter_hash for edit in read_edits(folder)}
+        return GeneratorInfo(folder.name, folder, behind_of(origin, seen, experts, forgotten=forgotten))
     except LoragenError as error:
         return GeneratorInfo(folder.name, folder, fault=cut(error, 600))
 

@@ -25,13 +25,21 @@ class Origin(Protocol):
         """Their fingerprint."""
 
 
-def behind_of(manifest: Origin, seen: Collection[str], experts: Zoo, *, what: str = "The generator") -> Behind | None:
+def behind_of(
+    manifest: Origin,
+    seen: Collection[str],
+    experts: Zoo,
+    *,
+    forgotten: Mapping[str, str] | None = None,
+    what: str = "The generator",
+) -> Behind | None:
     """What a generator, or a part of one, has missed of a zoo; `None` where that is nothing.
 
     Args:
         manifest: of the generator.
-        seen: ids of the experts that it was trained on.
+        seen: ids of the experts that it was trained on, with those that it has forgotten or without.
         experts: those of the zoo that generators draw on.
+        forgotten: experts that it has forgotten, with the hashes of their adapters: the zoo may have them or not.
         what: what a message calls it.
 
     Raises:
@@ -40,29 +48,31 @@ def behind_of(manifest: Origin, seen: Collection[str], experts: Zoo, *, what: st
     """
     if manifest.zoo_hash == experts.fingerprint:
         return None
-    there = experts.hashes
-    then = _then(manifest.zoo_hash, seen, experts)
+    there, lost = experts.hashes, forgotten or {}
+    then = _then(manifest.zoo_hash, {*seen, *lost}, experts, lost)
     if then is None or any(there.get(name, value) != value for name, value in then.items()):
         raise GeneratorError(
             f"{what} was trained on other experts (hash {manifest.zoo_hash[:12]}) than those of {cut(experts.root)} "
             f"({experts.fingerprint[:12]}); train it again with `loragen train`."
         )
-    gone = tuple(sorted(then.keys() - there.keys()))
-    if len(gone) == len(then):
+    gone = tuple(sorted(then.keys() - there.keys() - lost.keys()))
+    if not then.keys() & there.keys():
         raise GeneratorError(
             f"{what} was trained on experts of which {cut(experts.root)} has none any more; train it again with "
             "`loragen train`."
         )
-    return Behind(unseen=tuple(name for name in there if name not in then), gone=gone)
+    unseen = tuple(name for name in there if name not in then)
+    return Behind(unseen=unseen, gone=gone) if unseen or gone else None
 
 
-def _then(fingerprint: str, seen: Collection[str], experts: Zoo) -> Mapping[str, str] | None:
+def _then(fingerprint: str, seen: Collection[str], experts: Zoo, lost: Mapping[str, str]) -> Mapping[str, str] | None:
     """Hashes of the experts that a generator has seen, as they were then; `None` where they are not known.
 
     The log is gone back, change by change, until they have its fingerprint.
     """
     wanted, there = frozenset(seen), experts.hashes
-    hashes = {name: there[name] for name in wanted if name in there}
+    known = {**lost, **there}
+    hashes = {name: known[name] for name in wanted if name in known}
     if len(hashes) == len(wanted) and fingerprint_of(hashes) == fingerprint:
         return hashes
     states = 0

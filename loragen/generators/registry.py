@@ -15,6 +15,7 @@ from loragen.errors import ConfigError, GeneratorError, shown
 from loragen.generators.base import Generator
 from loragen.generators.baselines import Mean, Nearest, TopK, Uniform
 from loragen.generators.behind import Behind
+from loragen.generators.edits import EditableGenerator
 from loragen.generators.history import HISTORY, HISTORY_MANIFEST
 from loragen.generators.history_fit import HistoryTrainConfig, fit_history
 from loragen.generators.hyper.fit import HyperTrainConfig, fit_hyper
@@ -176,7 +177,7 @@ def open_generator(
         _refuse_unsupported(row, name, top_k=top_k, has_exclusions=False)
         return row.make(ExpertIndex.of(allowed, encoder), top_k)
     generator, row = _load(_folder(name, zoo))
-    behind = behind_of(generator.manifest, row.seen(generator), experts)
+    behind = _behind(generator, row, experts)
     check_encoder(generator.manifest, encoder)
     excluded = frozenset(experts.ids) - frozenset(allowed.ids)
     _refuse_unsupported(row, name, top_k=top_k, has_exclusions=bool(excluded))
@@ -192,7 +193,17 @@ def missed_by(generator: Generator, zoo: Zoo) -> Behind | None:
     """What a generator that was opened for a zoo has missed of it; `None` where that is nothing, and for merges."""
     if not isinstance(generator, TrainedGenerator):
         return None
-    return behind_of(generator.manifest, rows()[generator.name].seen(generator), zoo.drawn_on)
+    return _behind(generator, rows()[generator.name], zoo.drawn_on)
+
+
+def _behind(generator: TrainedGenerator, row: Row, experts: Zoo) -> Behind | None:
+    return behind_of(generator.manifest, row.seen(generator), experts, forgotten=forgotten_by(generator))
+
+
+def forgotten_by(generator: Generator) -> dict[str, str]:
+    """Experts that a generator has forgotten by edits, in their order, with the hashes of their adapters."""
+    edits = generator.edits if isinstance(generator, EditableGenerator) else ()
+    return {edit.expert: edit.adapter_hash for edit in edits}
 
 
 def generator_folder(name: str, zoo: Zoo) -> Path | None:

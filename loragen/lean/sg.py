@@ -20,6 +20,7 @@ from loragen.lean.noise import Noise
 from loragen.lean.zoo import LeanNeighbour, neighbours_in
 
 MANIFEST, TENSORS, FRAME = "generator.yaml", "generator.safetensors", "frame.safetensors"
+EDITS = "edits"
 _PRIOR, _DECODER = (0, 3), (0, 3, 6)
 """Places of the linear layers, between which are ReLU and dropout."""
 Double = NDArray[np.float64]
@@ -47,6 +48,7 @@ class LeanSG:
         """
         manifest = read_yaml(folder / MANIFEST)
         require(manifest["kind"] == "sg" and not manifest["fan_in_fan_out"], "another kind of generator")
+        require(not any((folder / EDITS).glob("[!.]*.safetensors")), "the generator has forgotten experts by edits")
         arrays, _ = read_arrays(folder / TENSORS)
         frame, metadata = read_arrays(folder / FRAME)
         out_features: dict[str, int] = json.loads(metadata["out_features"])

@@ -17,7 +17,8 @@ After HyperNetworks (Ha et al. 2017), with a task's description for the input as
 2025); the basis and the start from an adapter that has not seen the task are ours.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -26,6 +27,7 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.condition import Condition, ConditionCodec, require_evidence
@@ -33,11 +35,11 @@ from loragen.conditions.task_vectors import EvidenceKind, Reading
 from loragen.config import StrictModel
 from loragen.errors import ConfigError
 from loragen.generators.base import Generation
+from loragen.generators.edits import EditableGenerator, EditFacts, edited, row_left_out
 from loragen.generators.hyper.task_loss import TaskBatch
 from loragen.generators.trained import (
     GENERATOR_MANIFEST,
     Provenance,
-    TrainedGenerator,
     compact,
     load_network,
     network_tensors,
@@ -172,7 +174,7 @@ class HyperManifest(Provenance):
 
 
 @dataclass(frozen=True, eq=False)
-class Hyper(TrainedGenerator):
+class Hyper(EditableGenerator):
     """A trained hypernetwork with the adapter that it starts from."""
 
     manifest: HyperManifest
@@ -183,6 +185,7 @@ class Hyper(TrainedGenerator):
     frame: Frame
     embeddings: Tensor
     """Of the experts' descriptions, (n, c): they say how far a task is from what was learnt."""
+    edits: tuple[EditFacts, ...] = ()
     name: ClassVar[str] = "hyper"
     is_stochastic: ClassVar[bool] = False
 
@@ -211,6 +214,52 @@ class Hyper(TrainedGenerator):
         adapter = self.frame.adapter(coordinates, **self.manifest.peft)
         neighbours = in_equal_shares(self.manifest.experts, self.embeddings, condition.embedding)
         return [Generation(adapter, neighbours)] * num_samples
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Experts that it was trained on."""
+        return self.manifest.experts
+
+    @property
+    def noise_size(self) -> int:
+        """Nothing is drawn."""
+        return 0
+
+    def without(self, expert: str) -> Self:
+        """The same generator, which does not name the expert and holds no embedding of its descriptions.
+
+        Raises:
+            GeneratorError: it was not trained on the expert, or on no other.
+        """
+        manifest, embeddings = row_left_out(self.manifest, self.embeddings, expert)
+        return replace(self, manifest=manifest, embeddings=embeddings)
+
+    def with_network(self, network: nn.Module, edits: tuple[EditFacts, ...]) -> Self:
+        """The same generator with another network."""
+        assert isinstance(network, HyperNetwork)
+        return replace(self, network=network, edits=edits)
+
+    def inputs(self, conditions: Sequence[Condition]) -> Tensor:
+        """Queries and which of their kinds there are, one after the other, (n, kinds · h + kinds).
+
+        Raises:
+            GeneratorError: a condition holds no evidence that this generator reads.
+        """
+        for each in conditions:
+            require_evidence(each, self.evidence)
+        queries = torch.stack([self.conditions.of(each.task_vectors, self.evidence) for each in conditions])
+        present = torch.tensor([[kind in each.task_vectors for kind in self.evidence] for each in conditions])
+        return torch.cat([queries, present.to(queries.dtype)], 1)
+
+    def drafts(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Coordinates for queries; nothing is drawn."""
+        kinds = len(self.evidence)
+        query, present = inputs[:, :-kinds].reshape(len(inputs), kinds, -1), inputs[:, -kinds:] > 0
+        return self.network.coordinates(query, present, self.start.to(inputs.device))
+
+    def codes(self, adapters: Sequence[Lora]) -> Tensor:
+        """Coordinates of adapters."""
+        return torch.stack([self.frame.coordinates(adapter) for adapter in adapters])
 
     def files(self) -> dict[str, str | bytes]:
         """The generator as the files of its folder; the matrices in bfloat16."""
@@ -248,4 +297,5 @@ class Hyper(TrainedGenerator):
             )
             conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])
             network = load_network(lambda: HyperNetwork(conditions.centres.shape[-1], sizes, manifest.config), tensors)
-            return cls(manifest, network, tensors["start"], conditions, frame, tensors["embeddings"])
+            generator = cls(manifest, network, tensors["start"], conditions, frame, tensors["embeddings"])
+            return edited(generator, folder)

@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from loragen.adapters.adapter import AdapterSpec, Site
+from loragen.adapters.adapter import AdapterSpec, Lora, Site
 from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
 from loragen.adapters.raw_factors import RawFactors
@@ -36,11 +36,11 @@ from loragen.conditions.task_vectors import EvidenceKind, Reading
 from loragen.config import StrictModel
 from loragen.errors import GeneratorError
 from loragen.generators.base import Generation
+from loragen.generators.edits import EditableGenerator, EditFacts, edited, row_left_out
 from loragen.generators.trained import (
     GENERATOR_MANIFEST,
     Gaussian,
     Provenance,
-    TrainedGenerator,
     compact,
     load_network,
     network_tensors,
@@ -191,7 +191,7 @@ class ICMManifest(Provenance):
 
 
 @dataclass(frozen=True, eq=False)
-class ICM(TrainedGenerator):
+class ICM(EditableGenerator):
     """A trained ICM-LoRA: everything it needs for an adapter from a task's vectors."""
 
     manifest: ICMManifest
@@ -201,6 +201,7 @@ class ICM(TrainedGenerator):
     space: Frame | RawFactors
     embeddings: Tensor
     """Of the experts' descriptions, (n, c): they say how far a task is from what was learnt."""
+    edits: tuple[EditFacts, ...] = ()
     name: ClassVar[str] = "icm"
     is_stochastic: ClassVar[bool] = True
 
@@ -247,6 +248,57 @@ class ICM(TrainedGenerator):
             )
         return Codec.per_tensor(self.space.coordinates(condition.own_adapter), self.space.sizes)
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Experts that it was trained on."""
+        return self.manifest.experts
+
+    @property
+    def noise_size(self) -> int:
+        """Of z."""
+        return self.config.latent_size
+
+    def without(self, expert: str) -> Self:
+        """The same generator, which does not name the expert and holds no embedding of its descriptions.
+
+        Raises:
+            GeneratorError: it was not trained on the expert, or on no other.
+        """
+        manifest, embeddings = row_left_out(self.manifest, self.embeddings, expert)
+        return replace(self, manifest=manifest, embeddings=embeddings)
+
+    def with_network(self, network: nn.Module, edits: tuple[EditFacts, ...]) -> Self:
+        """The same generator with another network."""
+        assert isinstance(network, ICMNetwork)
+        return replace(self, network=network, edits=edits)
+
+    def inputs(self, conditions: Sequence[Condition]) -> Tensor:
+        """The conditions as the network reads them, (n, c).
+
+        Raises:
+            GeneratorError: a condition holds no evidence that this generator reads.
+        """
+        for each in conditions:
+            require_evidence(each, self.config.evidence)
+        return torch.stack([self.conditions.of(each.task_vectors, self.config.evidence) for each in conditions])
+
+    def drafts(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Codes under conditions, for z from N(0, I)."""
+        return self.network.decode(self.config.prior_scale * noise, inputs)
+
+    def codes(self, adapters: Sequence[Lora]) -> Tensor:
+        """Codes of adapters.
+
+        Raises:
+            GeneratorError: each adapter would be scaled by itself (``scale: target``).
+        """
+        if self.config.scale == "target":
+            raise GeneratorError(
+                "This generator scales each adapter by itself ('scale: target'), so that adapters have no codes to "
+                "compare; train one with 'scale: pool'."
+            )
+        return self.codec.encode(torch.stack([self.space.coordinates(adapter) for adapter in adapters]))
+
     def files(self) -> dict[str, str | bytes]:
         """The generator as the files of its folder; the large matrices in bfloat16."""
         tensors = compact(network_tensors(self.network) | self.codec.tensors()) | {
@@ -284,7 +336,7 @@ class ICM(TrainedGenerator):
             )
             conditions = ConditionCodec(tensors["conditions.centres"], tensors["conditions.scales"])
             network = load_network(lambda: ICMNetwork(codec.size, conditions.size, manifest.config), tensors)
-            return cls(manifest, network, conditions, codec, space, tensors["embeddings"])
+            return edited(cls(manifest, network, conditions, codec, space, tensors["embeddings"]), folder)
 
     def with_prior_scale(self, scale: float) -> Self:
         """The same generator with another deviation of z."""

@@ -73,6 +73,13 @@ class SGLibrary:
     def _positions(self) -> dict[str, int]:
         return {name: position for position, name in enumerate(self.ids)}
 
+    def without(self, expert: str) -> "SGLibrary":
+        """The same library without the row of an expert, for one that has no lists."""
+        assert self.lists is None
+        kept = [at for at, name in enumerate(self.ids) if name != expert]
+        ids = tuple(self.ids[at] for at in kept)
+        return SGLibrary(ids, self.means[kept], self.variances[kept], self.embeddings[kept])
+
     def mixture_of(self, weights: Mapping[str, float]) -> Mixture:
         """The condition under the weights of some experts, of which alone anything is read if there are many.
 

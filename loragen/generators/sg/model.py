@@ -24,12 +24,15 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from loragen.adapters.adapter import Lora
 from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
 from loragen.adapters.tensor_file import read_tensors
 from loragen.conditions.condition import Condition
 from loragen.config import StrictModel
+from loragen.errors import GeneratorError, shown
 from loragen.generators.base import DescriptionGenerator, Generation
+from loragen.generators.edits import EditableGenerator, EditFacts, edited
 from loragen.generators.sg.library import MAPPED as MAPPED
 from loragen.generators.sg.library import Mixture as Mixture
 from loragen.generators.sg.library import SGLibrary as SGLibrary
@@ -37,7 +40,6 @@ from loragen.generators.trained import (
     GENERATOR_MANIFEST,
     Gaussian,
     Provenance,
-    TrainedGenerator,
     load_network,
     network_tensors,
     reading_folder,
@@ -158,7 +160,7 @@ class SGManifest(Provenance):
 
 
 @dataclass(frozen=True, eq=False)
-class SG(DescriptionGenerator, TrainedGenerator):
+class SG(DescriptionGenerator, EditableGenerator):
     """A trained SG-LoRA: everything it needs for an adapter from a description's embedding."""
 
     manifest: SGManifest
@@ -168,6 +170,7 @@ class SG(DescriptionGenerator, TrainedGenerator):
     frame: Frame
     exclude: frozenset[str] = frozenset()
     """Experts that may not serve, by licence for example."""
+    edits: tuple[EditFacts, ...] = ()
     name: ClassVar[str] = "sg"
     is_stochastic: ClassVar[bool] = True
 
@@ -204,7 +207,54 @@ class SG(DescriptionGenerator, TrainedGenerator):
     def drawing_on(self, *, top_k: int | None, exclude: frozenset[str]) -> "SG":
         """The same generator with another K, unless `None`, and without some experts."""
         config = self.config if top_k is None else self.config.model_copy(update={"top_k": top_k})
-        return replace(self, manifest=self.manifest.model_copy(update={"config": config}), exclude=exclude)
+        return replace(
+            self, manifest=self.manifest.model_copy(update={"config": config}), exclude=self.exclude | exclude
+        )
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Experts of its library, without those that it has forgotten."""
+        gone = {edit.expert for edit in self.edits}
+        return tuple(name for name in self.library.ids if name not in gone)
+
+    @property
+    def noise_size(self) -> int:
+        """Of z."""
+        return self.config.latent_size
+
+    def without(self, expert: str) -> Self:
+        """The same generator, whose library has no row of the expert: no code, no statistics and no embedding.
+
+        Raises:
+            GeneratorError: the library does not know the expert, or knows no other.
+        """
+        if expert not in self.known or len(self.known) < 2:
+            raise GeneratorError(f"The generator does not know the expert {shown(expert)} beside others.")
+        if self.library.lists is not None:  # which would have to be made anew
+            return replace(self, exclude=self.exclude | {expert})
+        manifest = self.manifest.model_copy(
+            update={"experts": tuple(name for name in self.manifest.experts if name != expert)}
+        )
+        return replace(self, manifest=manifest, library=self.library.without(expert))
+
+    def with_network(self, network: nn.Module, edits: tuple[EditFacts, ...]) -> Self:
+        """The same generator with another network."""
+        assert isinstance(network, SGNetwork)
+        return replace(self, network=network, edits=edits)
+
+    def inputs(self, conditions: Sequence[Condition]) -> Tensor:
+        """The mixtures' means and variances, (n, 2 k)."""
+        mixtures = [self.library.mixture_of({n.id: n.weight for n in self.neighbours(each)}) for each in conditions]
+        return torch.stack([torch.cat([mixture.mean, mixture.variance]) for mixture in mixtures])
+
+    def drafts(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Codes under mixtures, for z from p(z | c)."""
+        mixture = Mixture(*inputs.chunk(2, -1))
+        return self.network.decode(self.network.prior_of(mixture).sample(noise, scale=self.config.prior_scale), mixture)
+
+    def codes(self, adapters: Sequence[Lora]) -> Tensor:
+        """Codes of adapters."""
+        return self.codec.encode(torch.stack([self.frame.coordinates(adapter) for adapter in adapters]))
 
     def files(self) -> dict[str, str | bytes]:
         """The generator as the files of its folder."""
@@ -230,4 +280,5 @@ class SG(DescriptionGenerator, TrainedGenerator):
             codec, frame = Codec.from_tensors(tensors), Frame.load(folder / FRAME)
             network = load_network(lambda: SGNetwork(codec.size, manifest.config), tensors)
             require_shapes(tensors, {"codec.centre": (sum(frame.sizes.values()),)})
-            return cls(manifest, network, SGLibrary.from_tensors(tensors, manifest.experts, codec.size), codec, frame)
+            library = SGLibrary.from_tensors(tensors, manifest.experts, codec.size)
+            return edited(cls(manifest, network, library, codec, frame), folder)
