@@ -46,9 +46,10 @@ def behind_of(
         GeneratorError: an expert that it was trained on has been changed, is not in the zoo, and neither in its log, or
             none of them is left.
     """
-    if manifest.zoo_hash == experts.fingerprint:
+    lost = forgotten or {}
+    if manifest.zoo_hash == experts.fingerprint and not lost:
         return None
-    there, lost = experts.hashes, forgotten or {}
+    there = experts.hashes
     then = _then(manifest.zoo_hash, {*seen, *lost}, experts, lost)
     if then is None or any(there.get(name, value) != value for name, value in then.items()):
         raise GeneratorError(
@@ -71,7 +72,7 @@ def _then(fingerprint: str, seen: Collection[str], experts: Zoo, lost: Mapping[s
     The log is gone back, change by change, until they have its fingerprint.
     """
     wanted, there = frozenset(seen), experts.hashes
-    known = {**lost, **there}
+    known = {**there, **lost}
     hashes = {name: known[name] for name in wanted if name in known}
     if len(hashes) == len(wanted) and fingerprint_of(hashes) == fingerprint:
         return hashes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loragen.adapters.adapter import Lora
 from loragen.errors import ZooError
-from loragen.files import atomic_folder
+from loragen.files import MANIFEST, atomic_folder
 from loragen.zoo.card import MULTITASK_FOLDER, ZOO_MANIFEST, Card
 from loragen.zoo.card_table import TABLE, Place, create_table, insert, writing
 from loragen.zoo.changes import CHANGES
@@ -45,8 +45,13 @@ def pack_zoo(zoo: Zoo | Path, out: Path, *, replace: bool = False) -> Zoo:
                 shutil.copyfile(source.root / name, folder / name)
         for name in TAKEN:
             if (source.root / name).is_dir():
-                shutil.copytree(source.root / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+                shutil.copytree(source.root / name, folder / name, ignore=_hidden)
     return Zoo.open(out)
+
+
+def _hidden(_folder: str, names: list[str]) -> list[str]:
+    """Unfinished states and what was half written; manifests of folders go along."""
+    return [name for name in names if name.startswith(".") and name != MANIFEST]
 
 
 def write_packed(folder: Path, experts: Iterable[tuple[Card, Lora]]) -> None:
