@@ -53,7 +53,7 @@ def behind_of(manifest: Origin, seen: Collection[str], experts: Zoo, *, what: st
             f"{what} was trained on experts of which {cut(experts.root)} has none any more; train it again with "
             "`loragen train`."
         )
-    return Behind(unseen=tuple(name for name in there if name not in then), gone=gone)
+    return Behind(unseen=tuple(sorted(there.keys() - then.keys())), gone=gone)
 
 
 def _then(fingerprint: str, seen: Collection[str], experts: Zoo) -> Mapping[str, str] | None:
