@@ -62,7 +62,7 @@ def behind_of(
             f"{what} was trained on experts of which {cut(experts.root)} has none any more; train it again with "
             "`loragen train`."
         )
-    unseen = tuple(name for name in there if name not in then)
+    unseen = tuple(sorted(there.keys() - then.keys()))
     return Behind(unseen=unseen, gone=gone) if unseen or gone else None
 
 

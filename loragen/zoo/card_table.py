@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
 
@@ -76,7 +77,7 @@ class CardTable(Mapping[str, Card]):
                     f"{cut(path)} holds {number:,} experts with names of up to {longest} characters; at most "
                     f"{MOST_EXPERTS:,} with {LONGEST_NAME} are read; restore the file."
                 )
-            return cls(path, tuple(name for (name,) in table.execute("SELECT id FROM experts ORDER BY id")))
+            return cls(path, tuple(chain.from_iterable(table.execute("SELECT id FROM experts ORDER BY id"))))
 
     def __len__(self) -> int:
         return len(self.ids)

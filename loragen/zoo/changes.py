@@ -109,25 +109,24 @@ def last_change(root: Path) -> Change | None:
 
 
 @contextmanager
-def logged(root: Path, hashes: Mapping[str, str], what: What, expert: str, sha256: str) -> Iterator[None]:
+def logged(root: Path, what: What, expert: str, sha256: str, *, before: str, after: str) -> Iterator[None]:
     """Write the line of a change, and make the change in the block.
 
     Where the block fails the line is taken back, unless the change has come nevertheless.
 
     Args:
         root: of a zoo that this process holds the lock of; its log is settled.
-        hashes: id → hash of the weights file, of the whole zoo before the change.
         what: ``added`` or ``removed``.
         expert: its id.
         sha256: of its weights file.
+        before: fingerprint of the whole zoo before the change.
+        after: the same after it.
 
     Raises:
         ZooError: the log is no file.
         OSError: the disk is full or fails; nothing is changed.
     """
-    others = {name: value for name, value in hashes.items() if name != expert}
-    after = others | {expert: sha256} if what == "added" else others
-    size = note(root, what, fingerprint_of(hashes), fingerprint_of(after), expert=expert, sha256=sha256)
+    size = note(root, what, before, after, expert=expert, sha256=sha256)
     try:
         yield
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ the frame cannot hold is told for each adapter, and refused where it is more tha
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from loragen.recipes.expert import ExpertRecipe
 from loragen.recipes.multitask import MultitaskRecipe
 from loragen.zoo.card import CARD, EXPERTS, ZOO_MANIFEST, Imported, Manifest
 from loragen.zoo.cards import refuse_packed
-from loragen.zoo.changes import logged
+from loragen.zoo.changes import fingerprint_of, logged
 from loragen.zoo.external_adapter import ExternalAdapter
 from loragen.zoo.imported import brought as brought
 from loragen.zoo.imported import card_of, expert_of, facts_of, refuse_losses
@@ -178,11 +178,16 @@ def _write_experts(plan: ImportPlan, root: Path, progress: Progress, hashes: dic
     for done, (one, imported) in enumerate(zip(plan.adapters, plan.imported, strict=True), 1):
         if one.id not in plan.there:
             adapter, card = expert_of(one, imported, plan.manifest, plan.frame)
-            with nullcontext() if hashes is None else logged(root, hashes, "added", one.id, file_hash(adapter)):
+            with nullcontext() if hashes is None else _logged(root, hashes, one.id, file_hash(adapter)):
                 adapter.save(root / EXPERTS / one.id, extra_files={CARD: card.to_yaml()})
-            if hashes is not None:
-                hashes[one.id] = file_hash(adapter)
         progress("writing experts", done, len(plan.adapters))
+
+
+def _logged(root: Path, hashes: dict[str, str], expert: str, sha256: str) -> AbstractContextManager[None]:
+    """The line of an expert that comes, whose hash is then among ``hashes``."""
+    before = fingerprint_of(hashes)
+    hashes[expert] = sha256
+    return logged(root, "added", expert, sha256, before=before, after=fingerprint_of(hashes))
 
 
 def _there(

@@ -12,7 +12,7 @@ from loragen.locks import lock
 from loragen.recipes.registry import row_of
 from loragen.zoo.card import CARD, EXPERTS, Card
 from loragen.zoo.card_table import TABLE, Place, insert, last_place, set_embedded, writing
-from loragen.zoo.changes import PATIENCE_S, logged
+from loragen.zoo.changes import PATIENCE_S, fingerprint_of, logged
 from loragen.zoo.embedding_table import EmbeddingTable
 from loragen.zoo.shards import ShardedExperts, file_hash, write_row
 from loragen.zoo.tidy import tidy
@@ -58,7 +58,9 @@ def insert_expert(
         if adapter.norm() == 0:
             raise ZooError(f"All delta weights of the expert {card.id} are zero; it does nothing. Train it again.")
         _refuse_misfit(here, card.id, adapter)
-        with logged(here.root, here.hashes, "added", card.id, file_hash(adapter)):
+        sha256 = file_hash(adapter)
+        after = fingerprint_of({**here.hashes, card.id: sha256})
+        with logged(here.root, "added", card.id, sha256, before=here.fingerprint, after=after):
             if here.sharded is None:
                 folder = here.root / EXPERTS / card.id
                 adapter.save(folder, extra_files={**files, CARD: card.to_yaml()}, replace=False)

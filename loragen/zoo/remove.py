@@ -1,6 +1,6 @@
 """Takes experts out of a zoo for good, one after another, each whole or not at all, with a line in the zoo's log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +53,17 @@ def remove_expert(experts: str | Sequence[str], zoo: Zoo | Path | str, *, progre
         here = Zoo.open(root)
         tidy(here)
         _refuse(here, ids)
-        hashes = dict(here.hashes)
+        hashes, fingerprint = dict(here.hashes), here.fingerprint
         for done, expert in enumerate(ids):
             progress("removing experts", done, len(ids))
-            _remove(here, hashes, expert)
-            del hashes[expert]
+            sha256 = hashes.pop(expert)
+            after = fingerprint_of(hashes)
+            with logged(root, "removed", expert, sha256, before=fingerprint, after=after):
+                _remove(here, expert)
+            fingerprint = after
+        wipe(here)
         progress("removing experts", len(ids), len(ids))
-    return Removed(ids, len(hashes), fingerprint_of(hashes))
+    return Removed(ids, len(hashes), fingerprint)
 
 
 def _refuse(zoo: Zoo, ids: Sequence[str]) -> None:
@@ -91,12 +95,9 @@ def _refuse_others(folder: Path) -> None:
         )
 
 
-def _remove(zoo: Zoo, hashes: Mapping[str, str], expert: str) -> None:
-    with logged(zoo.root, hashes, "removed", expert, hashes[expert]):
-        if zoo.sharded is None:
-            remove_folder(zoo.folder(expert))
-        else:
-            with writing(zoo.root / TABLE) as opened:
-                take_out(opened, expert)
-    if zoo.sharded is not None:
-        wipe(zoo)
+def _remove(zoo: Zoo, expert: str) -> None:
+    if zoo.sharded is None:
+        remove_folder(zoo.folder(expert))
+    else:
+        with writing(zoo.root / TABLE) as opened:
+            take_out(opened, expert)

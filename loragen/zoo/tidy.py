@@ -18,19 +18,18 @@ def tidy(zoo: Zoo) -> None:
         ZooError: the log, the table or a shard is damaged.
     """
     settle(zoo.root, zoo.fingerprint)
-    if zoo.sharded is None:
-        sweep(zoo.root / EXPERTS)
-    else:
-        wipe(zoo)
+    sweep(zoo.root / EXPERTS)
+    wipe(zoo)
 
 
 def wipe(zoo: Zoo) -> None:
-    """Write zeros over the weights of experts that were taken out of a packed zoo; those that are done stay so.
+    """Write zeros over the weights of experts that were taken out of a packed zoo, where that is still to be done.
 
     Raises:
         ZooError: the table or a shard is damaged.
     """
-    assert zoo.sharded is not None
+    if zoo.sharded is None:
+        return
     with reading(zoo.root / TABLE) as opened:
         places = to_be_wiped(opened)
     if places:

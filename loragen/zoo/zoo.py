@@ -30,7 +30,7 @@ from loragen.zoo.card import (
     Card,
     Manifest,
 )
-from loragen.zoo.card_table import TABLE, CardTable
+from loragen.zoo.card_table import CardTable
 from loragen.zoo.cards import met, narrowed, read_cards
 from loragen.zoo.changes import fingerprint_of
 from loragen.zoo.folds import FOLDS, Fold, fold_folders, read_fold, read_folds
@@ -154,11 +154,7 @@ class Zoo:
     @cached_property
     def sharded(self) -> ShardedExperts | None:
         """The weights of a packed zoo; `None` where each expert has a folder."""
-        return ShardedExperts.open(self.root, CardTable.open(self.root / TABLE)) if self._is_packed else None
-
-    @property
-    def _is_packed(self) -> bool:
-        return (self.root / TABLE).exists()
+        return ShardedExperts.open(self.root, self.cards) if isinstance(self.cards, CardTable) else None
 
     def adapter(self, expert: str) -> Lora:
         """Read an expert's adapter."""
@@ -242,16 +238,17 @@ class Zoo:
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:
-        """Id → SHA-256 of the adapter's file, of the experts selected, in their order.
+        """Id → SHA-256 of the adapter's file, of the experts selected, in any order.
 
         Raises:
             ZooError: a file is missing.
         """
         if isinstance(self.cards, CardTable):
             known = self.cards.hashes()
-            if missing := next((name for name in self.ids if name not in known), None):
+            if not all(map(known.__contains__, self.ids)):
+                missing = next(name for name in self.ids if name not in known)
                 raise ZooError(f"The expert {missing} was removed from {self.root} meanwhile; open the zoo again.")
-            return {name: known[name] for name in self.ids}
+            return known if len(known) == len(self.ids) else {name: known[name] for name in self.ids}
         return {name: self._file_hash(name) for name in self.ids}
 
     def _file_hash(self, expert: str) -> str:

@@ -111,7 +111,9 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("comes", [False, True])
 def test_a_change_that_fails_leaves_a_line_only_where_it_came_nevertheless(zoo, comes: bool) -> None:
     def fail() -> None:
-        with logged(zoo.root, zoo.hashes, "removed", "bank", zoo.hashes["bank"]):
+        hashes = dict(zoo.hashes)
+        sha256 = hashes.pop("bank")
+        with logged(zoo.root, "removed", "bank", sha256, before=zoo.fingerprint, after=fingerprint_of(hashes)):
             if comes:
                 zoo.folder("bank").rename(zoo.root / "experts" / ".bank")
             raise OSError("full")
