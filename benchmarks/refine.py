@@ -79,17 +79,25 @@ class Refining:
 
 
 def missing(kept: Mapping[str, Mapping[str, float]], tasks: list[str]) -> Iterator[tuple[str, str, int]]:
-    """Rows, tasks and draws that are still to do; the base and the generated adapter need no draws."""
-    for task in tasks:
-        for row, draws in {"base": 1, GENERATED: 1, **dict.fromkeys(ROWS, DRAWS)}.items():
-            for draw in range(draws):
+    """Rows, tasks and draws that are still to do, one draw of all tasks first; base and generator need no draws."""
+    for draw in range(DRAWS):
+        for task in tasks:
+            for row in (*(("base", GENERATED) if draw == 0 else ()), *ROWS):
                 if f"{task}/{draw}" not in kept.get(row, {}):
                     yield row, task, draw
 
 
+def complete(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The figures of the draws that all rows have of all tasks."""
+    tasks = list(_by_task(kept["base"]))
+    drawn = [n for n in range(DRAWS) if all(f"{task}/{n}" in kept.get(row, {}) for row in ROWS for task in tasks)]
+    keys = {f"{task}/{n}" for task in tasks for n in drawn}
+    return {row: {key: value for key, value in figures.items() if key in keys} for row, figures in kept.items()}
+
+
 def table(kept: Mapping[str, Mapping[str, float]]) -> str:
     """Means over the tasks, with how many lose against the adapter as it was generated, as Markdown."""
-    by_task = {row: _by_task(figures) for row, figures in kept.items()}
+    by_task = {row: _by_task(figures) for row, figures in complete(kept).items()}
     lines = ["| adapter | accuracy | above generated | tasks that lose | most that one loses |", "|---" * 5 + "|"]
     for row in ("base", GENERATED, *ROWS):
         gains = [by_task[row][task] - by_task[GENERATED][task] for task in by_task[GENERATED]]

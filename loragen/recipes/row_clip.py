@@ -38,4 +38,5 @@ class RowClip:
 
 def clipped_rows(rows: Tensor, limit: float) -> Tensor:
     """Rows (n, d) with those of a greater norm brought down to the limit, in their own directions."""
-    return rows * (limit / rows.norm(dim=1, keepdim=True).clamp(min=limit))
+    short: Tensor = limit / rows.norm(dim=1, keepdim=True).clamp(min=limit)
+    return rows * short
