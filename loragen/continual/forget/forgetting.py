@@ -10,7 +10,7 @@ from loragen.continual.forget.edit_fit import fit_edit, is_known
 from loragen.continual.forget.gold import train_without
 from loragen.continual.forget.judge import Judge
 from loragen.continual.forget.lesson import Lesson
-from loragen.continual.forget.removal import remove_expert
+from loragen.continual.forget.removal import refuse_packed, remove_expert
 from loragen.continual.forget.report import Forgotten, GeneratorReport
 from loragen.continual.forget.settings import ForgetSettings
 from loragen.errors import GeneratorError, ZooError, shown
@@ -67,6 +67,8 @@ def forget(
     opened, chosen = _opened(zoo), settings or ForgetSettings()
     card = opened.card(expert)
     _refuse_last(expert, opened)
+    if not keep_expert:
+        refuse_packed(expert, opened)
     names = _editable(opened) if generators is None else tuple(dict.fromkeys(generators))
     text_encoder, reports = TextEncoder.load(encoder), []
     for name in names if card.split == SPLIT else ():

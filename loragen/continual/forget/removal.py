@@ -7,6 +7,18 @@ from loragen.locks import lock
 from loragen.zoo.zoo import Zoo
 
 
+def refuse_packed(expert: str, zoo: Zoo) -> None:
+    """Refuse what cannot be removed, before anything is changed.
+
+    Raises:
+        ZooError: the zoo is packed.
+    """
+    if zoo.sharded is not None:
+        raise ZooError(
+            f"The zoo {zoo.root} is packed; add --keep-expert, then take {expert} out of it with `loragen zoo remove`."
+        )
+
+
 def remove_expert(expert: str, zoo: Zoo) -> None:
     """Remove the folder of an expert: under a name that nothing reads at first, then for good.
 
@@ -14,8 +26,7 @@ def remove_expert(expert: str, zoo: Zoo) -> None:
         ZooError: the zoo is packed, or has no such expert, or no other.
         ConfigError: another process writes there.
     """
-    if zoo.sharded is not None:
-        raise ZooError(f"The zoo {zoo.root} is packed; take {expert} out of it with `loragen zoo remove`.")
+    refuse_packed(expert, zoo)
     if len(zoo) < 2:
         raise ZooError(f"{expert} is the last expert of {zoo.root}; none would be left.")
     with lock(zoo.root):
