@@ -15,7 +15,7 @@ from loragen.generators.icm.model import ICM, ICMConfig
 from loragen.generators.registry import config_type, open_generator
 from loragen.generators.sg.fit import SGTrainConfig
 from loragen.generators.sg.model import SG, SGConfig
-from loragen.generators.train import LOSSES, PLOT, RUN, TrainingResult, read_config, train_generator
+from loragen.generators.train import DESCRIPTIONS, LOSSES, PLOT, RUN, TrainingResult, read_config, train_generator
 from loragen.generators.trained import TrainConfig
 from loragen.zoo.zoo import Zoo, default_zoo
 
@@ -92,6 +92,7 @@ def unfinished(config: TrainConfig, at: int = 13) -> None:
 
 def test_a_run_leaves_a_generator_its_config_and_its_losses(trained, config, tiny_zoo):
     files = {"generator.yaml", "generator.safetensors", "frame.safetensors", RUN, LOSSES, PLOT, ".loragen.json"}
+    files |= {DESCRIPTIONS}
     assert contents(config.out).keys() == files
     assert [path.name for path in config.out.parent.iterdir()] == ["sg"], "no state is left"
     assert SGTrainConfig.from_yaml(config.out / RUN) == config
