@@ -98,6 +98,8 @@ def complete(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, flo
 def table(kept: Mapping[str, Mapping[str, float]]) -> str:
     """Means over the tasks, with how many lose against the adapter as it was generated, as Markdown."""
     by_task = {row: _by_task(figures) for row, figures in complete(kept).items()}
+    if not by_task[GENERATED]:
+        return "No draw is whole yet: run this again without --show."
     lines = ["| adapter | accuracy | above generated | tasks that lose | most that one loses |", "|---" * 5 + "|"]
     for row in ("base", GENERATED, *ROWS):
         gains = [by_task[row][task] - by_task[GENERATED][task] for task in by_task[GENERATED]]

@@ -75,3 +75,10 @@ def tables(split: str, ours: Sequence[str], setfit: Sequence[str], *, against: s
     made = [table(figures, found, against=against if against in found else None)] if found else []
     made += [table(figures, [*found, row], against=row) for row in setfit if found and row in figures]
     return "\n\n".join(part for part in made if part)
+
+
+def beside(split: str, setfit: str = "SetFit") -> str:
+    """All rows on what SetFit was computed on, less SetFit."""
+    figures: Figures = kept()[split]
+    rows = [row for row in figures if not row.startswith(setfit)]
+    return table(figures, [*rows, setfit], against=setfit)

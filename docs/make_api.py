@@ -20,7 +20,7 @@ GROUPS = {
     "Merge and check": ("combine", "recover", "check"),
     "Compose": ("compose_experts", "list_methods", "open_adapter"),
     "Serve": ("serve",),
-    "Zoos that change": ("add_expert", "remove_expert", "update_zoo", "list_generators"),
+    "Zoos that change": ("add_expert", "add_if_new", "remove_expert", "update_zoo", "list_generators"),
     "Zoos": ("Zoo", "search", "novelty", "describe_zoo", "build_zoo", "init_zoo", "import_adapters", "pack_zoo"),
     "Recipes": ("list_recipes", "bench_recipes"),
     "Train generators": ("train", "Generator"),

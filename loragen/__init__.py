@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from loragen.compose.composed import open_adapter
     from loragen.compose.listing import list_methods
     from loragen.compose.making import compose_experts
+    from loragen.confidence.adding import add_if_new
     from loragen.confidence.describe import describe_zoo
     from loragen.confidence.novelty import novelty
     from loragen.continual.forget.classes import forget_classes
@@ -74,6 +75,7 @@ _HOMES = {
     "TaskSet": "tasks.task_set",
     "Zoo": "zoo.zoo",
     "add_expert": "zoo.add",
+    "add_if_new": "confidence.adding",
     "bench_recipes": "bench.run",
     "build_zoo": "zoo.build",
     "check": "exporters.check",
@@ -131,6 +133,7 @@ __all__ = [
     "Zoo",
     "ZooError",
     "add_expert",
+    "add_if_new",
     "bench_recipes",
     "build_zoo",
     "check",

@@ -7,8 +7,10 @@ import typer
 
 from loragen.cli.generators import told, warn_of
 from loragen.cli.options import JsonOption, OwnZooOption, WithoutHeadOption
+from loragen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from loragen.confidence.coverage import Coverage
     from loragen.generators.listing import GeneratorInfo
     from loragen.zoo.add import Added
 
@@ -44,6 +46,9 @@ def zoo_add(
         float, typer.Option(min=0, max=1, help="Share of an adapter's energy that the frame may lose.")
     ] = 0.05,
     without_head: WithoutHeadOption = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Train an expert only if the task is new to the zoo; say what to do if not.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Add one expert to a zoo, in folders or packed, without building it again."""
@@ -51,6 +56,16 @@ def zoo_add(
     from loragen.cli import console
 
     opened = loragen.Zoo.open(zoo)
+    if auto:
+        if tasks is None:
+            raise ConfigError("--auto decides about a task; name its file with --tasks.")
+        with console.progress() as update:
+            coverage, new = loragen.add_if_new(source, opened, tasks, split=split, score=score, progress=update)
+        if new is None:
+            _show_known(coverage, as_json=as_json)
+            return
+        _show(new, zoo, loragen.list_generators(opened.root), as_json=as_json)
+        return
     with console.progress() as update:
         added = loragen.add_expert(
             source,
@@ -67,6 +82,17 @@ def zoo_add(
             progress=update,
         )
     _show(added, zoo, loragen.list_generators(opened.root), as_json=as_json)
+
+
+def _show_known(coverage: "Coverage", *, as_json: bool) -> None:
+    from loragen.cli import console
+
+    if as_json:
+        facts = {"state": coverage.state, "figure": coverage.figure, "action": coverage.action}
+        console.say_json({"id": None, "coverage": facts, "nearest": [near.id for near in coverage.nearest]})
+        return
+    console.say(coverage.sentence())
+    console.say("Nothing was added; without --auto an expert is trained in any case.")
 
 
 def _show(added: "Added", zoo: Path, generators: "tuple[GeneratorInfo, ...]", *, as_json: bool) -> None:

@@ -23,6 +23,7 @@ import llama_cpp
 import novelty_tables
 import rivals
 import serving
+import setfit_tables
 import unseen
 import validation
 
@@ -44,6 +45,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "evidence, near": (RESULTS, lambda: evidence.gains_table("test_near")),
     "evidence, far": (RESULTS, lambda: evidence.gains_table("test_far")),
     "evidence, small": ("README.md", evidence.small_table),
+    "SetFit, near": (RESULTS, lambda: setfit_tables.beside("test_near")),
+    "SetFit, far": (RESULTS, lambda: setfit_tables.beside("test_far")),
     "adaptation": (RESULTS, adaptation.table),
     "trust": (RESULTS, lambda: evidence.trust_table(tuple(evidence.SPLITS))),
     "confidence": (RESULTS, confidence.table),

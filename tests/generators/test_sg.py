@@ -11,7 +11,7 @@ from loragen.adapters.codec import Codec
 from loragen.adapters.frame import Frame
 from loragen.conditions.condition import Condition
 from loragen.conditions.text_encoder import TextEncoder
-from loragen.errors import GeneratorError
+from loragen.errors import ConfigError, GeneratorError
 from loragen.files import atomic_write
 from loragen.generators.sg.fit import SGData, SGTrainConfig, fit_sg, read_experts, training_batches
 from loragen.generators.sg.model import SG, Mixture, SGBatch, SGConfig, SGLibrary, SGNetwork, SGObjective
@@ -312,3 +312,11 @@ def test_training_is_deterministic(trained, tiny_zoo, encoder, train_config) -> 
     assert history == trained[1]
     for one, two in zip(trained[0].network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_one_expert_alone_has_no_others_to_be_told_by(tiny_zoo, tmp_path):
+    (name, *_) = tiny_zoo.ids
+    alone = tiny_zoo.select(without=set(tiny_zoo.ids) - {name})
+    config = SGTrainConfig(generator="sg", zoo=alone.root, encoder="unread", out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="one expert alone"):
+        fit_sg(config, alone, None)

@@ -41,8 +41,8 @@ class SequenceConfig(StrictModel):
         ids = [task for group in self.groups.values() for task in group]
         if twice := next((task for task in ids if ids.count(task) > 1), None):
             raise ValueError(f"the expert {shown(twice)} arrives more than once")
-        if empty := next((name for name, group in self.groups.items() if not group), None):
-            raise ValueError(f"the group {shown(empty)} has no expert")
+        if small := next((name for name, group in self.groups.items() if len(group) < 2), None):
+            raise ValueError(f"the group {shown(small)} has fewer than two experts, too few to train a generator on")
         if unknown := [name for name in self.strategies if name not in strategy_names()]:
             raise ValueError(f"{shown(unknown[0])} is no strategy; known: {', '.join(strategy_names())}")
         return self

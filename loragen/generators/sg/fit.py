@@ -168,10 +168,15 @@ def fit_sg(
     """Train SG-LoRA on the experts of a zoo; returns the generator and its losses, a row a step.
 
     Raises:
+        ConfigError: the zoo has one expert alone, and an expert takes no part in its own condition.
         ZooError: the zoo has no expert, or an expert's statistics are damaged.
     """
     from loragen.training.lightning_fit import fit
 
+    if config.sg.leave_one_out and len(zoo) < 2:
+        raise ConfigError(
+            f"The zoo {zoo.root} has one expert alone, and with 'sg.leave_one_out' it learns from others; add experts."
+        )
     data = read_experts(zoo, encoder, components=config.sg.components)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
