@@ -31,7 +31,7 @@ class ILora(Strategy):
     """Most of the slow memory's inertia."""
     weight: float = Field(1.0, ge=0)
     """λ of the mean squared difference of the layers."""
-    budget: int = Field(1_000_000, ge=0, le=10**12)
+    budget: int = Field(1_000_000, ge=0, le=10**11)
     """Bytes of the old experts kept."""
 
     def begin(self, learner: Learner, kept: Files) -> Begun:

@@ -16,7 +16,7 @@ class Replay(Strategy):
     """Rehearsal of old experts."""
 
     name: Literal["replay"] = "replay"
-    budget: int = Field(1_000_000, ge=0, le=10**12)
+    budget: int = Field(1_000_000, ge=0, le=10**11)
     """Bytes of the experts kept; they are drawn from all as they passed by (reservoir sampling)."""
     weight: float = Field(1.0, ge=0)
     """Of the loss on them; that on new experts counts 1."""

@@ -5,7 +5,7 @@ from pydantic import Field
 from loragen.config import StrictModel
 from loragen.continual.metrics import ContinualScores
 
-MOST_BYTES = 10**15
+MOST_BYTES = 10**11
 
 
 class SequenceRow(StrictModel):
