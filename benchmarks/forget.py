@@ -215,7 +215,9 @@ def _weights(row: Mapping[str, Any]) -> str:
 
 
 def class_table() -> str:
-    """Each draw of classes."""
+    """Each draw of classes; nothing where they were not measured."""
+    if "classes" not in kept():
+        return ""
     lines = [
         "| forgotten | accuracy on them | on the others | H | attainable | sites left as they were |",
         "|---|---|---|---|---|---|",

@@ -14,6 +14,7 @@ import adaptation
 import confidence
 import evidence
 import fewshot
+import forget
 import generalisation
 import geometry
 import icm
@@ -47,6 +48,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "evidence, small": ("README.md", evidence.small_table),
     "SetFit, near": (RESULTS, lambda: setfit_tables.beside("test_near")),
     "SetFit, far": (RESULTS, lambda: setfit_tables.beside("test_far")),
+    "forgetting": ("docs/living-zoo.md", forget.expert_table),
     "adaptation": (RESULTS, adaptation.table),
     "trust": (RESULTS, lambda: evidence.trust_table(tuple(evidence.SPLITS))),
     "confidence": (RESULTS, confidence.table),
