@@ -3,7 +3,7 @@
     python benchmarks/continual.py [--only sg]   # goes on where it was; reports in benchmarks/results/continual
     python benchmarks/continual.py --show        # the tables again
 
-Groups, rows and texts are those of configs/evaluate/sequence.yaml; icm reads descriptions alone, for 10 epochs of 50
+Groups, rows and texts are those of configs/sequence/groups.yaml; icm reads descriptions alone, for 10 epochs of 50
 steps. The claims of the papers that are tried stand in `CLAIMS`. Wants data/tasks, see fetch_tasks.py.
 """
 
@@ -21,7 +21,7 @@ from loragen.evaluation.sequences.rows import SequenceRow
 from loragen.evaluation.sequences.run import evaluate_sequence
 from loragen.files import atomic_write
 
-CONFIG = Path("configs/evaluate/sequence.yaml")
+CONFIG = Path("configs/sequence/groups.yaml")
 RESULTS, RUNS = Path("benchmarks/results/continual"), Path("runs/sequence")
 KINDS: dict[str, dict[str, Any]] = {
     "sg": {},

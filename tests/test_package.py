@@ -12,6 +12,7 @@ import pytest
 import loragen
 from loragen.bench.config import RecipeBenchConfig
 from loragen.evaluation.config import EvaluateConfig
+from loragen.evaluation.sequences.config import SequenceConfig
 from loragen.generators.train import read_config
 from loragen.tasks.task_set import TaskSetConfig
 from loragen.zoo.build_config import ZooConfig
@@ -71,6 +72,7 @@ def test_every_config_is_valid_and_says_what_it_is_for(path):
         "train": read_config,
         "tasks": TaskSetConfig.from_yaml,
         "evaluate": EvaluateConfig.from_yaml,
+        "sequence": SequenceConfig.from_yaml,
     }[path.parent.name](path)
     assert path.read_text().startswith("# ")
 
