@@ -85,6 +85,14 @@ def read_descriptions(reading: Reading, evidence: Sequence[str], going_on: Going
     return [reader.descriptions(texts) for texts in going_on.descriptions.values()]
 
 
+def drawn_wordings(wordings: Sequence[Tensor], number: int, *, rng: torch.Generator) -> Tensor:
+    """One wording each of experts drawn at random, (number, h), of their wordings (p, h)."""
+    experts = torch.randint(len(wordings), (number,), generator=rng).tolist()
+    places = torch.rand(number, generator=rng).tolist()
+    asked = [wordings[expert] for expert in experts]
+    return torch.stack([own[int(place * len(own))] for own, place in zip(asked, places, strict=True)])
+
+
 def relative_errors(made: Tensor, own: Tensor, centre: Tensor) -> Tensor:
     """‖made - own‖ / ‖own - centre‖ of vectors (n, d), (n,); 1 is what the centre of all would do."""
     far = (own - centre).norm(dim=1).clamp_min(torch.finfo(own.dtype).tiny)

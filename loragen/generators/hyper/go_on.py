@@ -21,7 +21,7 @@ from loragen.generators.hyper.fit import (
 from loragen.generators.hyper.judged_fit import OpenedZoo
 from loragen.generators.hyper.model import Hyper, HyperManifest, HyperNetwork
 from loragen.generators.hyper.task_loss import TaskObjective
-from loragen.generators.learner import GoingOn, Learner, read_descriptions, relative_errors
+from loragen.generators.learner import GoingOn, Learner, drawn_wordings, read_descriptions, relative_errors
 from loragen.generators.trained import rounded
 from loragen.training.objective import Batch, Objective
 from loragen.training.ranks import Rank
@@ -157,10 +157,7 @@ class _Imagination:
         present = torch.tensor([kind == "description" for kind in old.evidence])
         batches = []
         for _ in range(self.steps):
-            drawn = torch.randint(len(self.states), (WEIGHTS_BATCH,), generator=rng).tolist()
-            at = torch.rand(WEIGHTS_BATCH, generator=rng).tolist()
-            wordings = [self.states[expert] for expert in drawn]
-            vectors = [own[int(place * len(own))] for own, place in zip(wordings, at, strict=True)]
+            vectors = drawn_wordings(self.states, WEIGHTS_BATCH, rng=rng)
             found = [old.conditions.of({"description": vector}, old.evidence) for vector in vectors]
             query = torch.stack(found).reshape(WEIGHTS_BATCH, len(old.evidence), -1)
             made = _made(old.network, query, old) - old.start

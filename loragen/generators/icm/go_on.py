@@ -11,7 +11,7 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError
 from loragen.generators.icm.episodes import ICMTrainConfig, episodes, read_experts
 from loragen.generators.icm.model import ICM, ICMBatch, ICMManifest, ICMObjective
-from loragen.generators.learner import GoingOn, Learner, read_descriptions, relative_errors
+from loragen.generators.learner import GoingOn, Learner, drawn_wordings, read_descriptions, relative_errors
 from loragen.generators.trained import rounded
 from loragen.zoo.zoo import Zoo
 
@@ -95,10 +95,7 @@ class _Imagination:
         old, size = self.old, self.config.steps_per_epoch * self.config.batch_size
         if self.states is None:
             self.states = read_descriptions(old.reading, old.evidence, self.going_on)
-        drawn = torch.randint(len(self.states), (size,), generator=rng).tolist()
-        wordings = [self.states[expert] for expert in drawn]
-        at = torch.rand(size, generator=rng).tolist()
-        vectors = [own[int(place * len(own))] for own, place in zip(wordings, at, strict=True)]
+        vectors = drawn_wordings(self.states, size, rng=rng)
         condition = torch.stack([old.conditions.of({"description": vector}, old.evidence) for vector in vectors])
         z = old.config.prior_scale * torch.randn(size, old.config.latent_size, generator=rng)
         made = old.network.decode(z, condition)

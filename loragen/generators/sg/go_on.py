@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import GeneratorError
-from loragen.generators.learner import GoingOn, Learner, relative_errors
+from loragen.generators.learner import GoingOn, Learner, drawn_wordings, relative_errors
 from loragen.generators.sg.fit import SGData, SGTrainConfig, code_variances, training_batches
 from loragen.generators.sg.library import Mixture, SGLibrary
 from loragen.generators.sg.model import SG, SGBatch, SGManifest, SGNetwork, SGObjective
@@ -116,9 +116,7 @@ def _imagined(old: SG, data: SGData, config: SGTrainConfig, rng: torch.Generator
         for row, name in enumerate(old.library.ids)
     ]
     size = config.steps_per_epoch * config.batch_size
-    asked = [wordings[expert] for expert in torch.randint(len(wordings), (size,), generator=rng).tolist()]
-    drawn = torch.rand(size, generator=rng).tolist()
-    queries = torch.stack([own[int(draw * len(own))] for own, draw in zip(asked, drawn, strict=True)])
+    queries = drawn_wordings(wordings, size, rng=rng)
     then, now = _condition(old.library, queries, old), _condition(data.library, queries, old)
     prior = old.network.prior_of(then)
     z = prior.sample(torch.randn(prior.mean.shape, generator=rng), scale=old.config.prior_scale)
