@@ -199,6 +199,7 @@ workers: 0 # processes that train side by side; 0 takes one a core
 
 
 def _train_yaml(out: Path, tasks: int) -> str:
+    alone = "  leave_one_out: false # one expert has no others to learn from\n" if tasks == 1 else ""
     return f"""\
 # SG-LoRA on the zoo of {tasks} experts. Paths are relative to the folder in which the command runs:
 #   loragen train {_in_comment(out / "train-sg.yaml")}
@@ -209,7 +210,7 @@ encoder: {_BASE} # embeds descriptions
 out: {_quoted(out / "zoo" / "generators" / "sg")}
 sg:
   top_k: {max(1, min(8, tasks - 1))} # experts that an adapter draws on
-  temperature: 0.1 # lower favours the nearest more
+{alone}  temperature: 0.1 # lower favours the nearest more
   components: 100
   dropout: 0.3
 epochs: 5

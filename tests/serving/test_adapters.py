@@ -172,11 +172,10 @@ def test_jobs_are_cancelled_and_more_than_the_most_refused(tmp_path) -> None:
 
 
 def test_those_who_wait_for_a_generation_keep_no_others_waiting(client, monkeypatch) -> None:
-    alone = threading.Lock()
+    may_end = threading.Event()
 
     def generate(*_args) -> list[str]:
-        with alone:
-            time.sleep(0.05)
+        may_end.wait(60)
         return ["nothing"]
 
     monkeypatch.setattr(Service, "generate", generate)
@@ -184,12 +183,14 @@ def test_those_who_wait_for_a_generation_keep_no_others_waiting(client, monkeypa
     for thread in threads:
         thread.start()
     begun = time.monotonic()
-    for path in ("/health", "/v1/models"):
-        assert client.get(path).status_code == 200
-    waited = time.monotonic() - begun
-    for thread in threads:
-        thread.join()
-    assert waited < (time.monotonic() - begun) / 4
+    try:
+        for path in ("/health", "/v1/models"):
+            assert client.get(path).status_code == 200
+        assert time.monotonic() - begun < 60, "they were answered while all sixty waited"
+    finally:
+        may_end.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_failed_job_says_why_but_not_where(tmp_path) -> None:

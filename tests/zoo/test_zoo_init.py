@@ -1,6 +1,7 @@
 """`init_zoo`: from a table of tasks, or of labelled texts, to configs that work at once."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def test_the_configs_work_at_once(tmp_path, monkeypatch, number):
     assert all(card.split == "experts" and card.after is not None for card in zoo)
     assert zoo.manifest.multitask.steps == 4 * number
     config = read_config(Path("mine/train-sg.yaml"), [f"encoder={base}", "epochs=1", "steps_per_epoch=2"])
-    assert train_generator(config).out == Path("mine/zoo/generators/sg")
+    trained = train_generator(config)
+    assert trained.out == Path("mine/zoo/generators/sg")
+    assert all(math.isfinite(loss) for loss in trained.final.values())
 
 
 def test_the_examples_of_this_repository_make_a_zoo(tmp_path):

@@ -175,7 +175,8 @@ def fit_sg(
 
     if config.sg.leave_one_out and len(zoo) < 2:
         raise ConfigError(
-            f"The zoo {zoo.root} has one expert alone, and with 'sg.leave_one_out' it learns from others; add experts."
+            f"The zoo {zoo.root} has one expert alone, and with 'sg.leave_one_out' it learns from others; add experts, "
+            "or set sg.leave_one_out=false."
         )
     data = read_experts(zoo, encoder, components=config.sg.components)
     with torch.random.fork_rng(devices=[]):
