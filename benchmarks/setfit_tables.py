@@ -22,7 +22,8 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
     """Rows on the tasks and draws that all of them have, as Markdown; `""` where there are none.
 
     Rows of label texts alone have a cross-entropy. Means are over tasks of the means over draws; the spread is the
-    standard deviation of a draw's mean, and the standard error of a difference is that over the tasks.
+    standard deviation of a draw's mean over the draws that all tasks have, and the standard error of a difference is
+    that over the tasks.
     """
     cells = [
         (task, draw)
@@ -32,9 +33,11 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
     ]
     if not cells:
         return ""
-    tasks, draws = sorted({task for task, _ in cells}), sorted({draw for _, draw in cells})
+    tasks = sorted({task for task, _ in cells})
+    drawn = [{draw for task, draw in cells if task == each} for each in tasks]
+    draws = sorted(set.intersection(*drawn), key=int)
     head = [
-        f"{len(tasks)} tasks, {len(draws)} draws of {SHOTS} a class",
+        f"{len(tasks)} tasks, {_numbers(list(map(len, drawn)))} of {SHOTS} a class",
         "accuracy",
         "over draws",
         "macro-F1",
@@ -44,7 +47,7 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
     lines.append("|---" * lines[0].count(" | ") + "|---|")
     for row in rows:
         by_task = {score: _by_task(figures, row, cells, score) for score in ("accuracy", "macro_f1")}
-        by_draw = [mean(figures[row][t][d]["accuracy"] for t, d in cells if d == draw) for draw in draws]
+        by_draw = [mean(figures[row][t][draw]["accuracy"] for t in tasks) for draw in draws]
         line = [row, f"{mean(by_task['accuracy']):.3f}", f"{stdev(by_draw):.3f}" if len(draws) > 1 else ""]
         line.append(f"{mean(by_task['macro_f1']):.3f}")
         has_loss = all("cross_entropy" in figures[row][t][d] for t, d in cells)
@@ -53,6 +56,11 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
             line.append(_difference(by_task["accuracy"], _by_task(figures, against, cells, "accuracy"), row != against))
         lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
+
+
+def _numbers(draws: Sequence[int]) -> str:
+    least, most = min(draws), max(draws)
+    return f"{least if least == most else f'{least} to {most}'} draw{'s' if most > 1 else ''}"
 
 
 def _by_task(figures: Figures, row: str, cells: Sequence[tuple[str, str]], score: str) -> list[float]:
@@ -77,8 +85,10 @@ def tables(split: str, ours: Sequence[str], setfit: Sequence[str], *, against: s
     return "\n\n".join(part for part in made if part)
 
 
-def beside(split: str, setfit: str = "SetFit") -> str:
-    """All rows on what SetFit was computed on, less SetFit."""
+def beside(split: str, setfit: str = "SetFit", *, least: int = 1) -> str:
+    """All rows on the tasks that SetFit has so many draws of, less SetFit."""
     figures: Figures = kept()[split]
+    tasks = [task for task, draws in figures[setfit].items() if len(draws) >= least]
     rows = [row for row in figures if not row.startswith(setfit)]
-    return table(figures, [*rows, setfit], against=setfit)
+    some = {row: {task: figures[row][task] for task in tasks if task in figures[row]} for row in (*rows, setfit)}
+    return table(some, [*rows, setfit], against=setfit)

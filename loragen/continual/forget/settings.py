@@ -58,6 +58,8 @@ class ClassSettings(EditSettings):
     """BND: cross-entropy, in nats, up to which examples of forgotten classes are pushed; by default that of a guess,
     log C of C classes."""
     steps: int = Field(60, ge=10, le=MOST_STEPS)
+    learning_rate: float = Field(3.0, gt=0)
+    penalty: float = Field(0.1, ge=0)
     batch_size: int = Field(16, ge=2, le=MOST_EXAMPLES)
     """Examples of the forgotten classes a step, and as many of the others."""
     held_out: float = Field(0.3, gt=0, lt=1)
