@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import transformers.utils.logging  # noqa: F401 - keeps the stderr that it is first imported under: not one test's
 
 from loragen.adapters.adapter import Lora
 from loragen.cli import app
