@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import files_of, run, write_adapter  # noqa: F401 - a fixture
@@ -34,17 +35,18 @@ def test_a_disk_that_fails_is_one_line(run, adapter, tmp_path, monkeypatch, fail
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_the_limit_of_a_files_size_is_one_line(adapter, tmp_path):
+def test_the_limit_of_a_files_size_is_one_line(tmp_path):
     """``ulimit -f``: the system refuses to write on."""
     script = "import resource, signal, sys\n"
     script += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     script += "from loragen.cli.app import main; main()"
-    call = [sys.executable, "-c", script, "combine", str(adapter), "--out", str(tmp_path / "out")]
+    tasks = Path(__file__).parents[2] / "examples" / "tasks.csv"
+    call = [sys.executable, "-c", script, "zoo", "init", str(tasks), "--out", str(tmp_path / "out")]
     made = subprocess.run(call, capture_output=True, text=True, env=os.environ)
     assert made.returncode == 1
     assert "Traceback" not in made.stderr
     assert "File too large" in made.stderr
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path):

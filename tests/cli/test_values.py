@@ -204,18 +204,21 @@ def loragen(*arguments: str, shell: str = "", **environment: str) -> "subprocess
     return subprocess.run(call, shell=True, capture_output=True, env=os.environ | environment, check=False)
 
 
-def test_letters_that_the_terminal_lacks_are_written_as_escapes(adapters, tmp_path):
-    made = loragen("combine", *map(str, adapters), "--out", str(tmp_path / "é"), PYTHONIOENCODING="ascii:strict")
+INIT = ("zoo", "init", str(Path(__file__).parents[2] / "examples" / "tasks.csv"))
+
+
+def test_letters_that_the_terminal_lacks_are_written_as_escapes(tmp_path):
+    made = loragen(*INIT, "--out", str(tmp_path / "é"), PYTHONIOENCODING="ascii:strict", COLUMNS="1000")
     assert made.returncode == 0, made.stderr
     assert b"\\u2713" in made.stdout
     assert b"\\xe9" in made.stdout
 
 
-def test_json_is_json_in_every_encoding(adapters, tmp_path):
+def test_json_is_json_in_every_encoding(tmp_path):
     out = tmp_path / "é"
-    made = loragen("combine", *map(str, adapters), "--out", str(out), "--json", PYTHONIOENCODING="ascii:strict")
+    made = loragen(*INIT, "--out", str(out), "--json", PYTHONIOENCODING="ascii:strict")
     assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout)["folder"] == str(out)
+    assert f"{out}/zoo.yaml" in json.loads(made.stdout)["files"]
 
 
 @pytest.mark.parametrize(("shell", "status"), [(">&-", 0), (">/dev/full", 1), ("2>&-", 0)])
