@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, TextIO, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Self, TextIO, TypeVar
 
 from loragen.errors import TaskError, shown
 from loragen.tasks.columns import all_or_none, find_column, missing_column, optional_text, text
@@ -14,6 +12,9 @@ from loragen.tasks.remote_files import place_of
 from loragen.tasks.table_files import lines_of, reading
 from loragen.tasks.tables import Table, read_table
 from loragen.tasks.words import checked_names, is_blank, listed, refuse_unreadable
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 _MANY = 20
@@ -85,8 +86,10 @@ class Examples:
             images=of(self.images),
         )
 
-    def few(self, shots: int, *, rng: torch.Generator) -> Self:
+    def few(self, shots: int, *, rng: "torch.Generator") -> Self:
         """At most ``shots`` of each class, or of all where there are no classes, drawn at random."""
+        import torch
+
         labels = self.labels or (0,) * len(self)
         kept: list[int] = []
         for index in torch.randperm(len(self), generator=rng).tolist():

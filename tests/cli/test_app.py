@@ -132,6 +132,18 @@ def test_generate_imports_neither_peft_nor_lightning_nor_sentence_transformers(t
     assert cold("-c", script, folder=tmp_path).stderr == "[]\n"
 
 
+def test_configs_of_a_zoo_are_written_without_torch(tmp_path) -> None:
+    table = Path(__file__).parents[2] / "examples" / "tasks.csv"
+    script = (
+        "import sys; from loragen.cli import app\n"
+        f"sys.argv = ['loragen', 'zoo', 'init', {str(table)!r}, '--out', 'a']\n"
+        "try: app.main()\n"
+        "except SystemExit as done: assert not done.code\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    assert cold("-c", script, folder=tmp_path).stderr == "False\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
