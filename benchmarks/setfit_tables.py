@@ -22,7 +22,7 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
     """Rows on the tasks and draws that all of them have, as Markdown; `""` where there are none.
 
     Rows of label texts alone have a cross-entropy. Means are over tasks of the means over draws; the spread is the
-    standard deviation of a draw's mean over the draws that all tasks have, and the standard error of a difference is
+    standard deviation of a draw's mean, where all tasks have the same draws, and the standard error of a difference is
     that over the tasks.
     """
     cells = [
@@ -35,7 +35,7 @@ def table(figures: Figures, rows: Sequence[str], *, against: str | None = None) 
         return ""
     tasks = sorted({task for task, _ in cells})
     drawn = [{draw for task, draw in cells if task == each} for each in tasks]
-    draws = sorted(set.intersection(*drawn), key=int)
+    draws = sorted(drawn[0], key=int) if all(each == drawn[0] for each in drawn) else []
     head = [
         f"{len(tasks)} tasks, {_numbers(list(map(len, drawn)))} of {SHOTS} a class",
         "accuracy",

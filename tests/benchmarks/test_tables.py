@@ -48,6 +48,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "evidence, small": ("README.md", evidence.small_table),
     "SetFit, near": (RESULTS, lambda: setfit_tables.beside("test_near")),
     "SetFit, far": (RESULTS, lambda: setfit_tables.beside("test_far")),
+    "SetFit, near, ten draws": (RESULTS, lambda: setfit_tables.beside("test_near", least=10)),
+    "SetFit, far, ten draws": (RESULTS, lambda: setfit_tables.beside("test_far", least=10)),
     "forgetting": (LIVING, forget.expert_table),
     "forgetting classes": (LIVING, forget.class_table),
     "adaptation": (RESULTS, adaptation.table),
