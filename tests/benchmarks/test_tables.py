@@ -12,6 +12,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import adaptation
 import confidence
+import continual
+import continual_paths
 import evidence
 import fewshot
 import forget
@@ -50,6 +52,12 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "SetFit, far": (RESULTS, lambda: setfit_tables.beside("test_far")),
     "SetFit, near, ten draws": (RESULTS, lambda: setfit_tables.beside("test_near", least=10)),
     "SetFit, far, ten draws": (RESULTS, lambda: setfit_tables.beside("test_far", least=10)),
+    **{
+        f"continual, {kind}, {part}": (LIVING, lambda make=make, kind=kind: make(continual.kept(kind)))
+        for kind in continual.KINDS
+        for part, make in (("table", lambda report: continual.table(report.rows)), ("claims", continual.claims))
+    },
+    "continual, paths": (LIVING, continual_paths.table),
     "forgetting": (LIVING, forget.expert_table),
     "forgetting classes": (LIVING, forget.class_table),
     "adaptation": (RESULTS, adaptation.table),
