@@ -5,7 +5,8 @@
 
 Groups and rows are those of configs/sequence/groups.yaml. The icm here reads descriptions alone, has six layers instead
 of twelve, since the codes of sixteen experts are short, and is trained for 10 epochs of 50 steps; its tables are of 60
-texts a task, and lack `merge_sequence`, which no generator makes. The claims of the papers that are tried stand in `CLAIMS`. Wants data/tasks, see fetch_tasks.py.
+texts a task, and lack `merge_sequence`, which no generator makes. The claims of the papers that are tried stand in
+`CLAIMS`. Wants data/tasks, see fetch_tasks.py.
 """
 
 import argparse
