@@ -6,7 +6,7 @@
 I-LoRA's authors (2402.18865) see that two minima of a sequence are joined by a path of low loss. For the last group
 of configs/sequence/groups.yaml the weights of the network move in five steps from those before to those after; the
 error is ‖ΔW - ΔW*‖ / ‖ΔW*‖ of what is generated for all experts, from wordings that no generator has read, and "ridge"
-says by how much the highest point between lies above the higher end. The seed's check wants at most a tenth.
+says by how much the highest point between lies above the higher end. More than a tenth would speak against it.
 """
 
 import argparse
