@@ -150,14 +150,22 @@ class DecoderSteps:
         """The same, computed; what all rows begin with once."""
         shared, states = common_beginning(rows, min(map(len, rows)) - 1), dict[int, Tensor]()
         with lower.alone() as seen:
-            begun = self._read(None, [rows[0][:shared]], keep=1, remember=True) if shared else None
-            beginning = [seen.pop()[0]] if shared else []
+            begun, beginning = self._begun_below(lower, tuple(rows[0][:shared]), seen) if shared else (None, [])
             for group in self._groups(rows):
                 again = None if begun is None else self._repeated(begun, len(group))
                 self._read(again, [rows[i][shared:] for i in group], keep=1, remember=begun is not None)
                 for i, own in zip(group, seen.pop(), strict=True):
                     states[i] = torch.cat([*beginning, own[len(own) + shared - len(rows[i]) :]])
         return [states[i] for i in range(len(rows))]
+
+    def _begun_below(
+        self, lower: LowerLayers, shared: tuple[int, ...], seen: list[Tensor]
+    ) -> tuple[Step, list[Tensor]]:
+        """What rows begin with, read by the lower layers alone, and its states; kept, as templates come again."""
+        if shared not in lower.beginnings:
+            step = self._read(None, [shared], keep=1, remember=True)
+            lower.begin(shared, (step, [seen.pop()[0]]))
+        return lower.beginnings[shared]
 
     @staticmethod
     def _repeated(begun: Step, times: int) -> Step:

@@ -129,3 +129,30 @@ def test_a_model_that_does_more_between_its_layers_stays_as_it_is(tmp_path) -> N
     first.register_forward_hook(lambda module, _i, out: setattr(module, "seen", out[0].mean()))
     kept_apart = base.keeping_below(upper_sites(base, "llama", lowest=2))
     assert kept_apart is base
+
+
+def test_what_was_kept_while_scoring_can_be_trained_on(tmp_path) -> None:
+    base = deep(tmp_path, "llama", BEGINNING)
+    rng = torch.Generator().manual_seed(0)
+    start = Start.random(upper_sites(base, "llama", lowest=2), 2, rng=rng)
+    wanted = losses_and_gradients(base, OPEN, start)
+    keeping = base.keeping_below(start.lora_B)
+    keeping.held_out_loss(keeping.prepare(OPEN, max_length=60), contrast_weight=0)
+    assert keeping.lower.kept
+    for one, other in zip(losses_and_gradients(keeping, OPEN, start), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_beginning_that_comes_again_is_read_once(tmp_path) -> None:
+    base = deep(tmp_path, "llama", BEGINNING)
+    keeping = base.keeping_below(upper_sites(base, "llama", lowest=2))
+    rows_read = []
+    base.model.model.layers[0].register_forward_hook(lambda _m, _i, out: rows_read.append(len(out)))
+    told = "Say what somebody who writes this would like to have now."
+    for pair in ([0, 1], [1, 2], [0, 2]):
+        keeping.lower.kept.clear()
+        keeping.losses(keeping.prepare(OPEN.subset(pair), max_length=60, instruction=told), contrast_weight=0)
+    assert rows_read == [1, 2, 2, 2]
+    for number in range(20):
+        keeping.lower.begin((number,), None)
+    assert len(keeping.lower.beginnings) == lower_layers._MOST_BEGINNINGS
