@@ -98,7 +98,7 @@ def make_cells(part: str, rows: tuple[str, ...], splits: tuple[str, ...]) -> Non
     torch.set_num_threads(1)
     bench, path = Bench.open(), RESULTS / f"cells-{number}.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
-    others, todo = bench.tasks.split("experts"), list(_judged(bench.tasks, splits))[number::processes]
+    others, todo = bench.tasks.split("experts"), list(_judged(bench, splits))[number::processes]
     with console.progress() as update:
         for at, (split, task) in enumerate(todo):
             update("tasks", at, len(todo))
@@ -116,12 +116,12 @@ def _key(line: dict[str, Any]) -> tuple[object, ...]:
     return tuple(line[name] for name in ("task", "split", "row", "control", "seed"))
 
 
-def _judged(tasks: TaskSet, splits: tuple[str, ...]) -> Iterator[tuple[str, Task]]:
+def _judged(bench: Bench, splits: tuple[str, ...]) -> Iterator[tuple[str, Task]]:
     for split in splits:
         if split != KNOWN:
-            yield from ((split, task) for task in tasks.split(split))
+            yield from ((split, task) for task in bench.tasks.split(split))
             continue
-        experts = tasks.split("experts")
+        experts = [task for task in bench.tasks.split("experts") if task.id in bench.zoo.ids]
         order = torch.randperm(len(experts), generator=task_rng(experts[0], KNOWN))[:KNOWN_TASKS].tolist()
         yield from ((KNOWN, experts[at]) for at in order)
 

@@ -26,6 +26,15 @@ settings.register_profile("loragen", deadline=None)  # a loaded machine is no re
 settings.load_profile("loragen")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _runs_draw_nothing():
+    """Evaluations and trainings of toys would take longer to draw than for all else; tests of figures draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loragen.evaluation.figures.evaluation_plots", lambda _report, _folder: [])
+        patch.setattr("loragen.plotting.loss_curves", lambda _rows, path: path.write_bytes(b"curves"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Eight random experts over one frame of three small sites; the last one is there for validation."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from loragen.plotting import apart, pushed_apart, short_name
+from loragen.plotting import apart, loss_curves, pushed_apart, short_name
 
 
 @given(hnp.arrays(float, st.integers(1, 20), elements=st.floats(0, 1, width=16)), st.floats(0.01, 0.04))
@@ -45,3 +45,12 @@ def test_long_names_keep_both_ends():
     assert short_name("hwu_going_out") == "hwu_going_out"
     assert short_name("runs/ablations/sg_without_prior", limit=21) == "runs/ablat…hout_prior"
     assert short_name("a$b") == r"a\$b"
+
+
+def test_losses_are_drawn_where_they_were_measured(tmp_path):
+    loss_curves([{"step": 1, "loss": 2.0, "a": 1.0}, {"step": 2, "loss": 1.0}], tmp_path / "losses.png")
+    (tmp_path / "empty").mkdir()
+    loss_curves([{"step": 1}], tmp_path / "empty" / "losses.png")
+    written = (tmp_path / "losses.png").read_bytes()
+    assert written[:4] == b"\x89PNG"
+    assert written != (tmp_path / "empty" / "losses.png").read_bytes()
