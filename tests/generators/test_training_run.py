@@ -17,6 +17,7 @@ from loragen.generators.sg.fit import SGTrainConfig
 from loragen.generators.sg.model import SG, SGConfig
 from loragen.generators.train import DESCRIPTIONS, LOSSES, PLOT, RUN, TrainingResult, read_config, train_generator
 from loragen.generators.trained import TrainConfig
+from loragen.plotting import loss_curves
 from loragen.zoo.zoo import Zoo, default_zoo
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,9 @@ def config(tiny_zoo, tmp_path_factory) -> SGTrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(config) -> TrainingResult:
-    return train_generator(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loragen.plotting.loss_curves", loss_curves)
+        return train_generator(config)
 
 
 @pytest.fixture
