@@ -23,6 +23,13 @@ from loragen.zoo.zoo import Zoo, default_zoo
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _runs_are_drawn():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loragen.plotting.loss_curves", loss_curves)
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(tiny_zoo, tmp_path_factory) -> SGTrainConfig:
     return SGTrainConfig(
@@ -39,9 +46,7 @@ def config(tiny_zoo, tmp_path_factory) -> SGTrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(config) -> TrainingResult:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loragen.plotting.loss_curves", loss_curves)
-        return train_generator(config)
+    return train_generator(config)
 
 
 @pytest.fixture
