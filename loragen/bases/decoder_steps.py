@@ -165,7 +165,8 @@ class DecoderSteps:
         if shared not in lower.beginnings:
             step = self._read(None, [shared], keep=1, remember=True)
             lower.begin(shared, (step, [seen.pop()[0]]))
-        return lower.beginnings[shared]
+        begun: tuple[Step, list[Tensor]] = lower.beginnings[shared]
+        return begun
 
     @staticmethod
     def _repeated(begun: Step, times: int) -> Step:
