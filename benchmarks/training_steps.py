@@ -10,7 +10,6 @@ batches. Each way adds to the one above it.
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from pathlib import Path
 import torch
 from smollm2_cells import TASKS
 
-from loragen.bases import decoder_steps
 from loragen.bases.causal_lm import CausalLM
 from loragen.bases.open import open_base
 from loragen.bases.tokenised import TaskData, padded_rows, tokens_of
@@ -32,7 +30,6 @@ RESULTS = Path("benchmarks/results/training_steps.json")
 TEXTS, SITES = 16, r"model\.layers\.2[4-9]\..*_proj"
 PLAIN = "full passes of prompt and answer, logits at every token"
 TOGETHER = "the template read once, logits where they are counted"
-APART = "rows of like length read together"
 FIRST = "states below the adapters kept: a text's first time"
 AGAIN = "states below the adapters kept: each later time"
 
@@ -60,8 +57,8 @@ def timed(
     return seconds, float(value.detach())
 
 
-Way = tuple[float, AdapterObjective, Callable[[TaskData], torch.Tensor]]
-"""What a pass is held to cost, the objective, and the loss."""
+Way = tuple[AdapterObjective, Callable[[TaskData], torch.Tensor]]
+"""The objective, and its loss of a batch."""
 
 
 def ways(base: CausalLM, start: Start) -> dict[str, Way]:
@@ -73,16 +70,10 @@ def ways(base: CausalLM, start: Start) -> dict[str, Way]:
         with base.using(plain.factors()):
             return plain_loss(base, batch)
 
-    def ours(objective: AdapterObjective, a_pass: float = decoder_steps._PASS) -> Way:
-        return a_pass, objective, lambda batch: objective.loss(batch)["loss"]
+    def ours(objective: AdapterObjective) -> Way:
+        return objective, lambda batch: objective.loss(batch)["loss"]
 
-    return {
-        PLAIN: (0.0, plain, full),
-        TOGETHER: ours(plain, math.inf),
-        APART: ours(plain),
-        FIRST: ours(keeping),
-        AGAIN: ours(keeping),
-    }
+    return {PLAIN: (plain, full), TOGETHER: ours(plain), FIRST: ours(keeping), AGAIN: ours(keeping)}
 
 
 def measure(name: str, steps: int) -> dict[str, dict[str, float]]:
@@ -98,7 +89,7 @@ def measure(name: str, steps: int) -> dict[str, dict[str, float]]:
         task = tasks[step * len(tasks) // (steps + 1)]
         data = base.prepare(task.load_train(), max_length=64)
         batch = next(data.batches(1, TEXTS, rng=rng))
-        for title, (decoder_steps._PASS, objective, loss) in all_ways.items():
+        for title, (objective, loss) in all_ways.items():
             found[title].append(timed(objective, loss, batch))
         console.say(f"{step} of {steps}: {task.id}")
     return rows_of({title: own[1:] for title, own in found.items()})  # the first step warms up

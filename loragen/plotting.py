@@ -62,7 +62,7 @@ def write_figure(figure: Figure, path: Path) -> list[Path]:
         buffer = BytesIO()
         with rc_context({"svg.hashsalt": path.name}):
             figure.savefig(buffer, format=suffix[1:], dpi=150, metadata=metadata)
-        figure.set_layout_engine("none")  # parts are placed once, which takes a third of the time
+        figure.set_layout_engine("none")  # parts are placed once, for both files
         written.append(path.with_name(path.name + suffix))
         atomic_write(written[-1], buffer.getvalue())
     return written

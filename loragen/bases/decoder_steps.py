@@ -1,24 +1,19 @@
 """Rows of tokens read by a decoder: what rows have in common once for all of them, and logits where they are wanted."""
 
 import inspect
-import math
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loragen.bases.lower_layers import LowerLayers, padded_states
-from loragen.bases.tokenised import like_lengths, padded_rows
+from loragen.bases.tokenised import padded_rows
 
 _LEAST_SHARED = 8
 """Tokens that reading a common beginning apart must save, over all rows of a batch."""
-_PASS = 4e9
-"""Parameters times tokens that a processor reads in the time that one more pass takes, about."""
 
 
 @final
@@ -51,19 +46,6 @@ class Step:
         mask, lengths, summed = (part.repeat_interleave(times, 0) for part in (self.mask, self.lengths, self.summed))
         encoded = None if self.encoded is None else self.encoded.repeat_interleave(times, 0)
         return Step(self.logits, cache, mask, lengths, summed, encoded)
-
-
-def _joined(steps: Sequence[Step], places: Sequence[int]) -> Step:
-    """Steps of some rows each, at these places among all rows, as one; there is nothing to go on from."""
-    back = torch.tensor(places).argsort()
-
-    def stacked(parts: Sequence[Tensor], *rest: int) -> Tensor:
-        longest = max(part.shape[1] for part in parts)
-        return torch.cat([F.pad(part, (*rest, longest - part.shape[1], 0)) for part in parts])[back]
-
-    logits, mask = stacked([step.logits for step in steps], 0, 0), stacked([step.mask for step in steps])
-    lengths, summed = (torch.cat([getattr(step, name) for step in steps])[back] for name in ("lengths", "summed"))
-    return Step(logits, None, mask, lengths, summed)
 
 
 def can_go_on(model: nn.Module) -> bool:
@@ -101,8 +83,6 @@ class DecoderSteps:
     def read(self, rows: Sequence[Sequence[int]], *, keep: int, shared: int = 0, remember: bool = False) -> Step:
         """Read rows from their beginnings, padded on the left; the first ``shared`` tokens, which all have, once.
 
-        Rows of like length are read together, the others apart, unless something is to go on from them.
-
         Args:
             rows: token ids, of any lengths above ``shared``.
             keep: of how many last tokens logits are wanted.
@@ -110,32 +90,14 @@ class DecoderSteps:
             remember: keep keys and values, to go on from; of all layers, so kept states are of no use then.
         """
         states = None if self.lower is None or remember else self._below(self.lower, rows)
-        begun = None
-        if shared:
-            first = None if states is None else [states[0][:shared]]
-            begun = self._read(None, [rows[0][:shared]], keep=1, remember=True, states=first)
-        groups = [list(range(len(rows)))] if remember else self._groups(rows)
-        steps = [
-            self._read(
-                None if begun is None else self._repeated(begun, len(group)),
-                [rows[i][shared:] for i in group],
-                keep=keep,
-                remember=remember,
-                states=None if states is None else [states[i][shared:] for i in group],
-            )
-            for group in groups
-        ]
-        return steps[0] if remember else _joined(steps, [i for group in groups for i in group])
-
-    @cached_property
-    def _a_pass(self) -> float:
-        """Tokens that are read in the time that one more pass takes; other devices than processors want few passes."""
-        parameters = sum(part.numel() for part in self.body.parameters())
-        return _PASS / parameters if next(self.body.parameters()).device.type == "cpu" else math.inf
-
-    def _groups(self, rows: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Places of the rows that are read together."""
-        return like_lengths([len(row) for row in rows], self._a_pass)
+        if not shared:
+            return self._read(None, rows, keep=keep, remember=remember, states=states)
+        begun = self._read(
+            None, [rows[0][:shared]], keep=1, remember=True, states=None if states is None else [states[0][:shared]]
+        )
+        begun = self._repeated(begun, len(rows))
+        rest = None if states is None else [own[shared:] for own in states]
+        return self._read(begun, [row[shared:] for row in rows], keep=keep, remember=remember, states=rest)
 
     @torch.no_grad()
     def _below(self, lower: LowerLayers, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -148,36 +110,20 @@ class DecoderSteps:
 
     def _computed_below(self, lower: LowerLayers, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """The same, computed; what all rows begin with once."""
-        shared, states = common_beginning(rows, min(map(len, rows)) - 1), dict[int, Tensor]()
-        with lower.alone() as seen:
-            begun, beginning = self._begun_below(lower, tuple(rows[0][:shared]), seen) if shared else (None, [])
-            for group in self._groups(rows):
-                again = None if begun is None else self._repeated(begun, len(group))
-                self._read(again, [rows[i][shared:] for i in group], keep=1, remember=begun is not None)
-                for i, own in zip(group, seen.pop(), strict=True):
-                    states[i] = torch.cat([*beginning, own[len(own) + shared - len(rows[i]) :]])
-        return [states[i] for i in range(len(rows))]
-
-    def _begun_below(
-        self, lower: LowerLayers, shared: tuple[int, ...], seen: list[Tensor]
-    ) -> tuple[Step, list[Tensor]]:
-        """What rows begin with, read by the lower layers alone, and its states; kept, as templates come again."""
-        if shared not in lower.beginnings:
-            step = self._read(None, [shared], keep=1, remember=True)
-            lower.begin(shared, (step, [seen.pop()[0]]))
-        begun: tuple[Step, list[Tensor]] = lower.beginnings[shared]
-        return begun
+        shared = common_beginning(rows, min(map(len, rows)) - 1)
+        with lower.alone() as states:
+            begun = None
+            if shared:
+                begun = self._repeated(self._read(None, [rows[0][:shared]], keep=1, remember=True), len(rows))
+            self._read(begun, [row[shared:] for row in rows], keep=1, remember=begun is not None)
+        parts = [own[len(own) + shared - len(row) :] for row, own in zip(rows, states[-1], strict=True)]
+        return [torch.cat([states[0][0], part]) for part in parts] if shared else parts
 
     @staticmethod
     def _repeated(begun: Step, times: int) -> Step:
-        """A step of one row as one of several; the one row's stays as it is.
-
-        Nothing is copied that gradients go through: what a cache holds is replaced, not written over.
-        """
-        cache = copy(begun.cache)
-        cache.layers = [copy(layer) for layer in cache.layers]
-        cache.batch_repeat_interleave(times)
-        return replace(begun, cache=cache, mask=begun.mask.expand(times, -1), lengths=begun.lengths.expand(times))
+        """A step of one row as one of several, whose cache is used up."""
+        begun.cache.batch_repeat_interleave(times)
+        return replace(begun, mask=begun.mask.expand(times, -1), lengths=begun.lengths.expand(times))
 
     def go_on(self, step: Step, rows: Sequence[Sequence[int]]) -> Tensor:
         """Logits after each token of rows of one length that follow what was read, (n, length, vocabulary).

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 MOST_BYTES = 4 * 2**30
 """Of states kept; rows beyond it are computed each time."""
-_MOST_BEGINNINGS = 8
 _LEAST_LAYERS = 2
 """Fewer layers below are not worth keeping their states."""
 
@@ -47,8 +46,6 @@ class LowerLayers:
     kept: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     """Row of tokens → states, (length, hidden)."""
     bytes_kept: int = 0
-    beginnings: dict[tuple[int, ...], Any] = field(default_factory=dict)
-    """What rows began with lately → what a decoder made of it."""
 
     @classmethod
     def below(cls, body: nn.Module, sites: Iterable[str], model: nn.Module) -> "LowerLayers | None":
@@ -109,12 +106,6 @@ class LowerLayers:
         if self.bytes_kept + size <= MOST_BYTES:
             self.kept[row] = states.clone()
             self.bytes_kept += size
-
-    def begin(self, shared: tuple[int, ...], made: Any) -> None:
-        """Keep what was made of a beginning, and few of those before it."""
-        while len(self.beginnings) >= _MOST_BEGINNINGS:
-            del self.beginnings[next(iter(self.beginnings))]
-        self.beginnings[shared] = made
 
 
 def padded_states(states: Sequence[Tensor], length: int) -> Tensor:

@@ -111,27 +111,6 @@ def tokens_of(ids: Sequence[Input]) -> list[Sequence[int]]:
     return [row for row in ids if not isinstance(row, Path)]
 
 
-def like_lengths(lengths: Sequence[int], a_pass: float) -> list[list[int]]:
-    """Places of rows, shortest first, in the groups that are read in least time: padding against more passes.
-
-    Args:
-        lengths: of the rows.
-        a_pass: how many tokens could be read in the time that one more pass takes.
-    """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    least, starts = [0.0], [0]
-    for end in range(1, len(order) + 1):
-        longest = lengths[order[end - 1]]
-        cost, start = min((least[start] + a_pass + (end - start) * longest, start) for start in range(end))
-        least.append(cost)
-        starts.append(start)
-    groups, end = [], len(order)
-    while end:
-        groups.append(order[starts[end] : end])
-        end = starts[end]
-    return groups[::-1]
-
-
 def padded_rows(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
     """Token ids padded on the right, (n, longest), and how many of each are its own, (n,)."""
     lengths = torch.tensor([len(row) for row in rows])

@@ -1,12 +1,10 @@
 """What lies below the first layer that an adapter touches is computed once: the same losses, the same gradients."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from families import FAMILIES, write_base
 
-from loragen.bases import decoder_steps, lower_layers
+from loragen.bases import lower_layers
 from loragen.bases.open import open_base
 from loragen.recipes.expert import Start
 from loragen.tasks.examples import Examples
@@ -55,31 +53,6 @@ def test_losses_and_gradients_are_those_of_full_passes(family, told, tmp_path) -
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     for one, other in zip(losses_and_gradients(base, OPEN, start, told=told), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("told", [None, "Say what somebody who writes this would like to have now."])
-@pytest.mark.parametrize("family", DECODERS)
-def test_rows_of_other_lengths_are_read_apart_with_the_same_losses_and_gradients(
-    family, told, tmp_path, monkeypatch
-) -> None:
-    base = deep(tmp_path, family)
-    rng = torch.Generator().manual_seed(0)
-    start = Start.random(base.sites(FAMILIES[family].target_modules), 2, rng=rng)
-    start = Start(start.lora_A, {site: torch.randn(b.shape, generator=rng) / 4 for site, b in start.lora_B.items()})
-    upper = {site: start.lora_B[site] for site in upper_sites(base, family, lowest=2)}
-    starts = [start, Start({site: start.lora_A[site] for site in upper}, upper)]
-    wanted = [losses_and_gradients(base, OPEN, one, told=told) for one in starts]
-    monkeypatch.setattr(decoder_steps, "_PASS", 0.0)
-    read_together = []
-    apart = replace(base)
-    apart.body.register_forward_hook(lambda _m, _i, out: read_together.append(len(out[0])))
-    found = [
-        losses_and_gradients(one, OPEN, at, told=told)
-        for one, at in zip((apart, apart.keeping_below(upper)), starts, strict=True)
-    ]
-    for one, other in zip([*found[0], *found[1]], [*wanted[0], *wanted[1]], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert max(read_together) == 2  # of four rows, two of one length
 
 
 def test_a_text_goes_through_the_lower_layers_once(tmp_path) -> None:
@@ -141,18 +114,3 @@ def test_what_was_kept_while_scoring_can_be_trained_on(tmp_path) -> None:
     assert keeping.lower.kept
     for one, other in zip(losses_and_gradients(keeping, OPEN, start), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_a_beginning_that_comes_again_is_read_once(tmp_path) -> None:
-    base = deep(tmp_path, "llama", BEGINNING)
-    keeping = base.keeping_below(upper_sites(base, "llama", lowest=2))
-    rows_read = []
-    base.model.model.layers[0].register_forward_hook(lambda _m, _i, out: rows_read.append(len(out)))
-    told = "Say what somebody who writes this would like to have now."
-    for pair in ([0, 1], [1, 2], [0, 2]):
-        keeping.lower.kept.clear()
-        keeping.losses(keeping.prepare(OPEN.subset(pair), max_length=60, instruction=told), contrast_weight=0)
-    assert rows_read == [1, 2, 2, 2]
-    for number in range(20):
-        keeping.lower.begin((number,), None)
-    assert len(keeping.lower.beginnings) == lower_layers._MOST_BEGINNINGS

@@ -1,10 +1,10 @@
-from itertools import chain, combinations, pairwise
+from itertools import chain
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loragen.bases.tokenised import TaskData, like_lengths
+from loragen.bases.tokenised import TaskData
 
 
 def seeded(seed=0):
@@ -46,24 +46,3 @@ def test_a_split_is_disjoint_whole_and_leaves_most_for_training(n, held_out, see
     assert sorted(train.targets.tolist() + held.targets.tolist()) == list(range(n))
     assert len(held.ids) == min(held_out, n // 5)
     assert [ids[0] for ids in (*train.ids, *held.ids)] == train.targets.tolist() + held.targets.tolist()
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.sampled_from([0.0, 3.0, 17.5, 1e9]))
-def test_rows_of_like_length_are_read_in_the_least_time_that_any_cuts_take(lengths, a_pass):
-    def cost(groups):
-        return sum(a_pass + len(group) * max(lengths[i] for i in group) for group in groups)
-
-    groups = like_lengths(lengths, a_pass)
-    assert sorted(chain(*groups)) == list(range(len(lengths)))
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    cuts = [
-        [0, *within, len(order)] for size in range(len(order)) for within in combinations(range(1, len(order)), size)
-    ]
-    wanted = min(cost([order[a:b] for a, b in pairwise(cut)]) for cut in cuts)
-    assert cost(groups) == wanted
-    if a_pass == 1e9:
-        assert len(groups) == 1
-
-
-def test_of_a_batch_no_rows_are_read_together_where_a_pass_costs_nothing_but_those_of_one_length():
-    assert like_lengths([5, 3, 5, 9], 0.0) == [[1], [0, 2], [3]]
