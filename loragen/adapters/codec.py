@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from loragen.adapters.eight_bits import blocks, from_eight_bits, to_eight_bits
 from loragen.errors import ZooError
 
 _CHUNK = 2**15
@@ -28,6 +29,8 @@ class Codec:
     """(d,), positive; one value a site, so that relations within a site are kept."""
     basis: Tensor | None = None
     """V, (k, d) with orthonormal rows."""
+    eight_bits: bool = False
+    """Whether V is stored in eight bits, and is no more precise than that."""
 
     @classmethod
     def fit(cls, samples: Tensor, sizes: Mapping[str, int], *, components: int | None = None) -> "Codec":
@@ -100,7 +103,12 @@ class Codec:
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors from which `from_tensors` restores the codec."""
         named = {"codec.centre": self.centre, "codec.scale": self.scale}
-        return named if self.basis is None else named | {"codec.basis": self.basis}
+        if self.basis is None:
+            return named
+        if not self.eight_bits:
+            return named | {"codec.basis": self.basis}
+        numbers, steps = to_eight_bits(self.basis)
+        return named | {"codec.basis": numbers, "codec.basis_steps": steps.flatten()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Codec":
@@ -116,7 +124,19 @@ class Codec:
             raise ZooError("The codec has a scale that is not above 0.")
         if basis is not None and (basis.ndim != 2 or not len(basis) or basis.shape[1] != len(centre)):
             raise ZooError(f"The codec has a basis of shape {tuple(basis.shape)} over {len(centre)} coordinates.")
-        return cls(centre.float(), scale.float(), None if basis is None else basis.float())
+        steps = tensors.get("codec.basis_steps")
+        if basis is None or steps is None:
+            return cls(centre.float(), scale.float(), None if basis is None else basis.float())
+        if basis.dtype != torch.int8 or steps.shape != (len(basis) * blocks(len(centre)),):
+            raise ZooError(f"The codec's steps of shape {tuple(steps.shape)} do not fit its basis in eight bits.")
+        matrix = from_eight_bits(basis, steps.reshape(len(basis), -1))
+        return cls(centre.float(), scale.float(), matrix, eight_bits=True)
+
+    def in_eight_bits(self) -> "Codec":
+        """The same codec with a basis that is stored in eight bits, rounded to them."""
+        if self.basis is None or self.eight_bits:
+            return self
+        return replace(self, basis=from_eight_bits(*to_eight_bits(self.basis)), eight_bits=True)
 
 
 def _principal(codec: Codec, samples: Tensor, components: int) -> tuple[Tensor, float]:

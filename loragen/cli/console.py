@@ -18,6 +18,8 @@ WIDTH = 80
 """Columns of a table where the width of the screen is not known."""
 NAME = 40
 """Columns of a name that is not broken over lines."""
+CELL = 2_000
+"""Characters of a text in a table; files and JSON hold all of it."""
 NAMES = ("expert", "adapter", "base", "config", "recipe", "option")
 """Headings of columns of names."""
 
@@ -88,7 +90,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     Args:
         title: a line above it.
         columns: their headings.
-        rows: cells, which are shown as they are: brackets in them are no markup. A list of texts is one a line.
+        rows: cells, which are shown as they are: brackets in them are no markup. A list of texts is one a line, and a
+            text over `CELL` characters is cut.
         numbers: headings of columns that are set flush right.
     """
     shown = Table(
@@ -107,7 +110,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def _cell(value: object) -> str:
-    return "\n".join(plain(str(line)) for line in value) if isinstance(value, list) else plain(str(value))
+    return "\n".join(map(_line, value)) if isinstance(value, list) else _line(value)
+
+
+def _line(value: object) -> str:
+    text = str(value)
+    return plain(text if len(text) <= CELL else f"{text[: CELL - 1]}…")
 
 
 @contextmanager

@@ -121,8 +121,10 @@ def network_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as they are stored: matrices in bfloat16, and vectors as they are."""
-    return {name: value.bfloat16() if value.ndim > 1 else value for name, value in tensors.items()}
+    """Tensors as they are stored: matrices of floats in bfloat16, and vectors and whole numbers as they are."""
+    return {
+        n: value.bfloat16() if value.ndim > 1 and value.is_floating_point() else value for n, value in tensors.items()
+    }
 
 
 def rounded(network: Network) -> Network:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from loragen.adapters import codec as codec_module
 from loragen.adapters.codec import Codec
+from loragen.adapters.eight_bits import from_eight_bits, to_eight_bits
+from loragen.errors import ZooError
 
 SIZES = {"first": 12, "second": 6, "third": 4}
 
@@ -288,3 +290,46 @@ def test_coordinates_are_encoded_a_part_at_a_time(monkeypatch, batch):
     torch.testing.assert_close(codec.encode(x), ((x - codec.centre) / codec.scale) @ codec.basis.T)
     wanted = (x.square() / codec.scale**2) @ codec.basis.T.square()
     torch.testing.assert_close(codec.encode_variance(x.square()), wanted)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 1_000])
+@pytest.mark.parametrize("rows", [1, 70])
+def test_eight_bits_lose_little_and_what_was_rounded_is_rounded_to_itself(rows, length):
+    matrix = (
+        torch.randn(rows, length, generator=torch.Generator().manual_seed(1)) * torch.logspace(-4, 2, rows)[:, None]
+    )
+    numbers, steps = to_eight_bits(matrix)
+    assert numbers.dtype == torch.int8
+    rounded = from_eight_bits(numbers, steps)
+    assert rounded.shape == matrix.shape
+    off = (rounded - matrix).norm(dim=1) / matrix.norm(dim=1)
+    assert float(off.max()) < 0.012
+    again = to_eight_bits(rounded)
+    assert torch.equal(again[0], numbers)
+    assert torch.equal(from_eight_bits(*again), rounded)
+
+
+def test_zeros_stay_zeros_in_eight_bits():
+    assert not from_eight_bits(*to_eight_bits(torch.zeros(3, 100))).any()
+
+
+def test_a_codec_in_eight_bits_is_stored_in_them_and_decodes_nearly_the_same():
+    samples = spread_samples(rank=8)
+    whole = Codec.fit(samples, SIZES, components=8)
+    codec = whole.in_eight_bits()
+    stored = codec.tensors()
+    assert stored["codec.basis"].dtype == torch.int8
+    loaded = Codec.from_tensors(stored)
+    assert loaded.eight_bits
+    assert torch.equal(loaded.basis, codec.basis)
+    assert float((codec.basis - whole.basis).norm() / whole.basis.norm()) < 0.012
+    back = (codec.decode(codec.encode(samples)) - samples) / whole.scale
+    assert float(back.norm()) < 0.03 * float(((samples - whole.centre) / whole.scale).norm())
+    assert codec.in_eight_bits() is codec
+
+
+@pytest.mark.parametrize("steps", [torch.ones(3), torch.ones(8, 1)])
+def test_steps_that_do_not_fit_their_basis_are_refused(steps):
+    stored = Codec.fit(spread_samples(rank=8), SIZES, components=8).in_eight_bits().tensors()
+    with pytest.raises(ZooError, match="steps of shape"):
+        Codec.from_tensors(stored | {"codec.basis_steps": steps})

@@ -140,6 +140,14 @@ def test_a_list_in_a_table_is_a_text_a_line(capsys):
     assert [line.strip() for line in capsys.readouterr().out.splitlines()[2:]] == ["one", "two three"]
 
 
+def test_a_text_of_many_pages_is_cut_in_a_table(capsys):
+    console.table("T", ("text",), [("soup " * 40_000,), (["soup " * 40_000, "end"],)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 60
+    assert sum(line.count("…") for line in lines) == 2
+    assert "end" in lines[-1]
+
+
 def test_emoji_codes_and_links_are_shown_as_they_are(capsys):
     console.say(":smile: [link=https://a.b]x[/link]")
     console.table("T", ("text",), [(":smile:",)])

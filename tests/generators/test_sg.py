@@ -17,6 +17,7 @@ from loragen.generators.sg.fit import SGData, SGTrainConfig, fit_sg, read_expert
 from loragen.generators.sg.model import SG, Mixture, SGBatch, SGConfig, SGLibrary, SGNetwork, SGObjective
 from loragen.generators.trained import Gaussian
 from loragen.zoo.card import Imported
+from loragen.zoo.expert_index import samples_of
 from loragen.zoo.zoo import Zoo
 
 
@@ -77,6 +78,15 @@ def test_codes_are_those_of_all_points_and_variances_at_once(tiny_zoo, encoder, 
     torch.testing.assert_close(data.library.means, codec.encode(means))
     torch.testing.assert_close(data.library.variances, codec.encode_variance(variances))
     assert data.library.variances.min() > 0
+
+
+def test_codes_are_those_of_the_directions_as_they_are_stored(tiny_zoo, encoder) -> None:
+    whole, data = (read_experts(tiny_zoo, encoder, components=4, eight_bits=small) for small in (False, True))
+    assert data.codec.eight_bits
+    samples = samples_of(tiny_zoo, data.frame, [tiny_zoo.adapter(name) for name in tiny_zoo.ids])
+    assert torch.equal(data.samples, data.codec.encode(samples))
+    assert not torch.equal(data.samples, whole.samples)
+    assert torch.allclose(data.samples, whole.samples, atol=0.1)
 
 
 def test_of_experts_from_elsewhere_only_the_adapter_is_known(tiny_zoo, encoder) -> None:
@@ -279,8 +289,13 @@ def test_neighbours_are_the_nearest_experts_and_respect_exclusion(trained, encod
     assert not {n.id for n in without} & set(best)
 
 
-def test_saved_and_loaded_it_generates_the_same_from_its_own_folder_alone(trained, encoder, tmp_path) -> None:
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_saved_and_loaded_it_generates_the_same_from_its_own_folder_alone(
+    eight_bits, trained, encoder, tmp_path
+) -> None:
     generator, _ = trained
+    if eight_bits:
+        generator = dataclasses.replace(generator, codec=generator.codec.in_eight_bits())
     for name, content in generator.files().items():
         atomic_write(tmp_path / "sg" / name, content)
     loaded = SG.load(tmp_path / "sg")  # no zoo, no expert and no data of any task is within reach here

@@ -85,6 +85,8 @@ class ICMData:
         if config.codec == "raw":
             return Codec.per_tensor(samples.flatten(0, 1), self.space.sizes)
         codec = Codec.fit(samples.flatten(0, 1), self.space.sizes, components=config.components)
+        if config.eight_bits:
+            return codec.in_eight_bits()
         if codec.basis is not None:
             # As precise as it will be stored, so that what is trained is what is loaded; in place, for its size.
             codec.basis.copy_(codec.basis.bfloat16())

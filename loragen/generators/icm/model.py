@@ -62,6 +62,8 @@ class ICMConfig(StrictModel):
     codec: Literal["frame", "raw"] = "frame"
     components: int | None = Field(100, ge=1, le=LARGEST_LAYER)
     """Principal directions kept of the frame's coordinates; null keeps all. Raw factors are never projected."""
+    eight_bits: bool = False
+    """Store the directions in eight bits: half of the bytes."""
     scale: Literal["pool", "target"] = "pool"
     """Raw factors only. Whose mean and deviation a tensor gets: those of all experts' tensors, or, as in the published
     code, of an adapter trained on the very task, which must then be given."""
@@ -300,7 +302,7 @@ class ICM(EditableGenerator):
         return self.codec.encode(torch.stack([self.space.coordinates(adapter) for adapter in adapters]))
 
     def files(self) -> dict[str, str | bytes]:
-        """The generator as the files of its folder; the large matrices in bfloat16."""
+        """The generator as the files of its folder; large matrices in bfloat16, the basis in eight bits if so set."""
         tensors = compact(network_tensors(self.network) | self.codec.tensors()) | {
             "conditions.centres": self.conditions.centres,
             "conditions.scales": self.conditions.scales,

@@ -51,7 +51,7 @@ class SGData:
     frame: Frame
 
 
-def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> SGData:
+def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None, eight_bits: bool = False) -> SGData:
     """Read a zoo's experts into codes.
 
     Raises:
@@ -59,11 +59,12 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
     """
     library = ExpertIndex.of(zoo, encoder)
     if zoo.sharded is not None and len(zoo) > MOST_FITTED:
-        return _read_many(zoo, library, components)
+        return _read_many(zoo, library, components, eight_bits=eight_bits)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
     frame = frame_of(zoo, adapters)
     samples = samples_of(zoo, frame, adapters)
     codec = Codec.fit(samples.flatten(0, 1), frame.sizes, components=components)
+    codec = codec.in_eight_bits() if eight_bits else codec
     codes = codec.encode(samples)
     return SGData(
         SGLibrary.of(zoo.ids, codes[:, 0], code_variances(zoo, frame, codec), library.index.vectors.float()),
@@ -74,7 +75,7 @@ def read_experts(zoo: Zoo, encoder: TextEncoder, *, components: int | None) -> S
     )
 
 
-def _read_many(zoo: Zoo, library: ExpertIndex, components: int | None) -> SGData:
+def _read_many(zoo: Zoo, library: ExpertIndex, components: int | None, *, eight_bits: bool) -> SGData:
     """Read the experts of a packed zoo into codes, some at a time; the codec is fitted to some, evenly spread.
 
     Raises:
@@ -87,6 +88,7 @@ def _read_many(zoo: Zoo, library: ExpertIndex, components: int | None) -> SGData
         )
     coordinates = Coordinates.of(zoo)
     codec = Codec.fit(coordinates.at(spread(len(zoo), MOST_FITTED)), coordinates.frame.sizes, components=components)
+    codec = codec.in_eight_bits() if eight_bits else codec
     codes = torch.empty(len(zoo), codec.size)
     for part, some in coordinates:
         codes[part] = codec.encode(some)
@@ -178,7 +180,7 @@ def fit_sg(
             f"The zoo {zoo.root} has one expert alone, and with 'sg.leave_one_out' it learns from others; add experts, "
             "or set sg.leave_one_out=false."
         )
-    data = read_experts(zoo, encoder, components=config.sg.components)
+    data = read_experts(zoo, encoder, components=config.sg.components, eight_bits=config.sg.eight_bits)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = SGNetwork(data.codec.size, config.sg)

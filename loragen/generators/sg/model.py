@@ -61,6 +61,8 @@ class SGConfig(StrictModel):
     temperature: float = Field(0.1, gt=0)
     components: int | None = Field(100, ge=1, le=LARGEST_LAYER)
     """Principal directions kept of the experts' coordinates; null keeps all coordinates."""
+    eight_bits: bool = False
+    """Store the directions in eight bits: a quarter of the bytes."""
     latent_size: int = Field(32, ge=1, le=LARGEST_LAYER)
     hidden_size: int = Field(256, ge=1, le=LARGEST_LAYER)
     decoder: Literal["direct", "residual"] = "residual"

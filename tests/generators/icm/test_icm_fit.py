@@ -45,13 +45,21 @@ def trained_raw(zoo, model, encoder) -> tuple[ICM, list[dict[str, float]]]:
 
 
 @pytest.fixture(scope="module")
+def trained_small(zoo, model, encoder) -> tuple[ICM, list[dict[str, float]]]:
+    return fit_icm(configured(model, icm={"eight_bits": True}, **ENOUGH), zoo, encoder)
+
+
+@pytest.fixture(scope="module")
 def briefly(zoo, model, encoder) -> ICM:
     return fit_icm(configured(model, epochs=1), zoo, encoder)[0]
 
 
-@pytest.mark.parametrize("codec", ["frame", "raw"])
+TRAINED = {"frame": "trained", "raw": "trained_raw", "eight bits": "trained_small"}
+
+
+@pytest.mark.parametrize("codec", TRAINED)
 def test_each_description_brings_its_own_experts_adapter_back(codec: str, request, zoo, encoder) -> None:
-    generator, history = request.getfixturevalue("trained" if codec == "frame" else "trained_raw")
+    generator, history = request.getfixturevalue(TRAINED[codec])
     found = distances(generator, described(generator, encoder, zoo), zoo)
     assert torch.equal(found.argmin(1), torch.arange(len(zoo)))
     assert found.diag().mean() < 0.6, "nearer than the mean of the experts is"
@@ -113,12 +121,12 @@ def test_the_seed_and_the_epoch_say_what_is_drawn(zoo, model, encoder, monkeypat
     assert (one.network.features.weight - other.network.features.weight).abs().max() > 0.01, "and its own start"
 
 
-@pytest.mark.parametrize("codec", ["frame", "raw"])
+@pytest.mark.parametrize("codec", TRAINED)
 def test_saved_and_loaded_it_makes_the_same_from_its_own_folder_alone(codec, request, zoo, encoder, tmp_path) -> None:
-    generator, _ = request.getfixturevalue("trained" if codec == "frame" else "trained_raw")
+    generator, _ = request.getfixturevalue(TRAINED[codec])
     loaded = ICM.load(saved(generator, tmp_path / "icm"))
     assert loaded.manifest == generator.manifest
-    assert (tmp_path / "icm" / "frame.safetensors").exists() == (codec == "frame")
+    assert (tmp_path / "icm" / "frame.safetensors").exists() == (codec != "raw")
     for asked in described(generator, encoder, zoo):
         one, two = (generated(g, asked, seed=5, scale=1.0) for g in (generator, loaded))
         assert one.spec == two.spec
