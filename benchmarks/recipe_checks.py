@@ -50,9 +50,11 @@ def label_head(lab: Lab) -> Outcome:
 
 def lingo_sequence(lab: Lab) -> Outcome:
     """LingoCL's sequence: five domains one after the other."""
-    texts, random = (forgetting_of_heads(lab, kind) for kind in ("label texts", "random"))
-    figures = {"forgetting, label texts": _points(texts), "forgetting, random heads": _points(random)}
-    return Outcome(texts < random, figures)
+    lost, figures = {}, {}
+    for kind, heads in (("label texts", "label texts"), ("random", "random heads")):
+        lost[kind], at_end = forgetting_of_heads(lab, kind)
+        figures |= {f"forgetting, {heads}": _points(lost[kind]), f"accuracy at the end, {heads}": _points(at_end)}
+    return Outcome(lost["label texts"] < lost["random"], figures)
 
 
 def lora_ga(lab: Lab) -> Outcome:

@@ -1,6 +1,7 @@
 """Tasks learnt one after the other, for `recipes.py`: how much of the earlier ones is forgotten."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 import torch
@@ -46,15 +47,16 @@ def forgetting_of_sequences(
     return forgetting(scores), scores[-1][-1], ranks
 
 
-def forgetting_of_heads(lab: Lab, kind: str) -> float:
-    """Intent domains learnt in order by one adapter; mean over seeds of what is forgotten, all seen intents to choose.
+def forgetting_of_heads(lab: Lab, kind: str) -> tuple[float, float]:
+    """Intent domains learnt in order by one adapter: what is forgotten, and the mean accuracy at the end.
 
-    The head has a frozen row an intent: of its label text, or, for "random", drawn at random and trained.
+    Means over seeds, all seen intents to choose from. The head has a frozen row an intent: of its label text, or, for "random", drawn at random and trained.
     """
-    return sum(_one_sequence(lab, kind, seed) for seed in SEEDS) / len(SEEDS)
+    found = [_one_sequence(lab, kind, seed) for seed in SEEDS]
+    return mean(forgetting(scores) for scores in found), mean(mean(scores[-1]) for scores in found)
 
 
-def _one_sequence(lab: Lab, kind: str, seed: int) -> float:
+def _one_sequence(lab: Lab, kind: str, seed: int) -> list[list[float]]:
     recipe = recipe_from(COMMON | {"name": "lora_both", "seed": seed, "learning_rate": 1e-2})
     rng = torch.Generator().manual_seed(seed)
     start = Start.random(lab.base.sites(recipe.target_modules), recipe.r, rng=rng)
@@ -78,7 +80,7 @@ def _one_sequence(lab: Lab, kind: str, seed: int) -> float:
         heads.append(head.detach())
         adapter = Lora.from_factors(start.lora_A, start.lora_B, base_model_name_or_path=lab.base.name)
         scores.append(_seen(lab, tasks[: at + 1], heads, adapter))
-    return forgetting(scores)
+    return scores
 
 
 def _rows(base: Base, setting: Setting, kind: str, rng: torch.Generator) -> Tensor:

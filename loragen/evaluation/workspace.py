@@ -1,7 +1,7 @@
 """Everything that an evaluation works on, opened and checked: zoo, tasks, base, generators, oracles."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,7 @@ from loragen.evaluation.config import (
 from loragen.evaluation.expectation import expected_gain, expects
 from loragen.evaluation.novelty import Reference
 from loragen.generation import Pipeline
+from loragen.generators.hyper.model import Hyper
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.zoo import SPLIT, Zoo
@@ -77,6 +78,7 @@ class Workspace:
         encoder = TextEncoder.load(config.encoder)
         pipelines = {name: Pipeline.open(name, zoo, encoder) for name in config.generators}
         refuse_gone(pipelines)
+        refuse_learnt(pipelines, split_of)
         reference = Reference.of(zoo.select(splits={SPLIT}))
         return cls(config, zoo, oracles, tasks, split_of, base, encoder, pipelines, reference)
 
@@ -236,6 +238,17 @@ def refuse_gone(pipelines: Mapping[str, Pipeline]) -> None:
             raise GeneratorError(
                 f"The generator {name} was trained on {cut(', '.join(pipeline.behind.gone[:3]))}, which the zoo no "
                 "longer has, so that it may have seen the tasks; train it again with `loragen train`."
+            )
+
+
+def refuse_learnt(pipelines: Mapping[str, Pipeline], tasks: Collection[str]) -> None:
+    """Refuse generators that have learnt from the texts of an evaluated task without there being an expert of it."""
+    for name, pipeline in pipelines.items():
+        generator = pipeline.generator
+        if isinstance(generator, Hyper) and (learnt := set(generator.manifest.more_tasks) & set(tasks)):
+            raise GeneratorError(
+                f"The generator {name} was trained on the texts of {cut(', '.join(sorted(learnt)[:3]))} "
+                "('more_tasks'); leave these tasks out of the evaluation, or train it without them."
             )
 
 

@@ -38,6 +38,8 @@ class TaskSettings(StrictModel):
 class TaskTrainConfig(TaskSettings, TrainConfig):
     """Settings of `loragen train` for a generator that is trained on task loss."""
 
+    more_tasks: Path | None = None
+    """A task file of further tasks, which have no experts; their texts are learnt from as well."""
     pool: int = Field(96, ge=1, le=MOST_EXAMPLES)
     """Training examples a task from which supports are drawn."""
     shots: tuple[Shots, ...] = Field((4, 8, 16, 32), min_length=1)

@@ -1,6 +1,6 @@
 """Training data of the hypernetwork: experts, their tasks with variants, and the folds that each starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -11,7 +11,7 @@ from loragen.bases.base import Base
 from loragen.bases.tokenised import TaskData
 from loragen.conditions.condition import ConditionCodec
 from loragen.conditions.task_vectors import EvidenceKind, Reader, Reading
-from loragen.errors import ConfigError, ZooError
+from loragen.errors import ConfigError, ZooError, shown
 from loragen.generators.hyper.config import TaskTrainConfig
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
@@ -60,6 +60,8 @@ class HyperData:
     """Task vectors of the experts from all there is, encoded, (n, kinds, h)."""
     reader: Reader
     """Of the prompts."""
+    more: dict[str, tuple[EpisodeTask, ...]] = field(default_factory=dict)
+    """Further tasks, which have no experts: of each its id, the task, and the variants of it."""
 
     def query(self, description: str) -> Tensor:
         """The query of a description alone, (kinds, h)."""
@@ -145,10 +147,13 @@ def read_experts(
         frame: in which experts are coordinates; by default one that fits them.
 
     Raises:
-        ConfigError: all experts are of one family, or the model that is to read is not at hand.
+        ConfigError: all experts are of one family, the model that is to read is not at hand, or a further task is one
+            that is kept from training.
         ZooError: the zoo has no expert.
         TaskError: an expert's task or its examples are missing.
     """
+    task_set = TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    further = _further(config, task_set, zoo)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
     frame = frame_of(zoo, adapters) if frame is None else frame
     families = [card.family or card.id for card in zoo]
@@ -158,9 +163,10 @@ def read_experts(
             "part in its training: none would be left. Name a zoo of at least two families with "
             "'zoo', or more of its 'splits'."
         )
-    reader, task_set = _reader(config, zoo, base), TaskSet.from_yaml(config.tasks, root=config.tasks_root)
+    reader = _reader(config, zoo, base)
     rng = torch.Generator().manual_seed(config.seed)
     tasks = tuple(_with_variants(config, task_set[expert], base, reader, evidence, rng=rng) for expert in zoo.ids)
+    more = {task.id: _with_variants(config, task, base, reader, evidence, rng=rng) for task in further}
     conditions = ConditionCodec.fit([[variants[0].states[kind] for variants in tasks] for kind in evidence])
     means = torch.stack([torch.stack([variants[0].states[kind].mean(0) for kind in evidence]) for variants in tasks])
     keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
@@ -177,7 +183,26 @@ def read_experts(
         conditions,
         keys.reshape(len(tasks), len(evidence), -1),
         reader,
+        more,
     )
+
+
+def _further(config: TaskTrainConfig, task_set: TaskSet, zoo: Zoo) -> list[Task]:
+    """Tasks without experts that the config names.
+
+    Raises:
+        ConfigError: one is a task of a split that the experts are not of.
+    """
+    if config.more_tasks is None:
+        return []
+    kept = {task: split for split, names in task_set.splits.items() if split not in config.splits for task in names}
+    found = [task for task in TaskSet.from_yaml(config.more_tasks) if task.id not in zoo.cards]
+    if held_out := [task.id for task in found if task.id in kept]:
+        raise ConfigError(
+            f"{config.more_tasks} has {shown(held_out[0])}, which {config.tasks} keeps in the split "
+            f"{kept[held_out[0]]!r}; take it out of 'more_tasks'."
+        )
+    return found
 
 
 def _reader(config: TaskTrainConfig, zoo: Zoo, base: Base) -> Reader:

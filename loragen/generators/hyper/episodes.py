@@ -19,16 +19,17 @@ def episodes(
         data: the tasks.
         config: sizes and numbers of the batches.
         rng: the only source of randomness.
-        rows: of the experts whose tasks take part; by default all.
+        rows: of the experts whose tasks take part; by default all, and the tasks without experts.
     """
-    batches, drawn_from = [], range(len(data.tasks)) if rows is None else rows
+    all_tasks = (*data.tasks, *data.more.values())
+    batches, drawn_from = [], range(len(all_tasks)) if rows is None else rows
     for _ in range(config.steps_per_epoch):
-        expert = drawn_from[int(torch.randint(len(drawn_from), (), generator=rng))]
-        variants = data.tasks[expert]
+        at = drawn_from[int(torch.randint(len(drawn_from), (), generator=rng))]
+        variants = all_tasks[at]
         task = variants[int(torch.randint(len(variants), (), generator=rng))]
         query, present = evidence_of(task, data, config, rng=rng)
         texts = next(task.data.batches(1, config.batch_size, rng=rng))
-        start = _start(data, expert, is_near=float(torch.rand((), generator=rng)) < config.near_share)
+        start = _start(data, at, is_near=float(torch.rand((), generator=rng)) < config.near_share)
         batches.append(TaskBatch(texts, query, present, start))
     return batches
 
@@ -50,6 +51,11 @@ def evidence_of(
 
 
 def _start(data: HyperData, expert: int, *, is_near: bool) -> Tensor:
-    """Coordinates (d,) that a task starts from: a fold that has not seen it nor, unless near, its family."""
+    """Coordinates (d,) that a task starts from: a fold that has not seen it nor, unless near, its family.
+
+    Of a task without an expert no fold knows; it starts where a generation does.
+    """
+    if expert >= len(data.tasks):
+        return data.start
     folds, near = data.folds, int(data.folds.near[expert])
     return folds.starts[near if is_near and near >= 0 else int(folds.far[expert])]

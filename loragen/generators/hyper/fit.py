@@ -137,6 +137,7 @@ def fit_hyper(
         config=config.hyper,
         epochs=fitted.epochs,
         worth=fitted.worth,
+        more_tasks=() if config.objective == "weights" else tuple(data.more),
     )
     generator = Hyper(manifest, rounded(network), data.start, data.conditions, data.frame, embeddings)
     return generator, fitted.history

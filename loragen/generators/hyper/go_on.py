@@ -50,7 +50,7 @@ def go_on_hyper(
     """
     old = going_on.old
     assert isinstance(old, Hyper)
-    config = config.model_copy(update={"hyper": old.manifest.config, "judged_on": None})
+    config = config.model_copy(update={"hyper": old.manifest.config, "judged_on": None, "more_tasks": None})
     opened = OpenedZoo.open(config, zoo, old.evidence, frame=old.frame)
     data = replace(opened.data, conditions=old.conditions, start=old.start)
     network, known = copy.deepcopy(old.network).requires_grad_(True), set(old.manifest.experts)
@@ -88,7 +88,11 @@ def go_on_hyper(
     )
     history = going_on.fit(learner, checkpoints=checkpoints, on_step=on_step)
     manifest = HyperManifest(
-        **HyperManifest.facts(zoo, encoder), reading=old.reading, config=old.manifest.config, epochs=config.epochs
+        **HyperManifest.facts(zoo, encoder),
+        reading=old.reading,
+        config=old.manifest.config,
+        epochs=config.epochs,
+        more_tasks=old.manifest.more_tasks,
     )
     embeddings = ExpertIndex.of(zoo, encoder).index.vectors
     return Hyper(manifest, rounded(network), old.start, old.conditions, old.frame, embeddings), history

@@ -171,6 +171,8 @@ class HyperManifest(Provenance):
     """Of the last training, chosen on left-out tasks where there were any."""
     worth: tuple[float, ...] = ()
     """On those, before it and after each of its epochs: score, plus what another task's description costs of it."""
+    more_tasks: tuple[str, ...] = ()
+    """Tasks without experts whose texts it has learnt from."""
 
 
 @dataclass(frozen=True, eq=False)

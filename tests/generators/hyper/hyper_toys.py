@@ -10,11 +10,13 @@ from toys import TESTS
 from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.conditions.condition import Condition
+from loragen.config import dump_yaml
 from loragen.files import atomic_write
 from loragen.generators.hyper.data import EpisodeTask, HyperData
 from loragen.generators.hyper.fit import HyperTrainConfig, WeightsBatch
 from loragen.generators.hyper.model import Hyper, HyperConfig, HyperNetwork
 from loragen.generators.hyper.task_loss import TaskBatch
+from loragen.tasks.task_set import TaskSet
 from loragen.zoo.card import MULTITASK_FOLDER
 from loragen.zoo.folds import FOLDS, Fold, FoldPlan, write_fold
 from loragen.zoo.zoo import Zoo
@@ -52,6 +54,15 @@ def config_of(toys: Path) -> HyperTrainConfig:
 
 def changed(config: HyperTrainConfig, **values: object) -> HyperTrainConfig:
     return HyperTrainConfig.model_validate(config.model_dump() | values)
+
+
+def with_more(config: HyperTrainConfig, toys: Path, folder: Path, **names: str) -> HyperTrainConfig:
+    """A config whose training reads further tasks: copies, by new name, of tasks of the toys."""
+    tasks = TaskSet.from_yaml(toys / "tasks.yaml")
+    copies = [tasks[name].model_copy(update={"id": new}).model_dump(mode="json") for new, name in names.items()]
+    path = folder / "more.yaml"
+    path.write_text(dump_yaml({"tasks": copies}))
+    return changed(config, more_tasks=path)
 
 
 def with_multitask(zoo: Zoo, folder: Path) -> Zoo:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from hyper_toys import KINDS, changed, config_of, seeded, with_folds
+from hyper_toys import KINDS, changed, config_of, seeded, with_folds, with_more
 from models import write_tiny_encoder
 from toys import EXPERTS, WORDS
 
@@ -214,3 +214,22 @@ def test_batches_can_be_drawn_from_few_texts_of_a_task(data, config, zoo, base) 
         assert len(some[0].data.ids) == 9
         assert {*map(tuple, some[0].data.ids)} < {*map(tuple, all_[0].data.ids)}
         assert some[0].pool == all_[0].pool, "evidence is drawn from as many as before"
+
+
+# --- further tasks --------------------------------------------------------------------------------------------------
+
+
+def test_further_tasks_are_read_like_those_of_experts(toys, config, zoo, base, data, tmp_path) -> None:
+    asked = with_more(config, toys, tmp_path, canteen="menus", cups="cups")
+    more = read_experts(asked, zoo, base, KINDS).more
+    assert list(more) == ["canteen"], "cups has an expert"
+    (task,) = more["canteen"]
+    assert set(task.states) == set(KINDS)
+    assert len(task.data) == len(data.tasks[0][0].data)
+    assert not data.more
+
+
+def test_a_further_task_that_is_kept_from_training_is_refused(toys, config, zoo, base, tmp_path) -> None:
+    asked = with_more(config, toys, tmp_path, menus="menus")
+    with pytest.raises(ConfigError, match=r"'menus', which .* keeps in the split 'known'; take it out of 'more_t"):
+        read_experts(asked, zoo, base, KINDS)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hyper_toys import FAR, KINDS, NEAR, changed, config_of, seeded, source_of, with_folds
+from hyper_toys import FAR, KINDS, NEAR, changed, config_of, seeded, source_of, with_folds, with_more
 
 from loragen.generators.hyper.data import read_experts
 from loragen.generators.hyper.episodes import episodes
@@ -90,3 +90,14 @@ def test_a_batch_moves_with_all_that_it_holds(data, config) -> None:
     (batch,) = (b.to(torch.device("meta")) for b in episodes(data, changed(config, steps_per_epoch=1), rng=seeded()))
     tensors = (batch.data.targets, batch.query, batch.present, batch.start)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_further_tasks_are_drawn_as_often_and_start_where_a_generation_does(toys, config, folded, base, tmp_path):
+    asked = changed(with_more(config, toys, tmp_path, canteen="menus"), steps_per_epoch=200, variants=0)
+    data = read_experts(asked, folded, base, ("labels",))
+    own = data.more["canteen"][0].data.ids
+    drawn = [batch for batch in episodes(data, asked, rng=seeded()) if all(text in own for text in batch.data.ids)]
+    assert 10 <= len(drawn) <= 45, "one in eight of 200"
+    assert all(torch.equal(batch.start, data.start) for batch in drawn)
+    rows = episodes(data, asked, rng=seeded(), rows=range(len(data.tasks)))
+    assert not [batch for batch in rows if all(text in own for text in batch.data.ids)]

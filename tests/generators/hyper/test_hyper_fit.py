@@ -14,10 +14,13 @@ from hyper_toys import (
     network_of,
     seeded,
     states,
+    with_more,
 )
 from torch import Tensor
 
 from loragen.errors import ConfigError, GeneratorError
+from loragen.evaluation.workspace import refuse_learnt
+from loragen.generation import Pipeline
 from loragen.generators.hyper import fit as hyper_fit
 from loragen.generators.hyper.episodes import episodes
 from loragen.generators.hyper.fit import (
@@ -191,6 +194,22 @@ def test_the_last_training_is_judged_and_its_best_epoch_kept(
     kept = {name: value.bfloat16().float() if value.ndim > 1 else value for name, value in seen[best].items()}
     assert distance(states(generator), kept) == 0
     assert (generator.manifest.epochs, generator.manifest.worth) == (best, values)
+
+
+@pytest.mark.parametrize(("objective", "learnt"), [("task", ("canteen",)), ("weights", ())])
+def test_what_it_has_learnt_from_without_an_expert_is_not_evaluated(
+    toys, config, zoo, encoder, tmp_path, objective: str, learnt: tuple[str, ...]
+) -> None:
+    asked = changed(with_more(config, toys, tmp_path, canteen="menus"), objective=objective, epochs=1, weights_steps=1)
+    generator, _ = fit_hyper(changed(asked, steps_per_epoch=1), zoo, encoder)
+    assert generator.manifest.more_tasks == learnt
+    pipelines = {"hyper": Pipeline("hyper", zoo, encoder, generator)}
+    refuse_learnt(pipelines, ["menus"])
+    if learnt:
+        with pytest.raises(GeneratorError, match=r"hyper was trained on the texts of canteen \('more_tasks'\)"):
+            refuse_learnt(pipelines, ["menus", "canteen"])
+    else:
+        refuse_learnt(pipelines, ["menus", "canteen"])
 
 
 def test_it_is_judged_as_it_generates(config, data, base, tasks) -> None:
