@@ -50,7 +50,8 @@ def forgetting_of_sequences(
 def forgetting_of_heads(lab: Lab, kind: str) -> tuple[float, float]:
     """Intent domains learnt in order by one adapter: what is forgotten, and the mean accuracy at the end.
 
-    Means over seeds, all seen intents to choose from. The head has a frozen row an intent: of its label text, or, for "random", drawn at random and trained.
+    Means over seeds, all seen intents to choose from. The head has a row an intent: frozen, of its label text, or, for
+    "random", drawn at random and trained.
     """
     found = [_one_sequence(lab, kind, seed) for seed in SEEDS]
     return mean(forgetting(scores) for scores in found), mean(mean(scores[-1]) for scores in found)
