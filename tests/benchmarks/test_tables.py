@@ -23,6 +23,7 @@ import icm
 import language_tables
 import large_zoo
 import llama_cpp
+import merge_rate
 import novelty_tables
 import rivals
 import serving
@@ -58,6 +59,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
         for part, make in (("table", lambda report: continual.table(report.rows)), ("claims", continual.claims))
     },
     "continual, paths": (LIVING, continual_paths.table),
+    "rate of merge_sequence": (LIVING, merge_rate.table),
     "forgetting": (LIVING, forget.expert_table),
     "forgetting classes": (LIVING, forget.class_table),
     "adaptation": (RESULTS, adaptation.table),
