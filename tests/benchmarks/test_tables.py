@@ -25,6 +25,7 @@ import large_zoo
 import llama_cpp
 import merge_rate
 import novelty_tables
+import refine
 import rivals
 import serving
 import setfit_tables
@@ -60,6 +61,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     },
     "continual, paths": (LIVING, continual_paths.table),
     "rate of merge_sequence": (LIVING, merge_rate.table),
+    "a few examples over a generated start": (LIVING, lambda: refine.table(_kept("refine"))),
     "forgetting": (LIVING, forget.expert_table),
     "forgetting classes": (LIVING, forget.class_table),
     "adaptation": (RESULTS, adaptation.table),
