@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import shape_more
 import shape_tasks
 import torch
 from smollm2_cells import BASE, MULTI, ORACLE, RIVAL, ROWS, RUNS, TASKS, ZOO, Bench, cells, facts, scored
@@ -51,8 +52,11 @@ GENERATORS = ("sg", "icm", "hyper")
 
 def make_tasks() -> None:
     """The texts of the tasks."""
-    if not any(Path("data/shapes").glob("*.jsonl")):
-        shape_tasks.write(Path("data/tasks"), Path("data/shapes"))
+    tasks, out = Path("data/tasks"), Path("data/shapes")
+    if not any(out.glob("*.jsonl")):
+        shape_tasks.write(tasks, out)
+    if not (out / f"{shape_more.SPLIT}.yaml").exists():
+        shape_more.write(tasks, out, shape_more.NUMBER)
 
 
 def make_zoo(name: str = "smollm2") -> None:

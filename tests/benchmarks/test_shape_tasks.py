@@ -14,6 +14,7 @@ from loragen.tasks.task_set import TaskSet
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import shape_more
 import shape_tasks
 from shape_cases import Case, Source
 from shape_phrases import PHRASES
@@ -231,3 +232,23 @@ def test_committed_tasks_are_told_by_many_descriptions_to_learn_from_and_by_four
     assert max(len(one.split()) for task in tasks for one in task.descriptions) <= shape_tasks.LONGEST
     for task in tasks:
         assert (task.source.completion is None) == bool(task.labels)
+
+
+def test_more_tasks_are_of_known_rules_in_turn_and_of_none_that_is_taken():
+    sources = {"moods": MOODS, "two": PAIR}
+    taken = [Plan("experts", "moods", "letter"), Plan("test_rule", "two", "word")]
+    many = shape_more.more_plans(sources, taken, 1_000)
+    assert many == shape_more.more_plans(dict(reversed(sources.items())), taken, 1_000)
+    assert len({plan.id for plan in many}) == len(many)
+    assert {plan.rule for plan in many} == {name for name in KNOWN if any(map(RULES[name].fits, sources.values()))}
+    assert not {plan.id for plan in many} & {plan.id for plan in taken}
+    assert {"moods-letter-2", "two-letter"} <= {plan.id for plan in many}
+    assert all(RULES[plan.rule].fits(sources[plan.source]) for plan in many)
+    few = shape_more.more_plans(sources, taken, 10)
+    assert few == many[:10]
+    assert len({plan.rule for plan in few}) == 10
+
+
+def test_a_rule_with_one_way_to_answer_has_no_second_variant():
+    assert shape_more.has_variants("letter", MOODS)
+    assert not shape_more.has_variants("word", MOODS)
