@@ -9,7 +9,7 @@ on one thread: tasks (half a minute), zoo (five hours), generators (two hours), 
 whose prompts tell the task), oracles (two hours), cells (two hours and a half). The first four make what ships.
 
 Held-out tasks: of rules that no expert knows (test_rule), of families that none knows (test_family), and of neither
-(test_both); the first 50 test texts of each in random order. "in the zoo" are ten of the experts' own tasks. Exact
+(test_both); the first 40 test texts of each in random order. "in the zoo" are ten of the experts' own tasks. Exact
 match: the likeliest answer, token by token, is the wanted one to its end. Accuracy: the wanted answer is the likeliest
 of the possible ones, where these are up to six. Figures go to benchmarks/results/smollm2, the tables to
 benchmarks/smollm2.md.

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
@@ -26,7 +27,7 @@ from loragen.zoo.zoo import Zoo
 TASKS = Path("configs/tasks/shapes.yaml")
 RUNS = Path("runs/smollm2")
 ZOO, ORACLES, RIVAL = RUNS / "zoo", RUNS / "oracles", RUNS / "told"
-TEXTS, SEEDS, FEW_LABELS = 50, (0, 1, 2), 6
+TEXTS, SEEDS, FEW_LABELS = 40, (0, 1, 2), 6
 BASE, TOLD, SHOWN = "base", "base, told the task", "base, told and shown three examples"
 MULTI, MULTI_TOLD = "one LoRA for all tasks", "one LoRA for all tasks, told the task"
 RANDOM, ORACLE = "random experts", "oracle"
@@ -35,6 +36,8 @@ TRAINED = ("sg", "icm", "hyper")
 MEANS = {f"mean output of {name}": name for name in TRAINED}
 INSTRUCTED = (TOLD, SHOWN, MULTI_TOLD)
 """Rows whose prompts tell the task."""
+COSTED = (BASE, TOLD, SHOWN)
+"""Rows that show what a prompt costs."""
 DRAWN = (SHOWN, RANDOM, "sg", "icm")
 """Rows that another seed makes anew."""
 ROWS = (BASE, TOLD, SHOWN, *MERGES, RANDOM, MULTI, MULTI_TOLD, *TRAINED, *MEANS, ORACLE)
@@ -179,25 +182,60 @@ def shown_before(base: LanguageModel, shown: Sequence[tuple[str, str]]) -> str:
 
 
 def scored(bench: Bench, cell: Cell, task: Task) -> dict[str, float]:
-    """Exact match, bits per byte, what a text costs and, where answers are few, accuracy by their likelihood."""
-    base, adapter, data = bench.base, bench.adapter(cell, task), bench.data(cell, task)
-    if cell.row in INSTRUCTED:  # texts that no other row reads: what lies below is not worth keeping
-        base = bench.plain
+    """Exact match, bits per byte and tokens of a text; where answers are few, accuracy by their likelihood.
+
+    Rows that show what a prompt costs have processor seconds of a text as well.
+    """
+    adapter, data = bench.adapter(cell, task), bench.data(cell, task)
+    # Texts that no other row reads, or that are timed: what lies below is not kept.
+    base = bench.plain if cell.row in (BASE, *INSTRUCTED) else bench.base
+    has_few = cell.control == RIGHT and not data.is_open and len(data.label_ids) <= FEW_LABELS
     begun = time.process_time()
     with base.adapted(adapter):
-        nats, _, likeliest = base.surprises(data.ids, data.own_outputs())
+        own, others = _surprises(base, data, data.label_ids if has_few and base is bench.base else ())
     found = {
-        "exact": float(likeliest.double().mean()),
-        "bits": float(nats.sum()) / math.log(2) / sum(len(text.encode()) for text in base.texts_of(data.own_outputs())),
+        "exact": float(own.likeliest.double().mean()),
+        "bits": float(own.nats.sum()) / math.log(2) / sum(map(_size, base.texts_of(data.own_outputs()))),
         "tokens": sum(map(len, data.ids)) / len(data),
-        "seconds": (time.process_time() - begun) / len(data),
     }
-    if cell.control == RIGHT and not data.is_open and len(data.label_ids) <= FEW_LABELS:
-        logits = bench.plain.read(data, adapter).logits
+    if cell.row in COSTED:
+        found["seconds"] = (time.process_time() - begun) / len(data)
+    if has_few:
+        logits = bench.plain.read(data, adapter).logits if others is None else others
         # Calibrated over the texts: how much likelier an answer is than it is on average (Zhao et al. 2021).
         for name, scores in (("accuracy", logits), ("calibrated", logits - logits.logsumexp(0, keepdim=True))):
             found[name] = float((scores.argmax(1) == data.targets).double().mean())
     return {name: round(value, 5) for name, value in found.items()}
+
+
+class Own(NamedTuple):
+    """What is found of the wanted answers."""
+
+    nats: Tensor
+    """(n,)"""
+    likeliest: Tensor
+    """Bool, (n,)."""
+
+
+def _surprises(base: LanguageModel, data: TaskData, labels: Sequence[Sequence[int]]) -> tuple[Own, Tensor | None]:
+    """Of the wanted answers and, where ``labels`` are given, the log-likelihood of each, (n, labels), in one reading.
+
+    What lies below the experts is kept for rows of a text and an answer, so that reading the texts anew for every
+    answer costs less here than going on from what was read of a text.
+    """
+    if not labels:
+        nats, _, likeliest = base.surprises(data.ids, data.own_outputs())
+        return Own(nats, likeliest), None
+    prompts = [row for row in data.ids for _ in labels]
+    nats, _, likeliest = (
+        part.reshape(len(data), len(labels)) for part in base.surprises(prompts, [*labels] * len(data))
+    )
+    at = torch.arange(len(data)), data.targets
+    return Own(nats[at], likeliest[at]), -nats
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def facts(task: Task, split: str, cell: Cell) -> dict[str, Any]:

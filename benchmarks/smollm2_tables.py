@@ -10,14 +10,13 @@ import numpy as np
 from smollm2_cells import (
     BASE,
     CONTROLLED,
+    COSTED,
     MEANS,
     MULTI,
     ORACLE,
     ROWS,
     SEEDS,
-    SHOWN,
     TEXTS,
-    TOLD,
 )
 
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT
@@ -119,7 +118,7 @@ def cost_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> str:
     """What a prompt costs: tokens and processor seconds of a text."""
     figures = Figures(lines, splits)
     found = ["| what the model reads | tokens a text | seconds a text |", "|---|---|---|"]
-    for row in (BASE, TOLD, SHOWN):
+    for row in COSTED:
         if tasks := figures.tasks([row]):
             cost = [figures.table(row, tasks, score).mean() for score in ("tokens", "seconds")]
             found.append(f"| {row} | {cost[0]:.0f} | {cost[1]:.3f} |")
