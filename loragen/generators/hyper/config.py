@@ -1,8 +1,9 @@
 """Settings of a training through the frozen base, on the texts of the experts' tasks."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loragen.bases.devices import DtypeName
 from loragen.config import StrictModel
@@ -40,6 +41,9 @@ class TaskTrainConfig(TaskSettings, TrainConfig):
 
     more_tasks: Path | None = None
     """A task file of further tasks, which have no experts; their texts are learnt from as well."""
+    told: Path | None = None
+    """An adapter of the experts' sites and rank that was trained with descriptions in its prompts. Generated adapters
+    begin at it and want the task's description in their prompts; by default prompts tell nothing."""
     pool: int = Field(96, ge=1, le=MOST_EXAMPLES)
     """Training examples a task from which supports are drawn."""
     shots: tuple[Shots, ...] = Field((4, 8, 16, 32), min_length=1)
@@ -49,3 +53,9 @@ class TaskTrainConfig(TaskSettings, TrainConfig):
     model computes what lies below the adapted layers once."""
     evidence_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of the episodes in which a kind of evidence is missing."""
+
+    @model_validator(mode="after")
+    def _no_variants_of_told_tasks(self) -> Self:
+        if self.told is not None and self.variants:
+            raise ValueError("descriptions in prompts tell all labels of a task; set 'variants: 0' beside 'told'")
+        return self

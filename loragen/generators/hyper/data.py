@@ -1,11 +1,13 @@
 """Training data of the hypernetwork: experts, their tasks with variants, and the folds that each starts from."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from loragen.adapters.adapter import Lora
 from loragen.adapters.frame import Frame
 from loragen.bases.base import Base
 from loragen.bases.tokenised import TaskData
@@ -13,6 +15,7 @@ from loragen.conditions.condition import ConditionCodec
 from loragen.conditions.task_vectors import EvidenceKind, Reader, Reading
 from loragen.errors import ConfigError, ZooError, shown
 from loragen.generators.hyper.config import TaskTrainConfig
+from loragen.recipes.expert import Start
 from loragen.tasks.examples import Examples
 from loragen.tasks.task_set import Task, TaskSet
 from loragen.zoo.card import MULTITASK_FOLDER
@@ -29,6 +32,13 @@ class EpisodeTask:
     """By kind of evidence, the states of its prompts, (prompts, h)."""
     pool: int
     """Texts from which supports are drawn."""
+    told: tuple[TaskData, ...] = ()
+    """The same texts after each of the task's descriptions; empty where prompts tell nothing."""
+
+    def batch(self, size: int, *, rng: torch.Generator) -> TaskData:
+        """Texts drawn at random, all after the same description where prompts tell one."""
+        data = self.told[int(torch.randint(len(self.told), (), generator=rng))] if self.told else self.data
+        return next(data.batches(1, size, rng=rng))
 
     def vector(self, kind: EvidenceKind, *, number: int, rows: Tensor) -> Tensor:
         """A task vector (h,): of a description by number, of all labels, or of the texts or examples at ``rows``."""
@@ -155,7 +165,6 @@ def read_experts(
     task_set = TaskSet.from_yaml(config.tasks, root=config.tasks_root)
     further = _further(config, task_set, zoo)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]
-    frame = frame_of(zoo, adapters) if frame is None else frame
     families = [card.family or card.id for card in zoo]
     if len(set(families)) == 1:
         raise ConfigError(
@@ -170,21 +179,46 @@ def read_experts(
     conditions = ConditionCodec.fit([[variants[0].states[kind] for variants in tasks] for kind in evidence])
     means = torch.stack([torch.stack([variants[0].states[kind].mean(0) for kind in evidence]) for variants in tasks])
     keys = conditions.encode(means, torch.ones(means.shape[:2], dtype=torch.bool))
-    starts = ExpertStarts.of(zoo, frame)
-    coordinates = torch.stack([frame.coordinates(adapter) for adapter in adapters])
+    own = frame_of(zoo, adapters) if frame is None or config.told is not None else frame
+    starts = ExpertStarts.of(zoo, own)
+    coordinates = torch.stack([own.coordinates(adapter) for adapter in adapters])
+    offsets = (coordinates - starts.experts).bfloat16().float()
+    if config.told is not None:
+        frame, starts = _told_starts(config.told, own, frame, len(zoo))
     return HyperData(
         tasks,
-        (coordinates - starts.experts).bfloat16().float(),
+        offsets,
         starts.origin,
         starts.folds.starts.mean(0),
         starts.folds,
-        frame,
+        own if frame is None else frame,
         evidence,
         conditions,
         keys.reshape(len(tasks), len(evidence), -1),
         reader,
         more,
     )
+
+
+def _told_starts(folder: Path, own: Frame, frame: Frame | None, n: int) -> tuple[Frame, ExpertStarts]:
+    """Frame and starts of tasks whose adapters all begin at one that was trained with descriptions in its prompts.
+
+    Its A is its own, and the experts' offsets are taken over as they are: what they write, read by other rows.
+
+    Raises:
+        ConfigError: its sites or ranks are not the experts'.
+        AdapterError: the folder holds no adapter.
+    """
+    adapter = Lora.load(folder)
+    begun = Start.at(adapter)
+    frame = Frame(begun.lora_A, {site: len(b) for site, b in begun.lora_B.items()}) if frame is None else frame
+    if frame.sizes != own.sizes:
+        raise ConfigError(
+            f"The adapter {folder} has other sites or ranks than the experts; name one of the experts' with 'told'."
+        )
+    start = frame.coordinates(adapter)
+    folds = FoldStarts(start[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
+    return frame, ExpertStarts(folds, start, start.expand(n, -1))
 
 
 def _further(config: TaskTrainConfig, task_set: TaskSet, zoo: Zoo) -> list[Task]:
@@ -240,7 +274,11 @@ def _with_variants(
         else examples.subset(torch.randperm(len(examples), generator=rng)[: config.texts])
     )
     data = base.prepare(drawn, max_length=config.max_length)
-    whole = EpisodeTask(data, {kind: _states(kind, task, pool, reader) for kind in evidence}, len(pool))
+    told = tuple(
+        base.prepare(drawn, max_length=config.max_length, instruction=description)
+        for description in (() if config.told is None else task.descriptions)
+    )
+    whole = EpisodeTask(data, {kind: _states(kind, task, pool, reader) for kind in evidence}, len(pool), told)
     variants = []
     for _ in range(config.variants if len(task.labels) >= 4 else 0):
         number = int(torch.randint(2, len(task.labels), (), generator=rng))

@@ -28,7 +28,7 @@ def episodes(
         variants = all_tasks[at]
         task = variants[int(torch.randint(len(variants), (), generator=rng))]
         query, present = evidence_of(task, data, config, rng=rng)
-        texts = next(task.data.batches(1, config.batch_size, rng=rng))
+        texts = task.batch(config.batch_size, rng=rng)
         start = _start(data, at, is_near=float(torch.rand((), generator=rng)) < config.near_share)
         batches.append(TaskBatch(texts, query, present, start))
     return batches

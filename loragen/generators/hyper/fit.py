@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from loragen.conditions.text_encoder import TextEncoder
@@ -41,6 +41,14 @@ class HyperTrainConfig(TaskTrainConfig):
     """Share of the episodes in which nothing is known of the task."""
     noise: float = Field(0.1, ge=0)
     """Deviation of what is added to task vectors in training, whose components have one of about 1."""
+
+    @model_validator(mode="after")
+    def _told_through_the_base(self) -> Self:
+        if self.told is not None and self.objective != "task":
+            raise ValueError(
+                "the experts' weights say nothing of tasks that are told; set 'objective: task' beside 'told'"
+            )
+        return self
 
     @property
     def steps(self) -> int:
@@ -138,6 +146,7 @@ def fit_hyper(
         epochs=fitted.epochs,
         worth=fitted.worth,
         more_tasks=() if config.objective == "weights" else tuple(data.more),
+        told=config.told is not None,
     )
     generator = Hyper(manifest, rounded(network), data.start, data.conditions, data.frame, embeddings)
     return generator, fitted.history

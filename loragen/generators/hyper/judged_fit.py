@@ -177,7 +177,8 @@ class Judge:
             examples = task.load_test()
             order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(config.seed))
             first = examples.subset(order[: config.judged_texts])
-            texts = base.prepare(first, max_length=config.max_length)
+            told = None if config.told is None else task.description
+            texts = base.prepare(first, max_length=config.max_length, instruction=told)
             found.append(TaskBatch(texts, data.query(task.description), present, data.start))
         others = [*found[1:], *found[:1]]
         judged = [(one.data, one, other) for one, other in zip(found, others, strict=True)]

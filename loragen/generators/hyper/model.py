@@ -173,6 +173,8 @@ class HyperManifest(Provenance):
     """On those, before it and after each of its epochs: score, plus what another task's description costs of it."""
     more_tasks: tuple[str, ...] = ()
     """Tasks without experts whose texts it has learnt from."""
+    told: bool = False
+    """True if its adapters want the task's description in their prompts."""
 
 
 @dataclass(frozen=True, eq=False)
