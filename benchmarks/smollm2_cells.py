@@ -32,10 +32,11 @@ BASE, TOLD, SHOWN = "base", "base, told the task", "base, told and shown three e
 MULTI, MULTI_TOLD = "one LoRA for all tasks", "one LoRA for all tasks, told the task"
 RANDOM, ORACLE = "random experts", "oracle"
 MERGES = ("mean", "nearest", "uniform", "topk", "ridge")
-TRAINED = ("sg", "icm", "hyper")
+TRAINED = ("sg", "icm", "hyper", "told")
+"""Generators by their folder; `told` is a hypernetwork whose adapters are told the task in their prompts."""
 MEANS = {f"mean output of {name}": name for name in TRAINED}
-INSTRUCTED = (TOLD, SHOWN, MULTI_TOLD)
-"""Rows whose prompts tell the task."""
+INSTRUCTED = (TOLD, SHOWN, MULTI_TOLD, "told", "mean output of told")
+"""Rows whose prompts tell the task: the description that the adapter was made from."""
 COSTED = (BASE, TOLD, SHOWN)
 """Rows that show what a prompt costs."""
 DRAWN = (SHOWN, RANDOM, "sg", "icm")
@@ -147,7 +148,7 @@ class Bench:
         base = self.base
         if cell.row == SHOWN:
             base = replace(base, prompt=Chat(user=shown_before(base, three_of(task, cell.seed))))
-        told = task.description if cell.row in INSTRUCTED else None
+        told = cell.description if cell.row in INSTRUCTED else None
         return base.prepare(texts, max_length=self.zoo.manifest.recipe.score_length, instruction=told)
 
 
@@ -188,7 +189,8 @@ def scored(bench: Bench, cell: Cell, task: Task) -> dict[str, float]:
     """
     adapter, data = bench.adapter(cell, task), bench.data(cell, task)
     # Texts that no other row reads, or that are timed: what lies below is not kept.
-    base = bench.plain if cell.row in (BASE, *INSTRUCTED) else bench.base
+    is_alone = cell.row in COSTED or (cell.row in INSTRUCTED and cell.control != RIGHT)
+    base = bench.plain if is_alone else bench.base
     has_few = cell.control == RIGHT and not data.is_open and len(data.label_ids) <= FEW_LABELS
     begun = time.process_time()
     with base.adapted(adapter):

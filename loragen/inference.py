@@ -266,7 +266,7 @@ class Adapter(Usable):
     def with_base(self, base: Base) -> "Adapter":
         """The same adapter over a base that is loaded already."""
         other = replace(self, base=base.name)
-        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets)
+        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets).worded(self.wording)
         return other
 
 

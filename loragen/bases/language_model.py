@@ -105,6 +105,10 @@ class LanguageModel(Base):
         shown = [f"{self._around.in_front}{text}" for text in texts]
         return self._pieces(shown, split_special_tokens=self._around.is_chat)
 
+    def worded(self, wording: Wording) -> "LanguageModel":
+        """The same base, to which texts are put in these words."""
+        return self if wording == self.prompt else replace(self, prompt=wording)
+
     def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
         return replace(self, told=instruction).prepare(examples, max_length=max_length)
 

@@ -48,6 +48,12 @@ Wording = str | Chat
 """A plain template with ``{text}`` in it, or the turns of a chat."""
 
 
+def telling(wording: Wording, description: str) -> Chat:
+    """The turns of a chat whose system turn tells one task."""
+    assert isinstance(wording, Chat)
+    return wording.model_copy(update={"system": wording.told.replace("{description}", description)})
+
+
 @final
 @dataclass(frozen=True)
 class Around:
@@ -85,9 +91,9 @@ def around(wording: Wording, tokenizer: Any, base: str, told: str | None) -> Aro
 
 
 def _around_in_chat(chat: Chat, tokenizer: Any, base: str, told: str | None) -> Around:
-    if told is not None and (marks := [mark for mark in tokenizer.all_special_tokens if mark in told]):
-        raise ConfigError(f"The description holds {marks[0]!r}, a mark of the base's chats; say the task without it.")
     system = chat.system if told is None else chat.told.replace("{description}", told)
+    if marks := [mark for mark in tokenizer.all_special_tokens if mark in (system or "")]:
+        raise ConfigError(f"The description holds {marks[0]!r}, a mark of the base's chats; say the task without it.")
     user = chat.user.replace("{text}", _TEXT)
     turns = ([] if system is None else [_turn("system", system)]) + [_turn("user", user)]
     try:

@@ -83,7 +83,7 @@ class Composed(Usable):
         """The same composition over a base that is loaded already."""
         self.check_base(base)
         other = replace(self, base=base.name)
-        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets)
+        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets).worded(self.wording)
         return other
 
     def over(self, base: str) -> "Composed":

@@ -6,7 +6,7 @@ from loragen.adapters.adapter import Lora
 from loragen.adapters.combine import weighted_sum
 from loragen.compose.composition import Composition
 from loragen.conditions.condition import Evidence
-from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOLD, TOPK
+from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOLD, TOPK, mean_output
 from loragen.evaluation.expectation import given_out
 from loragen.evaluation.workspace import Workspace, task_rng
 from loragen.recipes.few_shot import fit_examples
@@ -42,13 +42,18 @@ def adapter_of(workspace: Workspace, task: Task, method: str, description: str, 
     if method in workspace.fitted:
         start = adapter_of(workspace, task, workspace.fitted[method], description, seed)
         assert isinstance(start, Lora)
-        return _fitted(workspace, task, start, seed)
+        return _fitted(workspace, task, start, seed, instruction_of(workspace, task, method, description))
     return workspace.pipelines[method].generate(Evidence(description), seed=seed)[0].adapter
 
 
-def instruction_of(task: Task, method: str) -> str | None:
-    """What a method tells the base of a task beside its texts, if anything."""
-    return task.description if method in (INSTRUCTED, TOLD) else None
+def instruction_of(workspace: Workspace, task: Task, method: str, description: str) -> str | None:
+    """What a method tells the base of a task beside its texts, if anything; generators tell what they read."""
+    if method in (INSTRUCTED, TOLD):
+        return task.description
+    source = workspace.fitted.get(method, method)
+    source = {mean_output(name): name for name in workspace.pipelines}.get(source, source)
+    pipeline = workspace.pipelines.get(source)
+    return description if pipeline is not None and pipeline.generator.is_told else None
 
 
 def _random_experts(workspace: Workspace, task: Task, seed: int) -> Lora:
@@ -63,10 +68,10 @@ def _random_experts(workspace: Workspace, task: Task, seed: int) -> Lora:
     return weighted_sum(adapters, [scale * weight for weight in weights])
 
 
-def _fitted(workspace: Workspace, task: Task, start: Lora, seed: int) -> Lora:
+def _fitted(workspace: Workspace, task: Task, start: Lora, seed: int, instruction: str | None) -> Lora:
     """An adapter fitted to a few labelled examples of a task; a seed draws the same examples for every method."""
     few, base = workspace.config.few_shot, workspace.base
     assert few is not None
     examples = task.load_train().few(few.shots, rng=task_rng(task, f"examples {seed}"))
-    data = base.prepare(examples, max_length=few.recipe.max_length)
+    data = base.prepare(examples, max_length=few.recipe.max_length, instruction=instruction)
     return fit_examples(start, data, base, few.recipe)

@@ -92,7 +92,8 @@ def _cell(
 ) -> Cell:
     _, method, control, seed = key
     begun = time.monotonic()
-    adapter, instruction = adapter_of(workspace, task, method, description, seed), instruction_of(task, method)
+    adapter = adapter_of(workspace, task, method, description, seed)
+    instruction = instruction_of(workspace, task, method, description)
     is_right, digest = control == RIGHT, adapter_digest(adapter, instruction)
     if scored.lacks(digest, whole=is_right):
         scored.kept[digest] = scorer.scores(task, adapter, instruction, whole=is_right)

@@ -10,7 +10,7 @@ from loragen.adaptation.settings import AdaptRecipe
 from loragen.adapters.settings import LoraSettings
 from loragen.adapters.spec import AdapterSpec
 from loragen.bases.auto_classes import auto_class
-from loragen.bases.wording import LabelTargets, Wording
+from loragen.bases.wording import LabelTargets, Wording, telling
 from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
@@ -126,13 +126,15 @@ def card_of(
     history: HistoryUse | None = None,
     behind: Missed | None = None,
     edits: Sequence[str] = (),
+    told: bool = False,
     encoder: str,
     encoder_hash: str,
 ) -> GeneratedCard:
-    """Describe a generation; experts with no weight are left out."""
+    """Describe a generation; experts with no weight are left out, and ``told`` puts the description in the prompts."""
     from loragen.bases.open import KINDS
 
     recipe = zoo.manifest.recipe
+    wording = telling(recipe.wording, description) if told else recipe.wording
     parents = tuple(
         Parent(
             id=n.id,
@@ -160,7 +162,7 @@ def card_of(
         history=history,
         behind=behind,
         edits=tuple(edits),
-        wording=recipe.wording if KINDS[recipe.objective].writes_text else None,
+        wording=wording if KINDS[recipe.objective].writes_text else None,
         label_targets=recipe.label_targets,
         base=zoo.manifest.base,
         base_hash=zoo.manifest.base_hash,

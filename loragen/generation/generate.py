@@ -219,6 +219,7 @@ def _finished(refiner: Refiner, refined: Refined, *, seed: int, best_of: int | N
         outlook=verdict.outlook,
         history=None if history is None else pipeline.use_of(history),
         edits=tuple(forgotten_by(pipeline.generator)),
+        told=refiner.is_told and not is_shared,
         encoder=pipeline.encoder.name,
         encoder_hash=pipeline.encoder.fingerprint,
         behind=None if is_shared or pipeline.behind is None else pipeline.behind.on_card(),

@@ -9,6 +9,7 @@ import torch
 from loragen.adaptation.self_training import AdaptRecipe, self_train
 from loragen.bases.base import Base
 from loragen.bases.tokenised import Readout, TaskData
+from loragen.bases.wording import telling
 from loragen.generation.given import Given
 from loragen.generation.judge import Judge, Verdict
 from loragen.generation.pipeline import Pipeline
@@ -16,6 +17,7 @@ from loragen.generators.base import Generation
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot import FewShotRecipe, prepare_examples
 from loragen.recipes.few_shot_fits import Fit, fit_all
+from loragen.tasks.words import is_blank
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +53,20 @@ class Refiner:
     progress: Progress = field(default=silent)
 
     @cached_property
-    def base(self) -> Base:
-        """The base, loaded when texts or examples are to be read through it."""
+    def loaded(self) -> Base:
+        """The zoo's base, loaded when texts or examples are to be read through it."""
         return self.pipeline.zoo.load_base()
+
+    @property
+    def is_told(self) -> bool:
+        """True if the description stands in the prompts."""
+        return self.pipeline.generator.is_told and not is_blank(self.given.evidence.description)
+
+    @cached_property
+    def base(self) -> Base:
+        """The same, which is told the task where the adapters want that."""
+        wording, description = self.pipeline.zoo.manifest.recipe.wording, self.given.evidence.description
+        return self.loaded.worded(telling(wording, description) if self.is_told else wording)
 
     @cached_property
     def judge(self) -> Judge:

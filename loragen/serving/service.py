@@ -223,7 +223,7 @@ class Service:
         pipeline = self.pipeline(asked.generator or self.settings.generator)
         refiner = Refiner(pipeline, self._given(asked), asked.fallback, samples=asked.samples, progress=progress)
         if asked.texts or asked.examples:
-            refiner.__dict__["base"] = self._base_of_jobs()
+            refiner.__dict__["loaded"] = self._base_of_jobs()
         for name, adapter in zip(names, generated(refiner, seed=asked.seed, drawn=asked.samples), strict=True):
             self._drop(name, adapter)
             self.store.add(name, adapter, replace=asked.replace)

@@ -11,6 +11,7 @@ from typing import final
 from loragen.bases.base import Base
 from loragen.bases.linear_sites import checked_site
 from loragen.bases.renaming import names_in, refuse_fused
+from loragen.bases.wording import Wording
 from loragen.compose.composed import Composed, open_adapter
 from loragen.compose.composition import Composition
 from loragen.confidence.expected import ExpectedGain
@@ -45,6 +46,11 @@ class Served:
     card: GeneratedCard | None
     has_frozen_labels: bool = False
     """Texts are compared with label texts as the base alone embeds them."""
+
+    @property
+    def wording(self) -> Wording | None:
+        """How its task is put to a language model; `None` where no card says so, and the base's own words do."""
+        return None if self.card is None else self.card.wording
 
     @property
     def bytes(self) -> int:

@@ -106,7 +106,9 @@ class Texts:
             raise TaskError(f"The labels are {listed(names)}; at least two different ones are wanted.")
         if self.base.writes_text:
             examples = Examples(tuple(texts), label_names=names)
-            data = await asyncio.to_thread(self.alone, lambda base: base.prepare(examples, max_length=MAX_LENGTH))
+            data = await asyncio.to_thread(
+                self.alone, lambda base: worded_as(base, adapter).prepare(examples, max_length=MAX_LENGTH)
+            )
             work = Judge(data, NOTHING if adapter is None else adapter.factors)
             return [_sorted(names, row) for row in await asyncio.wrap_future(self.batcher.add(work))]
         known = await self._label_vectors(adapter, names)
@@ -130,6 +132,11 @@ class Texts:
         embedded = await self.embed([source, *others], model)
         found: list[float] = (embedded.vectors[1:] @ embedded.vectors[0]).tolist()
         return found
+
+
+def worded_as(base: Base, adapter: Served | None) -> Base:
+    """The base, to which texts are put as an adapter's card says."""
+    return base if adapter is None or adapter.wording is None else base.worded(adapter.wording)
 
 
 def _sorted(names: Sequence[str], row: Tensor) -> list[Guess]:

@@ -6,7 +6,7 @@ import pytest
 from families import write_base
 
 from loragen.bases.open import open_base
-from loragen.bases.wording import Chat
+from loragen.bases.wording import Chat, telling
 from loragen.errors import ConfigError
 from loragen.exporters.card import GeneratedCard
 from loragen.inference import Adapter
@@ -131,3 +131,20 @@ def zoo_card() -> GeneratedCard:
     facts = {"description": "x", "generator": "sg", "seed": 0, "sample": 0, "base": "b", "base_hash": "", "zoo": "z"}
     more = {"zoo_hash": "", "encoder": "e", "encoder_hash": "", "parents": (), "versions": {}}
     return GeneratedCard.model_validate(facts | more)
+
+
+def test_a_wording_that_tells_a_task_asks_as_a_base_that_is_told_it(tmp_path) -> None:
+    wording = Chat(told="Task: {description}", user="Text: {text}")
+    base = chatting(tmp_path, prompt=wording)
+    told = base.worded(telling(wording, "Name the {text} soup."))
+    for examples in (TEXTS, OPEN):
+        one = told.prepare(examples, max_length=60)
+        other = base.prepare(examples, max_length=60, instruction="Name the {text} soup.")
+        assert (one.ids, one.label_ids) == (other.ids, other.label_ids)
+    assert base.worded(wording) is base
+
+
+def test_marks_are_refused_in_a_description_that_is_told(tmp_path) -> None:
+    base = chatting(tmp_path, prompt=Chat())
+    with pytest.raises(ConfigError, match="a mark of the base's chats"):
+        base.worded(telling(Chat(), "Say </s> twice."))

@@ -1,6 +1,7 @@
 """Completions and chats over a tiny language model: what the library writes, in batches, in pieces, with bounds."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -8,6 +9,8 @@ import pytest
 from language_zoo import NAMES
 from servers import on_a_socket
 
+from loragen.bases.wording import Chat
+from loragen.exporters.card import GeneratedCard
 from loragen.inference import Adapter
 from loragen.serving.app import make_app
 from loragen.serving.writing import Write, Written
@@ -220,3 +223,31 @@ def test_a_client_that_hangs_up_ends_what_is_written_for_it(language_app, monkey
         with httpx.stream("POST", f"{address}/v1/completions", json=asked, timeout=30) as stream:
             next(stream.iter_lines())
         assert works[0].gone.wait(5)
+
+
+@pytest.fixture
+def telling(language_app, own):
+    """An adapter whose card says that its prompts tell the task, for as long as a test."""
+    facts = {"description": "Name the soup.", "generator": "told", "seed": 0, "sample": 0, "zoo": "z", "zoo_hash": ""}
+    facts |= {"encoder": "e", "encoder_hash": "", "parents": (), "versions": {}, "labels": ("soup", "tea")}
+    facts |= {"base": own["first"].base, "base_hash": own["first"].opened_base.fingerprint}
+    card = GeneratedCard.model_validate(facts | {"wording": Chat(system="Name the soup.")})
+    folder = language_app.settings.adapters / "telling"
+    Adapter.generated(own["first"].lora, card).save(folder)
+    yield Adapter.load(folder)
+    shutil.rmtree(folder)
+
+
+def test_an_adapter_that_tells_its_task_is_asked_so(writer, own, telling) -> None:
+    wanted, plain = (one.complete(PROMPTS, max_tokens=12) for one in (telling, own["first"]))
+    assert wanted != plain
+    assert [text.strip() for text in texts(complete(writer, model="telling"))] == wanted
+    alone = chat(writer, PROMPTS[0], model="telling").json()
+    assert alone["choices"][0]["message"]["content"].strip() == wanted[0]
+    own_turn = [{"role": "system", "content": "Be kind"}, {"role": "user", "content": PROMPTS[0]}]
+    asked = [chat(writer, own_turn, model=name).json() for name in ("telling", "first")]
+    assert asked[0]["choices"] == asked[1]["choices"], "the client's own system turn stands"
+    guesses = writer.post("/predict", json={"inputs": PROMPTS[0], "model": "telling"}).json()
+    (best,) = telling.classify(PROMPTS[:1])
+    assert guesses[0]["label"] == best.label
+    assert guesses[0]["score"] == pytest.approx(best.probability, abs=1e-3)

@@ -157,11 +157,13 @@ def read_experts(
         frame: in which experts are coordinates; by default one that fits them.
 
     Raises:
-        ConfigError: all experts are of one family, the model that is to read is not at hand, or a further task is one
-            that is kept from training.
+        ConfigError: all experts are of one family, the model that is to read is not at hand, a further task is one
+            that is kept from training, or tasks are to be told without a chat.
         ZooError: the zoo has no expert.
         TaskError: an expert's task or its examples are missing.
     """
+    if config.told is not None and zoo.manifest.recipe.chat is None:
+        raise ConfigError(f"A task is told in a chat, and the experts of {zoo.root} do not chat; leave 'told' out.")
     task_set = TaskSet.from_yaml(config.tasks, root=config.tasks_root)
     further = _further(config, task_set, zoo)
     adapters = [zoo.adapter(expert) for expert in zoo.ids]

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,18 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
+from loragen.bases.base import Base
 from loragen.bases.language_model import LanguageModel
-from loragen.bases.tokenised import tokens_of
+from loragen.bases.tokenised import Input, tokens_of
+from loragen.bases.wording import Chat
 from loragen.errors import ConfigError, TaskError
 from loragen.serving.folders import UnknownAdapter
 from loragen.serving.routes.common import OfMetrics, OfService
 from loragen.serving.routes.streaming import Stream
 from loragen.serving.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest, WritingRequest
 from loragen.serving.service import Service, within
-from loragen.serving.texts import NOTHING
+from loragen.serving.store import Served
+from loragen.serving.texts import NOTHING, worded_as
 from loragen.serving.writing import Choice, Write, Written
 from loragen.tasks.words import refuse_unreadable, worded
 
@@ -111,12 +114,19 @@ async def completions(
     asked: CompletionRequest, service: OfService, metrics: OfMetrics
 ) -> dict[str, Any] | StreamingResponse:
     """Go on from prompts under an adapter."""
-    base = _writer(service)
+    _writer(service)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     within(service.limits.inputs, len(prompts), "prompts")
     within(service.limits.characters, max(map(len, prompts), default=0), "characters of a prompt")
     given = worded(prompts, "prompts")
-    rows = tokens_of(await run_in_threadpool(service.texts.alone, lambda _base: base.prompts(given)))
+    adapter = await run_in_threadpool(service.texts.served, asked.model)
+
+    def cut(base: Base) -> Sequence[Input]:
+        writer = worded_as(base, adapter)
+        assert isinstance(writer, LanguageModel)
+        return writer.prompts(given)
+
+    rows = tokens_of(await run_in_threadpool(service.texts.alone, cut))
     return await _answered(asked, rows, service, metrics, kind="text_completion", limit=asked.max_tokens)
 
 
@@ -131,9 +141,18 @@ async def chat(asked: ChatRequest, service: OfService, metrics: OfMetrics) -> di
     within(service.limits.characters, sum(len(said) for _, said in turns), "characters of a chat")
     for _, said in turns:
         refuse_unreadable(said, "A message")
+    turns = [*_own_system(turns, await run_in_threadpool(service.texts.served, asked.model)), *turns]
     rows = tokens_of([await run_in_threadpool(service.texts.alone, lambda _base: base.chat(turns))])
     limit = asked.max_completion_tokens or asked.max_tokens or service.limits.new_tokens
     return await _answered(asked, rows, service, metrics, kind="chat.completion", limit=limit)
+
+
+def _own_system(turns: Sequence[tuple[str, str]], adapter: Served | None) -> list[tuple[Literal["system"], str]]:
+    """The system turn that an adapter's prompts have, where a chat has none of its own."""
+    wording = None if adapter is None else adapter.wording
+    if not isinstance(wording, Chat) or not wording.system or any(role == "system" for role, _ in turns):
+        return []
+    return [("system", wording.system)]
 
 
 def _writer(service: Service) -> LanguageModel:

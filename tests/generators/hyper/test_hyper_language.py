@@ -1,6 +1,7 @@
 """The hypernetwork over a decoder that chats: tasks with labels and open ones, descriptions read by a text encoder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 import yaml
 from families import write_base, write_task
 
-from loragen import generate
+from loragen import generate, open_adapter
+from loragen.adapters.adapter import Lora
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.wording import Chat
+from loragen.errors import ConfigError
 from loragen.generators.hyper.fit import HyperTrainConfig
 from loragen.generators.hyper.judged_fit import Judge, OpenedZoo
 from loragen.generators.train import train
@@ -97,3 +100,65 @@ def test_it_is_trained_and_generates_without_the_base(opened, config, tmp_path, 
     site = adapter.lora.sites[0]
     assert not torch.equal(adapter.lora.delta_weight(site), other.lora.delta_weight(site))
     assert len(adapter.complete(["soup tea"], max_tokens=2)) == 1
+
+
+@pytest.fixture(scope="module")
+def told(config, opened) -> HyperTrainConfig:
+    """The same, told the task; the adapter for all tasks stands in for one that was trained so."""
+    changed = {"told": opened[0] / "multitask", "variants": 0, "out": opened[0] / "generators" / "told"}
+    return config.model_copy(update=changed)
+
+
+def test_told_tasks_are_read_after_one_of_their_descriptions(opened, told) -> None:
+    found = OpenedZoo.open(told, Zoo.open(opened[0]), ("description",))
+    (first, *_), tokenizer = found.data.tasks[0], found.base.tokenizer
+    described = Zoo.open(opened[0]).card(Zoo.open(opened[0]).ids[0]).description
+    assert all(described in tokenizer.decode(row) for row in first.told[0].ids)
+    assert not any(described in tokenizer.decode(row) for row in first.data.ids)
+    batch = first.batch(4, rng=torch.Generator().manual_seed(0))
+    assert any({*map(tuple, batch.ids)} <= {*map(tuple, data.ids)} for data in first.told)
+    assert found.judge is not None
+    for (texts, _, _), task in zip(found.judge.tasks, ("Is it", "Copy the ovens word."), strict=True):
+        assert all(task in tokenizer.decode(row) for row in texts.ids)
+
+
+def test_told_adapters_begin_at_the_one_that_was_trained_so(opened, told) -> None:
+    data = OpenedZoo.open(told, Zoo.open(opened[0]), ("description",)).data
+    begun, wanted = data.frame.adapter(data.start, base=None), Lora.load(told.told)
+    for site in wanted.sites:
+        torch.testing.assert_close(begun.delta_weight(site), wanted.delta_weight(site), atol=1e-3, rtol=2e-2)
+    assert data.offsets.abs().max() > 0
+
+
+def test_an_adapter_that_is_told_puts_its_description_into_prompts(opened, told, tmp_path) -> None:
+    (tmp_path / "told.yaml").write_text(yaml.safe_dump(told.model_dump(mode="json")))
+    train(tmp_path / "told.yaml")
+    description = "Copy the middle word."
+    adapter = generate(description, zoo=opened[0], generator="told")
+    assert adapter.wording == Chat(system=description)
+    adapter.save(tmp_path / "adapter")
+    loaded = open_adapter(tmp_path / "adapter")
+    base = loaded.opened_base
+    assert isinstance(base, LanguageModel)
+    (row,) = base.prompts(["soup tea"])
+    assert description in base.tokenizer.decode(row)
+    bare = Zoo.open(opened[0]).load_base()
+    assert loaded.with_base(bare).complete(["soup tea"]) == loaded.complete(["soup tea"])
+    assert loaded.with_base(bare).opened_base.prompts(["soup tea"]) != bare.prompts(["soup tea"])
+
+
+def test_what_cannot_be_told_is_refused(opened, told, config, tmp_path) -> None:
+    zoo = Zoo.open(opened[0])
+    other = Lora.from_factors(
+        {"layers.0.q": torch.ones(2, 3)}, {"layers.0.q": torch.ones(3, 2)}, base_model_name_or_path="x"
+    )
+    other.save(tmp_path / "other")
+    with pytest.raises(ConfigError, match="other sites or ranks than the experts"):
+        OpenedZoo.open(told.model_copy(update={"told": tmp_path / "other"}), zoo, ("description",))
+    recipe = zoo.manifest.recipe.model_copy(update={"chat": None})
+    plain = replace(zoo, manifest=zoo.manifest.model_copy(update={"recipe": recipe}))
+    with pytest.raises(ConfigError, match="do not chat; leave 'told' out"):
+        OpenedZoo.open(told, plain, ("description",))
+    for changed in ({"variants": 2}, {"objective": "both"}):
+        with pytest.raises(ConfigError, match="told"):
+            HyperTrainConfig.checked(told.model_dump(mode="json") | changed, source="test")
