@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     Made = Adapter | LeanAdapter
 
+BUNDLED = "sg"
+"""The generator of the bundled zoo."""
 GENERATORS = "sg, icm, hyper, ridge, topk, uniform, nearest, mean, or a generator's folder"
 """For the help, which is shown without loading the registry; a test holds it equal to the registry's rows."""
 
@@ -83,7 +85,9 @@ def generate(
         float | None,
         typer.Option(help="Let no row of the update grow beyond so many times the mean row while it is fitted."),
     ] = None,
-    generator: Annotated[str, typer.Option(help=f"{GENERATORS}.")] = "sg",
+    generator: Annotated[
+        str | None, typer.Option(help=f"{GENERATORS} (default: sg, or the one of a zoo without it).")
+    ] = None,
     own_adapter: Annotated[
         Path | None,
         typer.Option(help="An adapter of this very task, for generators that follow a paper in needing it."),
@@ -112,9 +116,8 @@ def generate(
         texts=texts, shares=shares, examples=examples, fit=fit, best_of=best_of, own_adapter=own_adapter
     )
     chosen["clip_rows"] = clip_rows
-    chosen |= dict(
-        history=history, generator=generator, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge
-    )
+    chosen |= dict(history=history, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge)
+    chosen["generator"] = generator or BUNDLED
     if is_lean(chosen):
         lean = generate_folders(description, folders, labels=names, seed=seed, fallback=fallback, force=force)
         if lean is not None:

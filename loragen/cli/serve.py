@@ -11,7 +11,9 @@ from loragen.cli.options import ZooOption
 def serve(
     adapters: Annotated[Path, typer.Option("--adapters", help="Folder that adapters are kept in.")] = Path("adapters"),
     zoo: ZooOption = None,
-    generator: Annotated[str, typer.Option(help="Generator of adapters, where a request names none.")] = "sg",
+    generator: Annotated[
+        str | None, typer.Option(help="Generator of adapters, where a request names none (default: the zoo's own).")
+    ] = None,
     drop: Annotated[
         Path | None, typer.Option(help="Folder to write adapters to for another engine as well, which picks them up.")
     ] = None,

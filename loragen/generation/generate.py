@@ -8,7 +8,7 @@ from loragen.exporters.card import GeneratedCard, HistoryUse, card_of
 from loragen.generation.given import Given
 from loragen.generation.pipeline import ENCODER, MOST_SAMPLES, Pipeline
 from loragen.generation.refine import Refined, Refiner
-from loragen.generators.registry import DEFAULT, forgotten_by, reading
+from loragen.generators.registry import forgotten_by, reading
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot_settings import FewShotRecipe
@@ -31,7 +31,7 @@ def generate_samples(
     best_of: int | None = None,
     clip_rows: float | None = None,
     fallback: bool = True,
-    generator: str = DEFAULT,
+    generator: str | None = None,
     zoo: Zoo | Path | str | None = None,
     encoder: str = ENCODER,
     samples: int = 1,
@@ -59,7 +59,7 @@ def generate_samples(
         clip_rows: let no row of the update become longer in the fit than so many times the mean row of the adapter that
             it begins at.
         fallback: where the adapter is expected to gain nothing, give out a safer one, or none.
-        generator: name of a generator, or its folder.
+        generator: name of a generator, or its folder; by default sg or, on a zoo without it, the one trained there.
         zoo: folder of a zoo; by default the bundled one.
         encoder: text encoder of descriptions.
         samples: number of adapters to draw.
@@ -97,7 +97,8 @@ def generate_samples(
     pipeline = Pipeline.open(generator, zoo, encoder, licences=licences, top_k=top_k)
     if best_of is not None and not pipeline.generator.is_stochastic:
         raise GeneratorError(
-            f"The generator {shown(generator)} draws nothing at random, so its samples are equal; leave --best-of out."
+            f"The generator {shown(pipeline.name)} draws nothing at random, and its samples are equal; leave --best-of "
+            "out."
         )
     refiner = Refiner(pipeline, given, fallback, fit=recipe, samples=samples, progress=progress)
     return generated(refiner, seed=seed, drawn=drawn, best_of=best_of)
@@ -158,7 +159,7 @@ def generate(
     best_of: int | None = None,
     clip_rows: float | None = None,
     fallback: bool = True,
-    generator: str = DEFAULT,
+    generator: str | None = None,
     zoo: Zoo | Path | str | None = None,
     encoder: str = ENCODER,
     seed: int = 0,

@@ -21,7 +21,13 @@ from loragen.generators.base import Generation, Generator
 from loragen.generators.behind import Behind
 from loragen.generators.history import TrainedPool, find_pool
 from loragen.generators.listing import RUN
-from loragen.generators.registry import DEFAULT, forgotten_by, generator_folder, missed_by, open_generator
+from loragen.generators.registry import (
+    default_generator,
+    forgotten_by,
+    generator_folder,
+    missed_by,
+    open_generator,
+)
 from loragen.training.threads import one_thread
 from loragen.values import checked_seed
 from loragen.zoo.card import MULTITASK_FOLDER
@@ -51,7 +57,7 @@ class Pipeline:
     @classmethod
     def open(
         cls,
-        name: str = DEFAULT,
+        name: str | None = None,
         zoo: Zoo | Path | str | None = None,
         encoder: TextEncoder | str = ENCODER,
         *,
@@ -61,7 +67,7 @@ class Pipeline:
         """Open a generator.
 
         Args:
-            name: of a generator, or its folder.
+            name: of a generator, or its folder; by default sg or, on a zoo without it, the one trained there.
             zoo: the whole zoo; by default the bundled one.
             encoder: embeds descriptions.
             licences: draw on experts of these licences alone.
@@ -73,6 +79,7 @@ class Pipeline:
             ConfigError: there is no such encoder.
         """
         opened = zoo if isinstance(zoo, Zoo) else Zoo.open(Path(zoo) if zoo else default_zoo())
+        name = default_generator(opened) if name is None else name
         text_encoder = TextEncoder.load(encoder) if isinstance(encoder, str) else encoder
         with one_thread():
             generator = open_generator(name, opened, text_encoder, licences=licences, top_k=top_k)

@@ -146,6 +146,12 @@ def available(zoo: Zoo) -> tuple[str, ...]:
     return (*sorted(trained), *merges())
 
 
+def default_generator(zoo: Zoo) -> str:
+    """Name of the generator that is used where none is named: sg or, on a zoo without it, the one trained there."""
+    trained = [name for name in available(zoo) if name not in merges()]
+    return trained[0] if DEFAULT not in trained and len(trained) == 1 else DEFAULT
+
+
 def open_generator(
     name: str,
     zoo: Zoo,

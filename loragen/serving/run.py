@@ -8,7 +8,6 @@ from typing import Any
 
 from loragen.errors import ConfigError, MissingExtraError, shown
 from loragen.exporters.targets import FOLDERS
-from loragen.generators.registry import DEFAULT
 from loragen.serving.settings import Limits, ServeSettings
 
 GRACE = 10
@@ -19,7 +18,7 @@ def serve(
     adapters: Path | str = "adapters",
     *,
     zoo: Path | str | None = None,
-    generator: str = DEFAULT,
+    generator: str | None = None,
     drop: Path | str | None = None,
     drop_for: str = "vllm",
     base_name: str | None = None,
@@ -34,7 +33,7 @@ def serve(
     Args:
         adapters: folder that they are kept in, a folder each by its name.
         zoo: folder or name of a zoo; by default the bundled one.
-        generator: of adapters, where a request names none.
+        generator: of adapters, where a request names none; by default the zoo's own.
         drop: folder that adapters are written to for another engine as well, a folder each.
         drop_for: that engine: ``vllm``, ``sglang``, ``lorax`` or ``sentence-transformers``.
         base_name: the base as that engine names it, if not as here.

@@ -21,7 +21,7 @@ from loragen.generation.generate import generated
 from loragen.generation.given import Given
 from loragen.generation.pipeline import Pipeline
 from loragen.generation.refine import Refiner
-from loragen.generators.registry import available
+from loragen.generators.registry import available, default_generator
 from loragen.inference import Adapter
 from loragen.progress import Progress, silent
 from loragen.serving.batcher import Batcher
@@ -85,7 +85,7 @@ class Service:
         store, batcher = AdapterStore(root, base, settings.limits), Batcher(base)
         jobs = Jobs(root, settings.limits.jobs, partial(_without, (root, zoo.root)))
         made = cls(settings, watched, base, store, batcher, Texts(base, batcher, store), jobs)
-        made.pipeline(settings.generator)
+        made.pipeline(made.generator)
         return made
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Service:
     @cached_property
     def plane(self) -> tuple[Tensor, Tensor]:
         """The principal directions (2, d) of the experts' descriptions, and their centre (d,)."""
-        vectors = self.pipeline(self.settings.generator).experts.index.vectors
+        vectors = self.pipeline(self.generator).experts.index.vectors
         centre = vectors.mean(0)
         right = torch.linalg.svd(vectors - centre, full_matrices=False).Vh[:2]
         return right * right.gather(1, right.abs().argmax(1, keepdim=True)).sign(), centre
@@ -120,6 +120,11 @@ class Service:
     def limits(self) -> Limits:
         """Caps on what a client may ask."""
         return self.settings.limits
+
+    @cached_property
+    def generator(self) -> str:
+        """Name of the generator where a request names none."""
+        return self.settings.generator or default_generator(self.zoo)
 
     @property
     def generators(self) -> tuple[str, ...]:
@@ -220,7 +225,7 @@ class Service:
         )
 
     def _make(self, asked: NewAdapter, names: Sequence[str], progress: Progress) -> None:
-        pipeline = self.pipeline(asked.generator or self.settings.generator)
+        pipeline = self.pipeline(asked.generator or self.generator)
         refiner = Refiner(pipeline, self._given(asked), asked.fallback, samples=asked.samples, progress=progress)
         if asked.texts or asked.examples:
             refiner.__dict__["loaded"] = self._base_of_jobs()

@@ -55,7 +55,8 @@ class ServeSettings(StrictModel):
     """Folder that adapters are kept in, a folder each by its name; those that lie there already are served."""
     zoo: str | None = None
     """Folder or name of a zoo; by default the bundled one."""
-    generator: str = "sg"
+    generator: str | None = None
+    """Where a request names none; by default sg or, on a zoo without it, the one trained there."""
     drop: Path | None = None
     """Folder that adapters are written to for another engine as well."""
     drop_for: str = "vllm"

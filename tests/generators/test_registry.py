@@ -17,7 +17,16 @@ from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError, GeneratorError, ZooError
 from loragen.generators import registry
 from loragen.generators.base import DescriptionGenerator, Generation
-from loragen.generators.registry import ROWS, Row, available, help_text, merges, open_generator, reading
+from loragen.generators.registry import (
+    ROWS,
+    Row,
+    available,
+    default_generator,
+    help_text,
+    merges,
+    open_generator,
+    reading,
+)
 from loragen.generators.sg.model import SG
 from loragen.generators.train import read_config, train_generator
 from loragen.generators.trained import GENERATOR_MANIFEST, Provenance, TrainConfig, TrainedGenerator, reading_folder
@@ -76,6 +85,16 @@ def test_a_generator_opens_by_its_folder_and_by_the_name_of_that_in_its_zoo(enco
     assert available(zoo) == ("icm", "sg", *UNTRAINED)
     for name in ("sg", str(zoo.root / "generators" / "sg")):
         assert isinstance(open_generator(name, zoo, encoder), SG)
+
+
+def test_where_none_is_named_it_is_sg_or_the_one_that_was_trained_on_the_zoo(tiny_zoo, tmp_path) -> None:
+    shipped = default_zoo() / "generators"
+    assert default_generator(Zoo.open(default_zoo())) == "sg"
+    assert default_generator(tiny_zoo) == "sg", "whose message says how to train it"
+    alone = with_generator(tiny_zoo, shipped / "icm", "own", tmp_path / "zoo")
+    assert default_generator(alone) == "own"
+    shutil.copytree(shipped / "icm", alone.root / "generators" / "second")
+    assert default_generator(alone) == "sg", "which of the two is not known"
 
 
 @pytest.mark.parametrize("text", ["kind: oracle\n", "zoo: tiny\n", "kind: [icm]\n"])

@@ -105,9 +105,9 @@ def info(service: OfService, _: OfMetrics) -> dict[str, Any]:
         "auto_truncate": True,
         "version": version("loragen"),
         "zoo": service.zoo.manifest.name,
-        "experts": len(service.pipeline(service.settings.generator).experts.zoo),
+        "experts": len(service.pipeline(service.generator).experts.zoo),
         "generators": list(service.generators),
-        "generator": service.settings.generator,
+        "generator": service.generator,
     }
 
 

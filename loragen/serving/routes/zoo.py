@@ -16,7 +16,7 @@ Description = Annotated[str, Query(min_length=1, description="A task, in words."
 @router.get("")
 def listed(service: OfService, _: OfMetrics) -> dict[str, Any]:
     """All experts."""
-    cards = service.pipeline(service.settings.generator).experts.zoo
+    cards = service.pipeline(service.generator).experts.zoo
     experts = [
         {"id": card.id, "description": card.description, "family": card.family, "licence": card.licence}
         for card in cards
@@ -43,7 +43,7 @@ def _refuse_blank(service: Service, description: str) -> None:
 
 
 def _nearest(service: Service, description: str, top_k: int) -> list[dict[str, Any]]:
-    pipeline = service.pipeline(service.settings.generator)
+    pipeline = service.pipeline(service.generator)
     hits = pipeline.experts.index.search(pipeline.encoder.encode([description])[0], top_k)
     return [
         {"id": hit.id, "similarity": round(hit.similarity, 4), "description": service.zoo.card(hit.id).description}
@@ -60,7 +60,7 @@ async def plane(service: OfService, _: OfMetrics, description: str | None = None
 
 
 def _placed(service: Service, description: str | None) -> dict[str, Any]:
-    pipeline = service.pipeline(service.settings.generator)
+    pipeline = service.pipeline(service.generator)
     directions, centre = service.plane
     points = ((pipeline.experts.index.vectors - centre) @ directions.T).tolist()
     experts = [
