@@ -240,6 +240,7 @@ class Adapter(Usable):
             base_name=base_name,
             dtype=dtype,
             modelfile=modelfile,
+            system=self.wording.system if isinstance(self.wording, Chat) else None,
             force=force,
             is_local=not self.may_fetch_base,
         )

@@ -10,7 +10,7 @@ from loragen.adaptation.settings import AdaptRecipe
 from loragen.adapters.settings import LoraSettings
 from loragen.adapters.spec import AdapterSpec
 from loragen.bases.auto_classes import auto_class
-from loragen.bases.wording import LabelTargets, Wording, telling
+from loragen.bases.wording import Chat, LabelTargets, Wording, telling
 from loragen.confidence.outlook import Outlook
 from loragen.config import StrictModel
 from loragen.escaping import markdown, markdown_code, python_literal, yaml_literal
@@ -234,9 +234,11 @@ def _facts(card: GeneratedCard) -> str:
     outlook = f"\n- outlook: {markdown(card.outlook.sentence())}" if card.outlook else ""
     forgotten = f", which has forgotten {', '.join(map(markdown, card.edits))}" if card.edits else ""
     embedded = f"descriptions embedded by {markdown_code(card.encoder)}"
+    system = card.wording.system if isinstance(card.wording, Chat) else None
+    said = f"\n- prompts: each begins with the system turn {markdown_code(system)}{labels}" if system else labels
     return f"""- generator: {markdown_code(card.generator)}, seed {card.seed}, sample {card.sample}{forgotten}
 - base model: {markdown_code(card.base)}{f" (weights {markdown(card.base_hash[:12])})" if card.base_hash else ""}
-- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{_missed(card.behind)}{labels}{outlook}"""
+- zoo: {markdown_code(card.zoo)} ({markdown(card.zoo_hash[:12])}), {embedded}{_missed(card.behind)}{said}{outlook}"""
 
 
 def _missed(behind: Missed | None) -> str:

@@ -22,6 +22,8 @@ class Request:
     """The base as that program names it, if not as here."""
     modelfile: bool = False
     """Write a Modelfile for Ollama beside the model."""
+    system: str | None = None
+    """The system turn that its prompts want, if any."""
     force: bool = False
     is_local: bool = False
     """Ask nothing of the Hub."""

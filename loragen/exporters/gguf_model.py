@@ -29,6 +29,7 @@ from loragen.files import atomic_write
 
 DTYPES = ("f16", "f32", "q8_0")
 MODELFILE = "Modelfile"
+_QUOTES, _OTHER_QUOTES = '"""', "'''"
 _TOLERANCE = {"F16": 1e-3, "F32": 1e-6, "Q8_0": 2e-2}
 """Largest Frobenius norm of what reading back may miss of a merged weight, as a share of its own."""
 _OF_THE_FORMAT = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count", "general.architecture", "general.alignment")
@@ -77,11 +78,16 @@ def write_gguf_model(request: Request) -> Exported:
     _write(reader, plans, found, request.out)
     use = f"llama-server -m {request.out}"
     if request.modelfile:
-        atomic_write(beside, f"FROM ./{request.out.name}\n")
+        atomic_write(beside, f"FROM ./{request.out.name}\n{_system_turn(request.system)}")
         use = f"ollama create NAME -f {beside}"
     untied = HEAD not in reader.names and any(plan.name == HEAD for plan in plans)
     notes = (f"the base shares its head with the embeddings; the model has a {HEAD} of its own",) if untied else ()
     return Exported(request.out, found.arch, len(found.places), request.dtype, use, notes)
+
+
+def _system_turn(system: str | None) -> str:
+    """The line of a Modelfile for the system turn; within its quotes there are no escapes."""
+    return f"SYSTEM {_QUOTES}{system.replace(_QUOTES, _OTHER_QUOTES)}{_QUOTES}\n" if system else ""
 
 
 def convert_gguf(path: Path, out: Path, *, dtype: str = "f16") -> Path:

@@ -1,7 +1,7 @@
 """The forms that an adapter can be exported in: one row each, and one file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loragen.adapters.adapter import Lora
@@ -60,10 +60,11 @@ def export_adapter(
     base_gguf: Path | None = None,
     base_name: str | None = None,
     modelfile: bool = False,
+    system: str | None = None,
     force: bool = False,
     is_local: bool = False,
 ) -> Exported:
-    """Write an adapter in one of the `TARGETS`.
+    """Write an adapter in one of the `TARGETS`; ``system`` is the system turn that its prompts want.
 
     Raises:
         ConfigError: there is no such target, or it has no such type.
@@ -88,7 +89,9 @@ def export_adapter(
         base_gguf=base_gguf or source_gguf(base),
         base_name=base_name,
         modelfile=modelfile,
+        system=system,
         force=force,
         is_local=is_local,
     )
-    return target.write(request)
+    made = target.write(request)
+    return made if not system else replace(made, notes=(*made.notes, f"prompts want the system turn {shown(system)}"))

@@ -89,6 +89,17 @@ def test_a_modelfile_for_ollama_has_one_line(base, model, tmp_path):
     assert not (tmp_path / "other.gguf").exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [("Name the soup.", 'SYSTEM """Name the soup."""\n'), ('"""\nADAPTER x', 'SYSTEM """\'\'\'\nADAPTER x"""\n')],
+)
+def test_a_modelfile_has_the_system_turn_that_prompts_want(base, model, tmp_path, told, line):
+    adapter = adapter_of(base, "llama", sites=(Q,))
+    made = export(adapter, tmp_path / "mine.gguf", model, modelfile=True, system=told)
+    assert (tmp_path / "Modelfile").read_text() == f"FROM ./mine.gguf\n{line}"
+    assert "prompts want the system turn" in made.notes[-1]
+
+
 def test_without_a_gguf_file_of_the_base_the_way_is_told(base, tmp_path):
     adapter = adapter_of(base, "llama", sites=(Q,))
     with pytest.raises(ConfigError, match=r"--base-gguf, or merge it instead: .loragen merge.*convert_hf_to_gguf"):
