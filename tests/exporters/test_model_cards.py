@@ -7,6 +7,7 @@ import yaml
 from made_cards import DESCRIPTION, make_card, make_generation
 from markdown_it import MarkdownIt
 
+from loragen.bases.wording import Chat
 from loragen.config import read_yaml
 from loragen.exporters.card import GeneratedCard, merged_card, model_card
 from loragen.exporters.peft_folder import write_adapter
@@ -51,6 +52,13 @@ def test_the_model_card_is_one_that_the_hub_can_read(generation, card, tmp_path)
     assert "Licences of the data behind these experts: CC BY 4.0; MIT." in body
     rows = [line.split(" | ") for line in body.splitlines() if line.startswith(("| rain", "| bank", "| news"))]
     assert [row[:4] for row in rows] == [["| rain", "0.812", "0.750", "MIT"], ["| bank", "0.500", "0.250", "CC BY 4.0"]]
+
+
+def test_a_model_card_says_what_prompts_begin_with(generation, card):
+    told = card.model_copy(update={"wording": Chat(system="Say it.\nNow."), "labels": ("spam",)})
+    said = "\n- prompts: each begins with the system turn `Say it. Now.`\n- labels of the task: spam\n"
+    assert said in model_card(told, generation.adapter)
+    assert "- prompts:" not in model_card(card, generation.adapter)
 
 
 def test_a_model_card_names_twenty_experts_and_counts_the_rest(generation, card, tmp_path):
