@@ -91,15 +91,20 @@ class FoldStarts:
     """For each expert the fold that was kept from its task but not from all its family, (n,); -1 if there is none."""
 
     @classmethod
+    def alike(cls, start: Tensor, n: int) -> "FoldStarts":
+        """One start (d,) for n tasks."""
+        return cls(start[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
+
+    @classmethod
     def of(cls, zoo: Zoo, frame: Frame, origin: Tensor) -> "FoldStarts":
         """The folds of a zoo; a zoo without folds has one, the origin, which was kept from nothing.
 
         Raises:
             ZooError: a fold leaves an expert out of account.
         """
-        folds, n = zoo.folds(), len(zoo)
+        folds = zoo.folds()
         if not folds:
-            return cls(origin[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
+            return cls.alike(origin, len(zoo))
         far = {task: at for at, fold in enumerate(folds) for task in fold.plan.far}
         near = {task: at for at, fold in enumerate(folds) for task in fold.plan.near}
         if missing := [expert for expert in zoo.ids if expert not in far]:
@@ -219,8 +224,7 @@ def _told_starts(folder: Path, own: Frame, frame: Frame | None, n: int) -> tuple
             f"The adapter {folder} has other sites or ranks than the experts; name one of the experts' with 'told'."
         )
     start = frame.coordinates(adapter)
-    folds = FoldStarts(start[None], torch.zeros(n, dtype=torch.long), torch.full((n,), -1))
-    return frame, ExpertStarts(folds, start, start.expand(n, -1))
+    return frame, ExpertStarts(FoldStarts.alike(start, n), start, start.expand(n, -1))
 
 
 def _further(config: TaskTrainConfig, task_set: TaskSet, zoo: Zoo) -> list[Task]:

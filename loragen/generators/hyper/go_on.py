@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loragen.conditions.text_encoder import TextEncoder
+from loragen.errors import ConfigError
 from loragen.generators.hyper.episodes import episodes
 from loragen.generators.hyper.fit import (
     WEIGHTS_BATCH,
@@ -44,12 +45,16 @@ def go_on_hyper(
     old network made of old descriptions, always as weights. No left-out task is judged on: it goes to the end.
 
     Raises:
-        ConfigError: the base has other weights here than the zoo was trained on.
+        ConfigError: the base has other weights here than the zoo was trained on, or the old network's prompts told
+            tasks and the new ones would not, or the other way round.
         TaskError: a task or its examples are missing.
         ZooError: an expert's files are damaged.
     """
     old = going_on.old
     assert isinstance(old, Hyper)
+    if old.manifest.told != (config.told is not None):
+        told = "told their tasks" if old.manifest.told else "not told their tasks"
+        raise ConfigError(f"The generator's adapters are {told}; keep 'told' as it was when it was trained.")
     config = config.model_copy(update={"hyper": old.manifest.config, "judged_on": None, "more_tasks": None})
     opened = OpenedZoo.open(config, zoo, old.evidence, frame=old.frame)
     data = replace(opened.data, conditions=old.conditions, start=old.start)
@@ -93,6 +98,7 @@ def go_on_hyper(
         config=old.manifest.config,
         epochs=config.epochs,
         more_tasks=old.manifest.more_tasks,
+        told=old.manifest.told,
     )
     embeddings = ExpertIndex.of(zoo, encoder).index.vectors
     return Hyper(manifest, rounded(network), old.start, old.conditions, old.frame, embeddings), history

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from loragen import generate, open_adapter
 from loragen.adapters.adapter import Lora
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.wording import Chat
+from loragen.conditions.text_encoder import TextEncoder
 from loragen.errors import ConfigError
 from loragen.generators.hyper.fit import HyperTrainConfig
+from loragen.generators.hyper.go_on import go_on_hyper
 from loragen.generators.hyper.judged_fit import Judge, OpenedZoo
+from loragen.generators.hyper.model import Hyper
 from loragen.generators.train import train
 from loragen.zoo.build import build_zoo
 from loragen.zoo.zoo import Zoo
@@ -145,6 +149,10 @@ def test_an_adapter_that_is_told_puts_its_description_into_prompts(opened, told,
     bare = Zoo.open(opened[0]).load_base()
     assert loaded.with_base(bare).complete(["soup tea"]) == loaded.complete(["soup tea"])
     assert loaded.with_base(bare).opened_base.prompts(["soup tea"]) != bare.prompts(["soup tea"])
+    old = Hyper.load(opened[0] / "generators" / "told")
+    untold = told.model_copy(update={"told": None})
+    with pytest.raises(ConfigError, match="keep 'told' as it was"):
+        go_on_hyper(untold, Zoo.open(opened[0]), TextEncoder.load(), SimpleNamespace(old=old))
 
 
 def test_what_cannot_be_told_is_refused(opened, told, config, tmp_path) -> None:
