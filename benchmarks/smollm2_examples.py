@@ -21,7 +21,7 @@ from loragen.files import atomic_write
 
 TASKS, RESULTS = Path("examples/smollm2.yaml"), Path("benchmarks/results/smollm2/examples.json")
 ZOO = "zoo/smollm2"
-GENERATORS = ("topk", "sg", "icm", "hyper")
+GENERATORS = ("topk", "sg", "icm", "hyper", "told")
 BARE, TOLD = "bare", "bare, told the task"
 LONGEST = 16
 
