@@ -37,7 +37,9 @@ HEAD = """\
 
 Made by `python benchmarks/smollm2.py --show` from `benchmarks/results/smollm2`; how it is measured stands in the head
 of that script. Intervals are central 95 % over tasks and seeds. Recovered gain: 0 is the bare base, 1 the oracle, an
-expert trained on the task itself.
+expert trained on the task itself. `hyper` makes weights from the description, and its prompts tell nothing. `told` is
+a hypernetwork whose prompts tell the task as well: it begins at the one LoRA for all tasks that is told the task. What
+its controls put in the description's place, prompts tell too.
 """
 
 
