@@ -13,6 +13,7 @@ from smollm2_cells import (
     COSTED,
     MEANS,
     MULTI,
+    MULTI_TOLD,
     ORACLE,
     ROWS,
     SEEDS,
@@ -31,6 +32,13 @@ GROUPS = {
     "neither known": ("test_both",),
     "validation tasks, which chose epochs and settings": ("validation",),
 }
+TARGETS = [
+    *(((name, RIGHT), (f"mean output of {name}", RIGHT), "+.03 or more") for name in ("hyper", "told")),
+    (("hyper", RIGHT), (MULTI, RIGHT), "above 0"),
+    *(((name, RIGHT), (name, control), "+.05 or more") for name in ("hyper", "told") for control in (NONSENSE, OTHER)),
+    *(((name, RIGHT), (MULTI_TOLD, RIGHT), "not below 0") for name in ("hyper", "told")),
+]
+"""A row under a control, another one, and how far the first was to be above it."""
 SCORES = {"exact": "exact match", "bits": "bits per byte", "accuracy": "accuracy", "calibrated": "calibrated"}
 HEAD = """\
 # SmolLM2-135M-Instruct: adapters from a description, on tasks of many shapes
@@ -116,6 +124,19 @@ def condition_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> s
     return "\n".join(found)
 
 
+def target_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> str:
+    """What was aimed at beforehand, in exact match, and what came of it."""
+    figures = Figures(lines, splits)
+    found = ["| difference in exact match | aimed at | found |", "|---|---|---|"]
+    for (row, control), (other, its), aim in TARGETS:
+        tasks = figures.tasks([row], control=control)
+        if tasks and figures.tasks([other], control=its) == tasks:
+            difference = _above(figures.table(row, tasks, control=control), figures.table(other, tasks, control=its))
+            told = f"{row} less {other}" if row != other else f"{row}: the right description less {its}"
+            found.append(f"| {told} | {aim} | {difference} |")
+    return "\n".join(found)
+
+
 def cost_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> str:
     """What a prompt costs: tokens and processor seconds of a text."""
     figures = Figures(lines, splits)
@@ -135,6 +156,7 @@ def page() -> str:
         if table := main_table(lines, title, splits):
             parts += [f"## {title[0].upper()}{title[1:]}", table]
     held_out = GROUPS["all held-out tasks"]
+    parts += ["## What was aimed at", target_table(lines, held_out)]
     parts += ["## Does the description matter?", condition_table(lines, held_out)]
     parts += ["## Experts given back, on ten of their own tasks", main_table(lines, "in the zoo", ("in the zoo",))]
     parts += ["## What a prompt costs", cost_table(lines, held_out)]
