@@ -6,8 +6,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from smollm2 import HELD_OUT, KNOWN, ROWS_OF
-from smollm2_cells import ORACLE, ROWS
+from smollm2_cells import BASE, INSTRUCTED, MULTI, MULTI_TOLD, ORACLE, ROWS
+from smollm2_tables import target_table
 
+from loragen.evaluation.controls import NONSENSE, RIGHT
 from loragen.zoo.build_config import ZooConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "zoo"
@@ -17,3 +19,22 @@ def test_oracles_are_wanted_of_the_splits_that_they_are_trained_on() -> None:
     trained = ZooConfig.from_yaml(CONFIGS / "smollm2-oracles.yaml").splits
     assert {split for split in HELD_OUT if ORACLE in ROWS_OF.get(split, ROWS)} == set(trained)
     assert ORACLE in ROWS_OF[KNOWN]  # an expert of the zoo is its own task's oracle
+
+
+def test_what_was_aimed_at_is_set_beside_what_was_found() -> None:
+    def line(row: str, control: str, exact: float, task: str = "a") -> dict[str, object]:
+        return {"task": task, "split": "test_both", "row": row, "control": control, "seed": 0, "exact": exact}
+
+    lines = [line("hyper", RIGHT, 0.5), line("hyper", NONSENSE, 0.1), line(MULTI, RIGHT, 0.25), line(BASE, RIGHT, 0.0)]
+    table = target_table(lines, ("test_both",))
+    assert table.splitlines()[2:] == [
+        f"| hyper less {MULTI} | above 0 | +0.250 (+0.250 to +0.250) |",
+        "| hyper: the right description less nonsense | +.05 or more | +0.400 (+0.400 to +0.400) |",
+    ]
+    more = [*lines, line("hyper", RIGHT, 0.5, task="b")]
+    assert MULTI not in target_table(more, ("test_both",)), "a row that lacks a task is not compared"
+
+
+def test_rows_tell_the_base_what_their_adapters_were_made_from() -> None:
+    assert {"told", "mean output of told", MULTI_TOLD} < set(INSTRUCTED)
+    assert not {"hyper", "sg", BASE, MULTI} & set(INSTRUCTED)
