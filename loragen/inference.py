@@ -17,6 +17,7 @@ from loragen.bases.architecture import Architecture
 from loragen.bases.base import Base, LabelTargets
 from loragen.bases.classify import Prediction
 from loragen.bases.hub import resolve_model
+from loragen.bases.language_model import with_wording
 from loragen.bases.open import objective_of, open_base
 from loragen.bases.saved_along import remarks
 from loragen.bases.sentence_modules import load_sentence_transformer
@@ -267,7 +268,7 @@ class Adapter(Usable):
     def with_base(self, base: Base) -> "Adapter":
         """The same adapter over a base that is loaded already."""
         other = replace(self, base=base.name)
-        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets).worded(self.wording)
+        other.__dict__["opened_base"] = with_wording(with_label_targets(base, self.label_targets), self.wording)
         return other
 
 

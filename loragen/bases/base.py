@@ -161,10 +161,6 @@ class Base(ABC):
         inputs = self.inputs(examples, max_length=max_length)
         return TaskData(inputs, targets, self.outputs(examples.label_names, max_length=max_length))
 
-    def worded(self, _wording: Wording) -> "Base":
-        """The same base, to which texts are put in these words; a language model alone makes a difference of them."""
-        return self
-
     @abstractmethod
     def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
         """`prepare` where the base is told the task."""

@@ -105,10 +105,6 @@ class LanguageModel(Base):
         shown = [f"{self._around.in_front}{text}" for text in texts]
         return self._pieces(shown, split_special_tokens=self._around.is_chat)
 
-    def worded(self, wording: Wording) -> "LanguageModel":
-        """The same base, to which texts are put in these words."""
-        return self if wording == self.prompt else replace(self, prompt=wording)
-
     def _prepare_told(self, examples: Examples, instruction: str, *, max_length: int) -> TaskData:
         return replace(self, told=instruction).prepare(examples, max_length=max_length)
 
@@ -298,3 +294,8 @@ class LanguageModel(Base):
             **options,
         )
         return made.cpu()
+
+
+def with_wording(base: Base, wording: Wording) -> Base:
+    """A base to which texts are put in these words; a language model alone makes a difference of them."""
+    return replace(base, prompt=wording) if isinstance(base, LanguageModel) and wording != base.prompt else base

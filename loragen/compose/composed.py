@@ -8,6 +8,7 @@ from typing import final
 
 from loragen.bases.base import Base, LabelTargets
 from loragen.bases.hub import resolve_model
+from loragen.bases.language_model import with_wording
 from loragen.bases.open import objective_of, open_base
 from loragen.bases.text_encoder import with_label_targets
 from loragen.bases.usable import Usable
@@ -83,7 +84,7 @@ class Composed(Usable):
         """The same composition over a base that is loaded already."""
         self.check_base(base)
         other = replace(self, base=base.name)
-        other.__dict__["opened_base"] = with_label_targets(base, self.label_targets).worded(self.wording)
+        other.__dict__["opened_base"] = with_wording(with_label_targets(base, self.label_targets), self.wording)
         return other
 
     def over(self, base: str) -> "Composed":

@@ -9,6 +9,7 @@ from loragen.conditions.condition import Evidence
 from loragen.evaluation.config import BASE, INSTRUCTED, MULTITASK, ORACLE, RANDOM, TOLD, TOPK, mean_output
 from loragen.evaluation.expectation import given_out
 from loragen.evaluation.workspace import Workspace, task_rng
+from loragen.generators.registry import is_told
 from loragen.recipes.few_shot import fit_examples
 from loragen.tasks.task_set import Task
 
@@ -53,7 +54,7 @@ def instruction_of(workspace: Workspace, task: Task, method: str, description: s
     source = workspace.fitted.get(method, method)
     source = {mean_output(name): name for name in workspace.pipelines}.get(source, source)
     pipeline = workspace.pipelines.get(source)
-    return description if pipeline is not None and pipeline.generator.is_told else None
+    return description if pipeline is not None and is_told(pipeline.generator) else None
 
 
 def _random_experts(workspace: Workspace, task: Task, seed: int) -> Lora:

@@ -8,12 +8,14 @@ import torch
 
 from loragen.adaptation.self_training import AdaptRecipe, self_train
 from loragen.bases.base import Base
+from loragen.bases.language_model import with_wording
 from loragen.bases.tokenised import Readout, TaskData
 from loragen.bases.wording import telling
 from loragen.generation.given import Given
 from loragen.generation.judge import Judge, Verdict
 from loragen.generation.pipeline import Pipeline
 from loragen.generators.base import Generation
+from loragen.generators.registry import is_told
 from loragen.progress import Progress, silent
 from loragen.recipes.few_shot import FewShotRecipe, prepare_examples
 from loragen.recipes.few_shot_fits import Fit, fit_all
@@ -60,13 +62,13 @@ class Refiner:
     @property
     def is_told(self) -> bool:
         """True if the description stands in the prompts."""
-        return self.pipeline.generator.is_told and not is_blank(self.given.evidence.description)
+        return is_told(self.pipeline.generator) and not is_blank(self.given.evidence.description)
 
     @cached_property
     def base(self) -> Base:
         """The same, which is told the task where the adapters want that."""
         wording, description = self.pipeline.zoo.manifest.recipe.wording, self.given.evidence.description
-        return self.loaded.worded(telling(wording, description) if self.is_told else wording)
+        return with_wording(self.loaded, telling(wording, description) if self.is_told else wording)
 
     @cached_property
     def judge(self) -> Judge:

@@ -28,11 +28,6 @@ class Generator(ABC):
     """True if samples of one condition differ."""
 
     @property
-    def is_told(self) -> bool:
-        """True if its adapters want the task's description in their prompts."""
-        return False
-
-    @property
     @abstractmethod
     def reading(self) -> Reading | None:
         """Reading of the task vectors it wants; `None` where the description's embedding is all it uses."""

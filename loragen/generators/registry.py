@@ -72,6 +72,8 @@ class Row:
     a trained generator that takes either."""
     seen: Callable[[Any], tuple[str, ...]] = lambda generator: generator.manifest.experts
     """Ids of the experts that a trained generator has seen."""
+    told: Callable[[Any], bool] = lambda _generator: False
+    """True if a generator's adapters want the task's description in their prompts."""
 
     @property
     def is_trained(self) -> bool:
@@ -110,6 +112,7 @@ ROWS = (
         load=Hyper.load,
         evidence=("description", "labels", "texts", "examples"),
         takes_licences=False,
+        told=lambda hyper: hyper.manifest.told,
     ),
     Row("ridge", "kernel ridge regression", make=lambda experts, _top_k: _ridge(experts)),
     Row("topk", "nearest experts, weighted", make=lambda experts, k: _sized(TopK, experts, k), takes_top_k=True),
@@ -204,6 +207,12 @@ def missed_by(generator: Generator, zoo: Zoo) -> Behind | None:
 
 def _behind(generator: TrainedGenerator, row: Row, experts: Zoo) -> Behind | None:
     return behind_of(generator.manifest, row.seen(generator), experts, forgotten=forgotten_by(generator))
+
+
+def is_told(generator: Generator) -> bool:
+    """True if its adapters want the task's description in their prompts."""
+    row = rows().get(generator.name)
+    return row is not None and row.told(generator)
 
 
 def forgotten_by(generator: Generator) -> dict[str, str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loragen.bases.base import Base
+from loragen.bases.language_model import with_wording
 from loragen.bases.losses import LOGIT_SCALE
 from loragen.errors import ConfigError, TaskError, shown
 from loragen.serving.applied import Applied
@@ -136,7 +137,7 @@ class Texts:
 
 def worded_as(base: Base, adapter: Served | None) -> Base:
     """The base, to which texts are put as an adapter's card says."""
-    return base if adapter is None or adapter.wording is None else base.worded(adapter.wording)
+    return base if adapter is None or adapter.wording is None else with_wording(base, adapter.wording)
 
 
 def _sorted(names: Sequence[str], row: Tensor) -> list[Guess]:

@@ -5,6 +5,7 @@ import json
 import pytest
 from families import write_base
 
+from loragen.bases.language_model import with_wording
 from loragen.bases.open import open_base
 from loragen.bases.wording import Chat, telling
 from loragen.errors import ConfigError
@@ -136,15 +137,15 @@ def zoo_card() -> GeneratedCard:
 def test_a_wording_that_tells_a_task_asks_as_a_base_that_is_told_it(tmp_path) -> None:
     wording = Chat(told="Task: {description}", user="Text: {text}")
     base = chatting(tmp_path, prompt=wording)
-    told = base.worded(telling(wording, "Name the {text} soup."))
+    told = with_wording(base, telling(wording, "Name the {text} soup."))
     for examples in (TEXTS, OPEN):
         one = told.prepare(examples, max_length=60)
         other = base.prepare(examples, max_length=60, instruction="Name the {text} soup.")
         assert (one.ids, one.label_ids) == (other.ids, other.label_ids)
-    assert base.worded(wording) is base
+    assert with_wording(base, wording) is base
 
 
 def test_marks_are_refused_in_a_description_that_is_told(tmp_path) -> None:
     base = chatting(tmp_path, prompt=Chat())
     with pytest.raises(ConfigError, match="a mark of the base's chats"):
-        base.worded(telling(Chat(), "Say </s> twice."))
+        with_wording(base, telling(Chat(), "Say </s> twice."))

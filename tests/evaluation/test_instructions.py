@@ -16,6 +16,7 @@ from loragen.evaluation.methods import instruction_of
         (TOLD, "the task"),
         (INSTRUCTED, "the task"),
         (TOPK, None),
+        ("hyper", None),
         ("sg, fitted", None),
         ("told", "a control"),
         ("told, fitted", "a control"),
@@ -25,7 +26,9 @@ from loragen.evaluation.methods import instruction_of
 )
 def test_generators_that_are_told_tell_what_they_read(method, wanted) -> None:
     pipelines = {
-        name: SimpleNamespace(generator=SimpleNamespace(is_told=name == "told")) for name in ("told", TOPK, "sg")
+        "told": SimpleNamespace(generator=SimpleNamespace(name="hyper", manifest=SimpleNamespace(told=True))),
+        "hyper": SimpleNamespace(generator=SimpleNamespace(name="hyper", manifest=SimpleNamespace(told=False))),
+        **{name: SimpleNamespace(generator=SimpleNamespace(name=name)) for name in (TOPK, "sg")},
     }
     workspace = SimpleNamespace(pipelines=pipelines, fitted={"told, fitted": "told", "sg, fitted": "sg"})
     task = SimpleNamespace(description="the task")

@@ -11,8 +11,8 @@ from loragen.adapters.products import distance as torch_distance
 from loragen.conditions.text_encoder import TextEncoder
 from loragen.config import read_yaml
 from loragen.generation import ENCODER
-from loragen.generation.pipeline import DEFAULT
 from loragen.generators.baselines import TopK
+from loragen.generators.registry import DEFAULT
 from loragen.generators.sg.model import SG
 from loragen.generators.trained import GENERATOR_MANIFEST
 from loragen.lean import choose, judge, sg, zoo

@@ -194,11 +194,6 @@ class Hyper(EditableGenerator):
     is_stochastic: ClassVar[bool] = False
 
     @property
-    def is_told(self) -> bool:
-        """True if it was trained with descriptions in the prompts."""
-        return self.manifest.told
-
-    @property
     def reading(self) -> Reading:
         """Reading of the task vectors."""
         return self.manifest.reading
