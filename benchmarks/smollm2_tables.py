@@ -108,12 +108,13 @@ def condition_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> s
     figures = Figures(lines, splits)
     head = ["exact match", "right", "less nonsense", "less another task's", "less paraphrases", "less its mean output"]
     found = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    again = [f"{PARAPHRASE} {number}" for number in (1, 2, 3)]
     for row in CONTROLLED:
         tasks = figures.tasks([row])
-        if not tasks or len(figures.tasks([row], control=OTHER)) < len(tasks):
+        if not tasks or any(figures.tasks([row], control=control) != tasks for control in (NONSENSE, OTHER, *again)):
             continue
         right = figures.table(row, tasks)
-        paraphrased = [figures.table(row, tasks, control=f"{PARAPHRASE} {number}") for number in (1, 2, 3)]
+        paraphrased = [figures.table(row, tasks, control=control) for control in again]
         against = [figures.table(row, tasks, control=NONSENSE), figures.table(row, tasks, control=OTHER)]
         cells = [row, f"{right.mean():.3f}", *(_above(right, other) for other in against)]
         cells.append(_above(right, np.mean(paraphrased, axis=0)))
@@ -134,7 +135,7 @@ def target_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> str:
             difference = _above(figures.table(row, tasks, control=control), figures.table(other, tasks, control=its))
             told = f"{row} less {other}" if row != other else f"{row}: the right description less {its}"
             found.append(f"| {told} | {aim} | {difference} |")
-    return "\n".join(found)
+    return "\n".join(found) if len(found) > 2 else ""
 
 
 def cost_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> str:
@@ -157,6 +158,7 @@ def page() -> str:
             parts += [f"## {title[0].upper()}{title[1:]}", table]
     held_out = GROUPS["all held-out tasks"]
     parts += ["## What was aimed at", target_table(lines, held_out)]
+    parts += ["On the validation tasks:", target_table(lines, ("validation",))]
     parts += ["## Does the description matter?", condition_table(lines, held_out)]
     parts += ["## Experts given back, on ten of their own tasks", main_table(lines, "in the zoo", ("in the zoo",))]
     parts += ["## What a prompt costs", cost_table(lines, held_out)]

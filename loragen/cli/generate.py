@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     Made = Adapter | LeanAdapter
 
-BUNDLED = "sg"
-"""The generator of the bundled zoo."""
 GENERATORS = "sg, icm, hyper, ridge, topk, uniform, nearest, mean, or a generator's folder"
 """For the help, which is shown without loading the registry; a test holds it equal to the registry's rows."""
 
@@ -107,7 +105,7 @@ def generate(
     names = label_names(labels, label, labels_file)
     from loragen.cli import console
     from loragen.files import folder_name, refuse_to_replace
-    from loragen.lean.choose import generate_folders, is_lean
+    from loragen.lean.choose import STRAIGHT, generate_folders, is_lean
 
     stem = history.stem if history is not None and not description.strip() else description
     folder = out or Path("adapters") / folder_name(stem)
@@ -117,7 +115,7 @@ def generate(
     )
     chosen["clip_rows"] = clip_rows
     chosen |= dict(history=history, top_k=top_k, licence=licence, zoo=zoo, encoder=encoder, merge=merge)
-    chosen["generator"] = generator or BUNDLED
+    chosen["generator"] = generator or STRAIGHT["generator"]
     if is_lean(chosen):
         lean = generate_folders(description, folders, labels=names, seed=seed, fallback=fallback, force=force)
         if lean is not None:

@@ -3,13 +3,19 @@
 import sys
 from pathlib import Path
 
+import torch
+from families import write_base
+
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from smollm2 import HELD_OUT, KNOWN, ROWS_OF
-from smollm2_cells import BASE, INSTRUCTED, MULTI, MULTI_TOLD, ORACLE, ROWS
-from smollm2_tables import target_table
+from smollm2_cells import BASE, INSTRUCTED, MULTI, MULTI_TOLD, ORACLE, ROWS, _surprises
+from smollm2_tables import condition_table, target_table
 
-from loragen.evaluation.controls import NONSENSE, RIGHT
+from loragen.bases.language_model import LanguageModel
+from loragen.bases.open import open_base
+from loragen.evaluation.controls import NONSENSE, OTHER, RIGHT
+from loragen.tasks.examples import Examples
 from loragen.zoo.build_config import ZooConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "zoo"
@@ -38,3 +44,27 @@ def test_what_was_aimed_at_is_set_beside_what_was_found() -> None:
 def test_rows_tell_the_base_what_their_adapters_were_made_from() -> None:
     assert {"told", "mean output of told", MULTI_TOLD} < set(INSTRUCTED)
     assert not {"hyper", "sg", BASE, MULTI} & set(INSTRUCTED)
+
+
+def test_answers_read_in_one_pass_are_as_likely_as_read_one_by_one(tmp_path) -> None:
+    base = open_base(str(write_base(tmp_path, "llama")), objective="causal_lm")
+    assert isinstance(base, LanguageModel)
+    data = base.prepare(
+        Examples(("a soup", "cold tea"), labels=(1, 0), label_names=("soup", "warm tea")), max_length=20
+    )
+    (own, logits), (alone, nothing) = (_surprises(base, data, labels) for labels in (data.label_ids, ()))
+    torch.testing.assert_close(logits, base.read(data).logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(own.nats, alone.nats, atol=1e-4, rtol=0)
+    assert own.likeliest.tolist() == alone.likeliest.tolist()
+    assert nothing is None
+
+
+def test_pages_are_made_while_cells_are_still_missing() -> None:
+    def line(row: str, control: str) -> dict[str, object]:
+        facts = {"task": "a", "split": "test_both", "row": row, "control": control, "seed": 0}
+        return facts | {"exact": 0.5, "bits": 1.0}
+
+    lines = [line("hyper", control) for control in (RIGHT, NONSENSE, OTHER, "paraphrase 1")]
+    assert len(condition_table(lines, ("test_both",)).splitlines()) == 2
+    whole = [*lines, line("hyper", "paraphrase 2"), line("hyper", "paraphrase 3")]
+    assert condition_table(whole, ("test_both",)).splitlines()[2].startswith("| hyper | 0.500 |")

@@ -8,8 +8,8 @@ import torch
 from command_line import files_of
 
 from loragen.adapters.adapter import Lora
-from loragen.cli.generate import BUNDLED, GENERATORS
-from loragen.generators.registry import DEFAULT, rows
+from loragen.cli.generate import GENERATORS
+from loragen.generators.registry import rows
 
 run = command_line.run
 
@@ -205,4 +205,3 @@ def test_the_base_with_the_adapter_merged_in_lies_beside_the_adapter(run, fit) -
 
 def test_the_help_names_the_generators_of_the_registry() -> None:
     assert ", ".join([*rows(), "or a generator's folder"]) == GENERATORS
-    assert BUNDLED == DEFAULT
