@@ -44,6 +44,8 @@ DRAWN = (SHOWN, RANDOM, "sg", "icm")
 ROWS = (BASE, TOLD, SHOWN, *MERGES, RANDOM, MULTI, MULTI_TOLD, *TRAINED, *MEANS, ORACLE)
 CONTROLLED = ("topk", "ridge", *TRAINED)
 """Rows that read a description, and so are made for other ones as well."""
+REWORDED = ("hyper", "told")
+"""Of these, those that are made for paraphrases of it, too: they read it at length."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def cells(task: Task, others: Sequence[Task], rows: Sequence[str]) -> Iterator[C
     texts = controls(task, others, rng=task_rng(task, "controls"))
     for control, text in texts.items():
         if control in (NONSENSE, OTHER) or control.startswith(PARAPHRASE):
-            yield from (Cell(row, control, SEEDS[0], text) for row in rows if row in CONTROLLED)
+            asked = CONTROLLED if control in (NONSENSE, OTHER) else REWORDED
+            yield from (Cell(row, control, SEEDS[0], text) for row in rows if row in asked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +186,7 @@ def shown_before(base: LanguageModel, shown: Sequence[tuple[str, str]]) -> str:
 
 
 def scored(bench: Bench, cell: Cell, task: Task) -> dict[str, float]:
-    """Exact match, bits per byte and tokens of a text; where answers are few, accuracy by their likelihood.
+    """Exact match, bits per byte and tokens of a text; where answers are few, accuracy by their likelihood (one seed).
 
     Rows that show what a prompt costs have processor seconds of a text as well.
     """
@@ -191,7 +194,8 @@ def scored(bench: Bench, cell: Cell, task: Task) -> dict[str, float]:
     # Texts that no other row reads, or that are timed: what lies below is not kept.
     is_alone = cell.row in COSTED or (cell.row in INSTRUCTED and cell.control != RIGHT)
     base = bench.plain if is_alone else bench.base
-    has_few = cell.control == RIGHT and not data.is_open and len(data.label_ids) <= FEW_LABELS
+    is_first = (cell.control, cell.seed) == (RIGHT, SEEDS[0])
+    has_few = is_first and not data.is_open and len(data.label_ids) <= FEW_LABELS
     begun = time.process_time()
     with base.adapted(adapter):
         own, others = _surprises(base, data, data.label_ids if has_few and base is bench.base else ())

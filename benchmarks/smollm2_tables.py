@@ -111,13 +111,14 @@ def condition_table(lines: Sequence[dict[str, Any]], splits: Sequence[str]) -> s
     again = [f"{PARAPHRASE} {number}" for number in (1, 2, 3)]
     for row in CONTROLLED:
         tasks = figures.tasks([row])
-        if not tasks or any(figures.tasks([row], control=control) != tasks for control in (NONSENSE, OTHER, *again)):
+        if not tasks or any(figures.tasks([row], control=control) != tasks for control in (NONSENSE, OTHER)):
             continue
         right = figures.table(row, tasks)
-        paraphrased = [figures.table(row, tasks, control=control) for control in again]
+        has_again = all(figures.tasks([row], control=control) == tasks for control in again)
+        paraphrased = [figures.table(row, tasks, control=control) for control in again if has_again]
         against = [figures.table(row, tasks, control=NONSENSE), figures.table(row, tasks, control=OTHER)]
         cells = [row, f"{right.mean():.3f}", *(_above(right, other) for other in against)]
-        cells.append(_above(right, np.mean(paraphrased, axis=0)))
+        cells.append(_above(right, np.mean(paraphrased, axis=0)) if paraphrased else "")
         mean_row = {name: title for title, name in MEANS.items()}.get(row, "")
         has_mean = mean_row and figures.tasks([row, mean_row]) == tasks
         cells.append(_above(right, figures.table(mean_row, tasks)) if has_mean else "")
