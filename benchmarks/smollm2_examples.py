@@ -1,7 +1,6 @@
-"""Ten small tasks for SmolLM2-135M-Instruct: what the bare model answers, told the task or not, and what adapters do.
+"""Sixteen small tasks for SmolLM2-135M-Instruct: the bare model, told the task or not, and adapters from descriptions.
 
-    python benchmarks/smollm2_examples.py           # the generators that ship; some 5 minutes of processor time
-    python benchmarks/smollm2_examples.py --zoo runs/smollm2/zoo --generators hyper  # beside them; needs smollm2.py
+    python benchmarks/smollm2_examples.py           # the generators that ship; some 6 minutes of processor time
     python benchmarks/smollm2_examples.py --show    # the table again, from the figures kept
 
 Uses the library as a user would: `loragen.generate` with the description of examples/smollm2.yaml, then
@@ -23,7 +22,7 @@ from loragen.files import atomic_write
 
 TASKS, RESULTS = Path("examples/smollm2.yaml"), Path("benchmarks/results/smollm2/examples.json")
 ZOO = "zoo/smollm2"
-GENERATORS = ("topk", "told")
+GENERATORS = ("topk", "hyper", "told")
 BARE, TOLD = "bare", "bare, told the task"
 LONGEST = 16
 
@@ -74,12 +73,12 @@ def main() -> None:
     options = parser.parse_args()
     if not options.show:
         tasks, base = read_yaml(TASKS), None
-        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {name: {} for name in tasks}
+        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         with console.progress() as update:
             for at, (name, task) in enumerate(tasks.items()):
                 update("tasks", at, len(tasks))
                 found, base = measured(task, base, options.zoo, options.generators)
-                kept[name] |= found
+                kept[name] = kept.get(name, {}) | found
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(RESULTS, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))

@@ -84,7 +84,7 @@ def generate(
         typer.Option(help="Let no row of the update grow beyond so many times the mean row while it is fitted."),
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(help=f"{GENERATORS} (default: sg, or the one of a zoo without it).")
+        str | None, typer.Option(help=f"{GENERATORS} (default: the one that the zoo names; sg in the bundled zoo).")
     ] = None,
     own_adapter: Annotated[
         Path | None,

@@ -150,7 +150,9 @@ def available(zoo: Zoo) -> tuple[str, ...]:
 
 
 def default_generator(zoo: Zoo) -> str:
-    """Name of the generator that is used where none is named: sg or, on a zoo without it, the one trained there."""
+    """Name of the generator where none is named: the zoo's own choice; else sg, or the only one trained there."""
+    if zoo.manifest.generator is not None:
+        return zoo.manifest.generator
     trained = [name for name in available(zoo) if name not in merges()]
     return trained[0] if DEFAULT not in trained and len(trained) == 1 else DEFAULT
 

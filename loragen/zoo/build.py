@@ -135,7 +135,7 @@ def _agreed_manifest(config: ZooConfig, base_hash: str) -> Manifest:
         return wanted
     # Folds can be added to a zoo that has none, and stay where the config asks for none.
     met = there.model_copy(update={"folds": there.folds or config.folds})
-    wanted = wanted.model_copy(update={"folds": config.folds or there.folds})
+    wanted = wanted.model_copy(update={"folds": config.folds or there.folds, "generator": there.generator})
     differing = list(_differences(met.model_dump(), wanted.model_dump()))
     if differing:
         raise ZooError(

@@ -50,6 +50,8 @@ class Manifest(StrictModel):
     multitask: MultitaskRecipe
     folds: FoldRecipe | None = None
     """None where the zoo has no folds."""
+    generator: str | None = None
+    """The one that is used where none is named; None: sg or, on a zoo without it, the only one trained there."""
 
 
 class Trained(StrictModel):

@@ -9,13 +9,14 @@ from families import write_base
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from smollm2 import HELD_OUT, KNOWN, ROWS_OF
-from smollm2_cells import BASE, INSTRUCTED, MULTI, MULTI_TOLD, ORACLE, ROWS, _surprises
+from smollm2_cells import BASE, INSTRUCTED, MULTI, MULTI_TOLD, ORACLE, ROWS, _surprises, cells
 from smollm2_tables import condition_table, target_table
 
 from loragen.bases.language_model import LanguageModel
 from loragen.bases.open import open_base
 from loragen.evaluation.controls import NONSENSE, OTHER, RIGHT
 from loragen.tasks.examples import Examples
+from loragen.tasks.task_set import Task, TaskSource
 from loragen.zoo.build_config import ZooConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "zoo"
@@ -64,7 +65,22 @@ def test_pages_are_made_while_cells_are_still_missing() -> None:
         facts = {"task": "a", "split": "test_both", "row": row, "control": control, "seed": 0}
         return facts | {"exact": 0.5, "bits": 1.0}
 
-    lines = [line("hyper", control) for control in (RIGHT, NONSENSE, OTHER, "paraphrase 1")]
+    lines = [line("hyper", RIGHT), line("hyper", NONSENSE)]
     assert len(condition_table(lines, ("test_both",)).splitlines()) == 2
-    whole = [*lines, line("hyper", "paraphrase 2"), line("hyper", "paraphrase 3")]
-    assert condition_table(whole, ("test_both",)).splitlines()[2].startswith("| hyper | 0.500 |")
+    lines.append(line("hyper", OTHER))
+    less = "+0.000 (+0.000 to +0.000)"
+    assert condition_table(lines, ("test_both",)).splitlines()[2] == f"| hyper | 0.500 | {less} | {less} |  |  |"
+    whole = [*lines, *(line("hyper", f"paraphrase {number}") for number in (1, 2, 3))]
+    assert condition_table(whole, ("test_both",)).splitlines()[2] == f"| hyper | 0.500 | {less} | {less} | {less} |  |"
+
+
+def test_rows_that_read_a_description_are_made_for_other_ones() -> None:
+    source = TaskSource(test="unused.jsonl")
+    said = ("Does it speak of tea?", "Say yes for tea, no for the rest.", "Tea or not?")
+    task = Task(id="a", description="Is the text about tea?", paraphrases=said, labels=("yes", "no"), source=source)
+    others = [Task(id="b", description="Name the colour.", labels=("red", "blue"), source=source)]
+    asked = {(cell.row, cell.control) for cell in cells(task, others, (BASE, "topk", "hyper"))}
+    again = {f"paraphrase {number}" for number in (1, 2, 3)}
+    assert {control for row, control in asked if row == "topk"} == {RIGHT, NONSENSE, OTHER}
+    assert {control for row, control in asked if row == "hyper"} == {RIGHT, NONSENSE, OTHER, *again}
+    assert {control for row, control in asked if row == BASE} == {RIGHT}

@@ -30,6 +30,8 @@ import refine
 import rivals
 import serving
 import setfit_tables
+import smollm2_examples
+import smollm2_tables
 import unseen
 import validation
 
@@ -74,6 +76,11 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "icm, known": (RESULTS, lambda: icm.known_table(icm.kept_scores())),
     "rivals": (RESULTS, rivals.table),
     "large zoo": (RESULTS, lambda: large_zoo.table(json.loads(large_zoo.RESULTS.read_text()))),
+    "SmolLM2": ("benchmarks/smollm2.md", smollm2_tables.page),
+    "SmolLM2, examples": (
+        "docs/bases.md",
+        lambda: smollm2_examples.table(json.loads(smollm2_examples.RESULTS.read_text())),
+    ),
     "examples": ("docs/examples.md", lambda: examples.table(examples.kept())),
     "generalisation, multi-task": (LOG, lambda: generalisation.table("multitask")),
     "generalisation, folds": (LOG, lambda: generalisation.table("folds")),

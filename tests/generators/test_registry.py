@@ -95,6 +95,9 @@ def test_where_none_is_named_it_is_sg_or_the_one_that_was_trained_on_the_zoo(tin
     assert default_generator(alone) == "own"
     shutil.copytree(shipped / "icm", alone.root / "generators" / "second")
     assert default_generator(alone) == "sg", "which of the two is not known"
+    manifest = alone.manifest.model_copy(update={"generator": "second"})
+    (alone.root / "zoo.yaml").write_text(manifest.to_yaml())
+    assert default_generator(Zoo.open(alone.root)) == "second", "which the zoo's manifest says"
 
 
 @pytest.mark.parametrize("text", ["kind: oracle\n", "zoo: tiny\n", "kind: [icm]\n"])
