@@ -117,6 +117,15 @@ def test_a_zoo_built_with_other_settings_is_refused_and_left_alone(built_copy, v
     assert state(built_copy.out) == before
 
 
+def test_a_zoo_keeps_the_generator_that_its_manifest_names(built_copy):
+    manifest = built_copy.out / "zoo.yaml"
+    manifest.write_text(manifest.read_text().replace("generator: null", "generator: own"))
+    before = state(built_copy.out)
+    build_zoo(built_copy)
+    assert state(built_copy.out) == before
+    assert Zoo.open(built_copy.out).manifest.generator == "own"
+
+
 def test_a_zoo_of_another_base_is_refused(built_copy, tmp_path):
     base = write_tiny_encoder(tmp_path / "base", seed=2)
     shutil.rmtree(tmp_path / "base" / "1_Pooling")
