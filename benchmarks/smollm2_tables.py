@@ -17,7 +17,9 @@ from smollm2_cells import (
     ORACLE,
     ROWS,
     SEEDS,
+    SHOWN,
     TEXTS,
+    TOLD,
 )
 
 from loragen.evaluation.controls import NONSENSE, OTHER, PARAPHRASE, RIGHT
@@ -39,6 +41,8 @@ TARGETS = [
     *(((name, RIGHT), (MULTI_TOLD, RIGHT), "not below 0") for name in ("hyper", "told")),
 ]
 """A row under a control, another one, and how far the first was to be above it."""
+SMALL = (BASE, TOLD, SHOWN, "topk", MULTI, MULTI_TOLD, "hyper", "told", ORACLE)
+"""Rows of the table in the docs."""
 SCORES = {"exact": "exact match", "bits": "bits per byte", "accuracy": "accuracy", "calibrated": "calibrated"}
 HEAD = """\
 # SmolLM2-135M-Instruct: adapters from a description, on tasks of many shapes
@@ -100,6 +104,18 @@ def main_table(lines: Sequence[dict[str, Any]], title: str, splits: Sequence[str
             cells.append(span(gain, digits=2) if gain and row not in (BASE, ORACLE) else "")
         cells.append(_above(exact, figures.table(MULTI, tasks)) if MULTI in rows and row != MULTI else "")
         found.append(f"| {' | '.join(cells)} |")
+    return "\n".join(found)
+
+
+def small_table(lines: Sequence[dict[str, Any]]) -> str:
+    """A few rows over all held-out tasks, for the docs."""
+    figures = Figures(lines, GROUPS["all held-out tasks"])
+    found = ["| what answers | exact match | bits per byte | tokens read a text |", "|---|---|---|---|"]
+    for row in SMALL:
+        tasks = figures.tasks([row])
+        exact, bits, tokens = (figures.table(row, tasks, score) for score in ("exact", "bits", "tokens"))
+        cells = (span(mean_interval(exact, rng=_rng())), f"{-bits.mean():.2f}", f"{tokens.mean():.0f}")
+        found.append(f"| {' | '.join((row, *cells))} |")
     return "\n".join(found)
 
 

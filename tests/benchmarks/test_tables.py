@@ -77,6 +77,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "rivals": (RESULTS, rivals.table),
     "large zoo": (RESULTS, lambda: large_zoo.table(json.loads(large_zoo.RESULTS.read_text()))),
     "SmolLM2": ("benchmarks/smollm2.md", smollm2_tables.page),
+    "SmolLM2, small": ("docs/bases.md", lambda: smollm2_tables.small_table(smollm2_tables.kept())),
     "SmolLM2, examples": (
         "docs/bases.md",
         lambda: smollm2_examples.table(json.loads(smollm2_examples.RESULTS.read_text())),
