@@ -6,7 +6,7 @@
 
 Wants the base (loragen base get smollm2-135m-instruct) and the public tasks in data/tasks. Steps, with what they take
 on one thread: tasks (half a minute), zoo (five hours), told (an hour: one LoRA for all tasks whose prompts tell the
-task), generators (five hours), oracles (two hours), cells (two hours and a half). The first four make what ships.
+task), generators (five hours), oracles (two hours), cells (five hours). The first four make what ships.
 
 Held-out tasks: of rules that no expert knows (test_rule), of families that none knows (test_family), and of neither
 (test_both); the first 40 test texts of each in random order. "in the zoo" are ten of the experts' own tasks. Exact
