@@ -10,7 +10,6 @@ benchmarks/results/smollm2/examples.json.
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from loragen.files import atomic_write
 
 TASKS, RESULTS = Path("examples/smollm2.yaml"), Path("benchmarks/results/smollm2/examples.json")
 ZOO = "zoo/smollm2"
-GENERATORS = ("topk", "hyper", "told")
+GENERATORS = ("topk", "told", "hyper")
 BARE, TOLD = "bare", "bare, told the task"
 LONGEST = 16
 
@@ -34,12 +33,10 @@ def told(base: LanguageModel, description: str, texts: list[str]) -> list[str]:
     )
 
 
-def measured(
-    task: dict[str, Any], base: LanguageModel | None, zoo: str, generators: Sequence[str]
-) -> tuple[dict[str, list[str]], LanguageModel]:
+def measured(task: dict[str, Any], base: LanguageModel | None, zoo: str) -> tuple[dict[str, list[str]], LanguageModel]:
     """Answers of each method to the texts of a task, and the base that was opened for them."""
     texts, found = list(task["answers"]), {}
-    for name in generators:
+    for name in GENERATORS:
         adapter = loragen.generate(task["description"], zoo=zoo, generator=name, seed=0)
         if base is not None:
             adapter = adapter.with_base(base)
@@ -56,7 +53,7 @@ def measured(
 
 def table(kept: dict[str, dict[str, list[str]]]) -> str:
     """A row a task: how many of its texts each method answers as wanted."""
-    methods = list(next(iter(kept.values())))
+    methods = (BARE, TOLD, *GENERATORS)
     lines = [f"| {' | '.join(('task', *methods))} |", "|---" * (len(methods) + 1) + "|"]
     for name, task in read_yaml(TASKS).items():
         wanted, answers = list(task["answers"].values()), kept[name]
@@ -68,17 +65,14 @@ def table(kept: dict[str, dict[str, list[str]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", default=ZOO, help="name or folder")
-    parser.add_argument("--generators", nargs="+", default=GENERATORS, metavar="NAME")
     parser.add_argument("--show", action="store_true", help="make the table from the figures kept")
     options = parser.parse_args()
     if not options.show:
-        tasks, base = read_yaml(TASKS), None
-        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        tasks, kept, base = read_yaml(TASKS), {}, None
         with console.progress() as update:
             for at, (name, task) in enumerate(tasks.items()):
                 update("tasks", at, len(tasks))
-                found, base = measured(task, base, options.zoo, options.generators)
-                kept[name] = kept.get(name, {}) | found
+                kept[name], base = measured(task, base, options.zoo)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(RESULTS, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
